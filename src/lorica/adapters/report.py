@@ -1,0 +1,24 @@
+"""What became of every key of a file that was read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class UnusedKey:
+    """A key that no part of the adapter came from, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The account of one file: each of its keys is in ``used`` or in ``unused``."""
+
+    format: str
+    source: str
+    base_model: str | None = None
+    used: tuple[str, ...] = ()
+    unused: tuple[UnusedKey, ...] = ()

@@ -1,0 +1,75 @@
+"""Every error that Lorica raises on purpose: one tree under :class:`LoRAError`, each also a standard type.
+
+A message says what happened, to what, what was found and what was expected, and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class LoRAError(Exception):
+    """The root of every deliberate error."""
+
+
+class ShapeError(LoRAError, ValueError):
+    """Tensors whose shapes do not fit each other or the layer they are for."""
+
+
+class UnknownNameError(LoRAError, KeyError):
+    """A name that is not among the known ones."""
+
+    __str__ = Exception.__str__  # KeyError would print the message quoted
+
+    @classmethod
+    def choose(cls, what: str, got: str, known: Iterable[str]) -> UnknownNameError:
+        """Build the message: what was asked, the nearest known name, and the full list."""
+        names = sorted(known)
+        near = get_close_matches(got, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return cls(f"unknown {what} {got!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+    @classmethod
+    def among_many(cls, what: str, got: str, known: Sequence[str]) -> UnknownNameError:
+        """Build the message for a long list: the nearest three names and the count."""
+        near = get_close_matches(got, known, n=3, cutoff=0.3)
+        hint = f" Nearest: {', '.join(near)}." if near else ""
+        return cls(f"unknown {what} {got!r}; none of the {len(known)} known ones.{hint}")
+
+
+class FileError(LoRAError, OSError):
+    """A file that cannot be read or written, or that is broken."""
+
+
+class FormatError(LoRAError, ValueError):
+    """A file whose format is not recognised, or whose content could not all be used."""
+
+
+class ModelError(LoRAError, ValueError):
+    """An adapter and a model that do not fit each other."""
+
+
+class StateError(LoRAError, RuntimeError):
+    """An operation that the present state of a model does not allow."""
+
+
+class ConfigError(LoRAError, ValueError):
+    """A setting that is unknown, out of range or contradicts another."""
+
+
+class DataError(LoRAError, ValueError):
+    """Pictures or captions that cannot be used."""
+
+
+class TrainingError(LoRAError, RuntimeError):
+    """A training run that cannot go on."""
+
+
+class MissingExtraError(LoRAError, ImportError):
+    """A library that an optional feature needs and that is not installed."""
+
+    @classmethod
+    def for_package(cls, package: str, purpose: str, extra: str) -> MissingExtraError:
+        """Build the message: what needs the package, and the command that installs it."""
+        return cls(f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'lorica[{extra}]'")
