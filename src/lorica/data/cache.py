@@ -1,0 +1,97 @@
+"""Tensors computed once and kept on disk, keyed by content and verified when they are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+
+
+def cache_folder() -> Path:
+    """Return where computed latents and text states lie: ``$LORICA_CACHE``, or a folder in the user's cache."""
+    if own := os.environ.get("LORICA_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorica"
+
+
+def key_of(*parts: object) -> str:
+    """Return the key of what is computed from ``parts``: texts, numbers and digests, told apart by their type."""
+    return blake2b(repr(parts).encode(), digest_size=20).hexdigest()
+
+
+def digest_of_bytes(content: bytes) -> str:
+    """Return the digest of a file's content."""
+    return blake2b(content, digest_size=20).hexdigest()
+
+
+def digest_of_tensors(tensors: Tensors) -> str:
+    """Return the digest of named tensors: names, types, shapes and every byte."""
+    digest = blake2b(digest_size=20)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Cache:
+    """Named tensors by key, one file each, shared by every run of the user.
+
+    A file that was cut short or changed is computed anew. If the folder cannot be written, everything is computed and
+    ``trouble`` says why.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.hits = 0
+        self.misses = 0
+        self.trouble: str | None = None
+
+    def get(self, key: str, compute: Callable[[], Tensors]) -> dict[str, Tensor]:
+        """Return the tensors of ``key``, computed and kept if they are not there."""
+        kept = _read(self._path(key))
+        if kept is not None:
+            self.hits += 1
+            return kept
+        self.misses += 1
+        made = {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
+        self._keep(key, made)
+        return made
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _keep(self, key: str, tensors: dict[str, Tensor]) -> None:
+        path = self._path(key)
+        waiting = path.with_name(f".{key}.{uuid4().hex}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, waiting, metadata={"digest": digest_of_tensors(tensors)})
+            waiting.replace(path)
+        except (OSError, SafetensorError) as error:
+            self.trouble = f"the cache folder {self.folder} cannot be written ({error})"
+            with suppress(OSError):
+                waiting.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """Return the tensors of a file, or None if it is missing or not what was written."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            written = (file.metadata() or {}).get("digest")
+    except (OSError, SafetensorError):
+        return None
+    return tensors if written == digest_of_tensors(tensors) else None

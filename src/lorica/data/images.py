@@ -1,0 +1,79 @@
+"""Read a picture file and cut it to size: plain functions of the file and of where to cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lorica.errors import DataError
+
+WHITE = (255, 255, 255, 255)
+DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+class View(NamedTuple):
+    """How a picture is seen: where the cut lies, 0 (left, top) to 1 (right, bottom), and whether it is mirrored."""
+
+    left: float = 0.5
+    top: float = 0.5
+    flip: bool = False
+
+
+def load_picture(path: Path) -> Image.Image:
+    """Return a picture as RGB: upright as its EXIF says, transparent parts white, any other mode converted.
+
+    Raises:
+        DataError: if the file cannot be read as a picture.
+    """
+    try:
+        with Image.open(path) as opened:
+            return to_rgb(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is not a picture that can be read; remove it or save it anew.") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is broken or cut short ({error}); remove it or save it anew.") from error
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Return the picture in mode RGB; 16-bit grey keeps its upper 8 bits."""
+    if picture.mode in DEEP_MODES:
+        values = np.asarray(picture).astype(np.int64) // 257
+        return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layered.size, WHITE), layered).convert("RGB")
+    return picture.convert("RGB")
+
+
+def fit(picture: Image.Image, height: int, width: int, view: View, interpolation: str = "lanczos") -> Image.Image:
+    """Return the picture resized to cover ``height`` x ``width``, cut where ``view`` says, and mirrored if it says so."""
+    covering = _cover(picture.size, height, width)
+    resized = picture.resize(covering, Image.Resampling[interpolation.upper()])
+    left = round(view.left * (covering[0] - width))
+    top = round(view.top * (covering[1] - height))
+    cut = resized.crop((left, top, left + width, top + height))
+    return ImageOps.mirror(cut) if view.flip else cut
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """Return an RGB picture as float32 ``(3, h, w)`` in -1 to 1."""
+    values = np.asarray(picture, dtype=np.float32) / 127.5 - 1
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+
+
+def fits_exactly(size: tuple[int, int], height: int, width: int) -> bool:
+    """Tell whether a picture of ``size`` (width, height) covers the frame with nothing to cut off."""
+    return _cover(size, height, width) == (width, height)
+
+
+def _cover(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Return the smallest size (width, height) of the same shape that covers the frame."""
+    scale = max(width / size[0], height / size[1])
+    return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))

@@ -1,0 +1,131 @@
+"""Find the pictures of a folder and the caption of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import cast
+
+from lorica.errors import DataError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+METADATA = "metadata.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture and what it shows."""
+
+    path: Path
+    caption: str
+
+
+def find_items(folder: Path, *, caption_column: str = "text", caption: str | None = None) -> list[Item]:
+    """Return the pictures of a folder, subfolders included, each with its caption.
+
+    Captions come from ``caption`` if it is given (one for all), else from ``metadata.jsonl``, whose lines hold
+    ``file_name`` and ``caption_column``, else from a ``.txt`` file beside each picture.
+
+    Raises:
+        DataError: if there is no folder, no picture or no caption, or if ``metadata.jsonl`` is wrong somewhere.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; name a folder of pictures.")
+    pictures = _pictures(folder)
+    if caption is not None:
+        return [Item(path, caption) for path in pictures]
+    if (folder / METADATA).is_file():
+        return _from_metadata(folder, pictures, caption_column)
+    return _from_text_files(folder, pictures)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _visible(path, folder))
+    if not found:
+        raise DataError(f"there is no picture in {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}.")
+    return found
+
+
+def _visible(path: Path, folder: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _from_text_files(folder: Path, pictures: list[Path]) -> list[Item]:
+    missing = [path for path in pictures if not path.with_suffix(".txt").is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(pictures)} pictures in {folder} have no caption: {_some(missing, folder)}. "
+            f"Write {METADATA} (lines such as {_example()}), or a .txt file beside each picture, "
+            "or give one caption for all with --instance_prompt."
+        )
+    return [Item(path, _read_caption(path.with_suffix(".txt"))) for path in pictures]
+
+
+def _read_caption(path: Path) -> str:
+    """Return the caption in a text file: one caption, its line ends counting as spaces."""
+    return " ".join(_read_text(path).split())
+
+
+def _from_metadata(folder: Path, pictures: list[Path], column: str) -> list[Item]:
+    source = folder / METADATA
+    rows = [(number, line) for number, line in enumerate(_read_text(source).splitlines(), 1) if line.strip()]
+    items = [_item(folder, f"{source}, line {number}", line, column) for number, line in rows]
+    named = {item.path for item in items}
+    missing = [path for path in pictures if path not in named]
+    if missing:
+        raise DataError(
+            f"{source} says nothing about {len(missing)} of {len(pictures)} pictures: {_some(missing, folder)}. "
+            "Add a line for each, or move them out of the folder."
+        )
+    return items
+
+
+def _item(folder: Path, where: str, line: str, column: str) -> Item:
+    row = _row(where, line)
+    path = folder / _text(row, "file_name", where)
+    if not path.is_file():
+        raise DataError(f"{where}: there is no file {path}.")
+    return Item(path, _text(row, column, where))
+
+
+def _row(where: str, line: str) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not valid JSON ({error}); expected a line such as {_example()}.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object such as {_example()}, got {line.strip()[:60]}.")
+    return cast("dict[str, object]", row)
+
+
+def _text(row: dict[str, object], name: str, where: str) -> str:
+    if name not in row:
+        near = get_close_matches(name, row, n=1)
+        hint = f"; did you mean {near[0]!r}" if near else ""
+        columns = ", ".join(repr(column) for column in row)
+        how = "" if name == "file_name" else " Name the field of the caption with --caption_column."
+        raise DataError(f"{where}: there is no field {name!r}{hint}? It holds: {columns or 'nothing'}.{how}")
+    value = row[name]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name!r} must be text, got {value!r}.")
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}.") from error
+
+
+def _some(paths: list[Path], folder: Path) -> str:
+    names = ", ".join(str(path.relative_to(folder)) for path in paths[:3])
+    return names + (", ..." if len(paths) > 3 else "")
+
+
+def _example() -> str:
+    return '{"file_name": "a.png", "text": "a red heart"}'

@@ -1,0 +1,174 @@
+"""What one training run is told: one frozen model for the run file, the command line and the web form.
+
+Names and defaults are those of the diffusers text-to-image LoRA script. Where a default differs, the field says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lorica.errors import ConfigError
+from lorica.training.refused import REFUSED
+from lorica.training.toml import read_toml, toml_line
+
+Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+
+class RunConfig(BaseModel):
+    """One training run. Unknown names are refused with the nearest known one.
+
+    Raises:
+        ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
+
+    # the base model
+    pretrained_model_name_or_path: str = Field("bundled", description="'bundled', a folder, a Hub id or a .safetensors")
+    revision: str | None = Field(None, description="branch, tag or commit of the Hub model")
+    variant: str | None = Field(None, description="file variant of the model, such as fp16")
+    cache_dir: Path | None = Field(None, description="where models from the Hub are kept")
+
+    # the pictures
+    train_data_dir: Path | None = Field(None, description="folder of pictures with metadata.jsonl or .txt captions")
+    caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
+    instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
+    max_train_samples: int | None = Field(None, gt=0, description="use only so many pictures, drawn by the seed")
+    resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
+    center_crop: bool = Field(False, description="cut the middle; otherwise cuts at random")
+    random_flip: bool = Field(False, description="mirror half of the pictures seen, left to right")
+    image_interpolation_mode: Interpolation = Field("lanczos", description="how pictures are resized")
+    random_crops: int = Field(4, gt=0, description="different cuts of a picture that are cached without --center_crop")
+    dataloader_num_workers: int = Field(0, ge=0, description="threads that decode pictures while others are encoded")
+
+    # how long, how much at once
+    train_batch_size: int = Field(16, gt=0, description="samples at once on each device")
+    gradient_accumulation_steps: int = Field(1, gt=0, description="batches that make one step")
+    num_train_epochs: int = Field(100, gt=0, description="passes over the pictures, if max_train_steps is unset")
+    max_train_steps: int | None = Field(None, gt=0, description="steps of the optimizer")
+    gradient_checkpointing: bool = Field(False, description="less memory, 1.35 to 1.7 times the time")
+
+    # the optimizer
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate")
+    text_encoder_lr: float | None = Field(None, gt=0, description="that of the text encoder; learning_rate if unset")
+    scale_lr: bool = Field(False, description="multiply the rates by accumulation, batch size and processes")
+    lr_scheduler: Schedule = Field("constant", description="schedule of the learning rate")
+    lr_warmup_steps: int = Field(0, ge=0, description="steps of rising rate (scripts: 500)")
+    lr_num_cycles: int = Field(1, gt=0, description="restarts of cosine_with_restarts")
+    lr_power: float = Field(1.0, gt=0, description="exponent of polynomial")
+    max_grad_norm: float = Field(1.0, gt=0, description="longest gradient that a step applies")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: memory of the gradient")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: memory of the squared gradient")
+    adam_weight_decay: float = Field(1e-2, ge=0, description="Adam: pull to zero")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Adam: added to the denominator")
+
+    # the loss
+    prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
+        None, description="what the model predicts; from its scheduler if unset"
+    )
+    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting (arXiv:2303.09556), 5 recommended")
+    noise_offset: float = Field(0.0, ge=0, description="noise shared by all pixels of a channel, 0.1 for dark pictures")
+
+    # the adapter
+    rank: int = Field(4, gt=0, description="rank of the adapter")
+    alpha: float | None = Field(
+        None, gt=0, validation_alias=AliasChoices("alpha", "lora_alpha"), description="strength is alpha / rank"
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped")
+    target_modules: tuple[str, ...] = Field(
+        ("attention",), description="attention, attention+ff, all-linear, all, or globs on module paths"
+    )
+    train_text_encoder: bool = Field(False, description="also adapt the text encoder")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = Field(
+        None, description="precision of the base; the adapter is always fp32"
+    )
+    allow_tf32: bool = Field(False, description="faster, coarser matrix products on Ampere GPUs and later")
+
+    # what is written
+    output_dir: Path = Field(Path("trained-lora"), description="where everything is written")
+    overwrite_output_dir: bool = Field(False, description="delete the checkpoints of an earlier run there")
+    seed: int = Field(0, ge=0, description="everything random is a function of it and the step (scripts: none)")
+    checkpointing_steps: int = Field(500, gt=0, description="steps between checkpoints")
+    checkpoints_total_limit: int | None = Field(None, gt=0, description="checkpoints kept; the oldest go first")
+    resume_from_checkpoint: str | None = Field(None, description="latest, or the path of a checkpoint")
+    validation_prompt: str | None = Field(None, description="prompt of the preview pictures")
+    num_validation_images: int = Field(4, gt=0, description="preview pictures each time")
+    validation_epochs: int | None = Field(None, gt=0, description="epochs between previews (scripts: 1)")
+    validation_steps: int | None = Field(None, gt=0, description="steps between previews; at checkpoints if unset")
+    validation_num_inference_steps: int = Field(25, gt=0, description="denoising steps of a preview")
+    validation_guidance_scale: float = Field(5.0, ge=0, description="guidance of a preview")
+    report_to: str | None = Field(None, description="tracker of accelerate, such as tensorboard (the scripts' default)")
+    logging_dir: Path = Field(Path("logs"), description="the tracker's folder, inside output_dir")
+
+    if not TYPE_CHECKING:  # the checker keeps the typed signature that pydantic makes
+
+        def __init__(self, **values: Any) -> None:
+            _refuse_unknown(values, type(self))
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(_readable(error)) from None
+
+    @model_validator(mode="after")
+    def _agree(self) -> RunConfig:
+        if self.text_encoder_lr is not None and not self.train_text_encoder:
+            raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
+        if self.validation_epochs is not None and self.validation_steps is not None:
+            raise ValueError("validation_epochs and validation_steps are both set: leave one out")
+        if self.lora_dropout > 0 and self.gradient_checkpointing:
+            raise ValueError("lora_dropout cannot be combined with gradient_checkpointing, which runs each part twice")
+        return self
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> RunConfig:
+        """Read a run file: one ``name = value`` a line, names as on the command line.
+
+        Raises:
+            FileError: if the file cannot be read.
+            ConfigError: if it is not TOML or holds a setting that is unknown or wrong.
+        """
+        return cls.from_values(read_toml(Path(path)), f"in {path}: ")
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], where: str = "") -> RunConfig:
+        """Validate settings by name; dashes count as underscores, and errors begin with ``where``."""
+        try:
+            return cls(**{name.replace("-", "_"): value for name, value in values.items()})
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from None
+
+    def to_toml(self) -> str:
+        """Return the run file of this run, complete with defaults; unset values are comments."""
+        values = self.model_dump(mode="json")
+        return "".join(toml_line(name, value) for name, value in values.items())
+
+
+def known_names() -> list[str]:
+    """Return every name that a run file may hold, aliases included."""
+    return [*RunConfig.model_fields, "lora_alpha"]
+
+
+def _refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
+    known = [*model.model_fields, "lora_alpha"]
+    for name in values:
+        if name in REFUSED:
+            raise ConfigError(f"{name} is not offered: {REFUSED[name]}")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
+            raise ConfigError(f"unknown setting {name!r}.{hint}")
+
+
+def _readable(error: ValidationError) -> str:
+    lines: list[str] = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}: {message}, got {problem['input']!r}" if name else message)
+    return "; ".join(lines) + "."

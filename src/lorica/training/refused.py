@@ -1,0 +1,25 @@
+"""Flags of the diffusers scripts that Lorica knows and does not offer, each with the reason and what to do."""
+
+from __future__ import annotations
+
+REFUSED: dict[str, str] = {
+    "dataset_name": "name a folder with train_data_dir.",
+    "dataset_config_name": "name a folder with train_data_dir.",
+    "image_column": "the pictures of a folder are named by file_name in metadata.jsonl.",
+    "tokenizer_name": "the tokenizer is that of the base model.",
+    "use_8bit_adam": "the adapter's moments are small; Adam runs fused in 32 bit.",
+    "enable_xformers_memory_efficient_attention": "torch's own attention does the same and is always on.",
+    "enable_npu_flash_attention": "there is no support for that hardware.",
+    "push_to_hub": "the output folder is complete; upload it with: hf upload USER/NAME output_dir",
+    "hub_token": "run: hf auth login",
+    "hub_model_id": "upload the output folder with: hf upload USER/NAME output_dir",
+    "use_dora": "only LoRA is trained.",
+    "optimizer": "the optimizer is AdamW.",
+    "with_prior_preservation": "put class pictures with their captions into train_data_dir.",
+    "class_data_dir": "put class pictures with their captions into train_data_dir.",
+    "class_prompt": "put class pictures with their captions into train_data_dir.",
+    "instance_data_dir": "name the folder with train_data_dir.",
+    "cache_latents": "it is always on.",
+    "pre_compute_text_embeddings": "it is always on.",
+    "local_rank": "start several processes with accelerate launch, which tells each its number.",
+}
