@@ -1,0 +1,93 @@
+"""The entry point ``lorica``: find the verb, run it, and turn errors into one paragraph and an exit code.
+
+A verb is a file ``cli/<verb>.py`` that holds ``command``, a :class:`click.Command`, and one line in ``VERBS``.
+The file is imported only when its verb is called, so it may import what it needs at the top, except torch and what
+brings torch along: those belong inside the callback, or ``lorica VERB --help`` takes seconds. A callback returns
+None, or the exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from lorica.cli.complaints import complaint_about
+from lorica.errors import UnknownNameError
+
+VERBS: dict[str, str] = {
+    "quickstart": "Train a LoRA on bundled pictures and show what it does.",
+    "train": "Train a LoRA on your own pictures.",
+    "generate": "Make pictures from prompts, with any number of LoRAs.",
+    "doctor": "Say what is installed, what is missing, and how to get it.",
+}
+
+
+class Verbs(click.Group):
+    """The group of all verbs: known by name at once, imported one at a time."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the file of the verb and return its command; None if there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"lorica.cli.{cmd_name}").command
+        if all(parameter.name != "traceback" for parameter in command.params):
+            command.params.append(traceback_option())
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is asked for, or raise an error that names the nearest one."""
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            raise UnknownNameError.choose("command", args[0], VERBS)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs with their summaries, without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+def traceback_option() -> click.Option:
+    """Return the option that every verb takes; :func:`run` looks for it before anything is parsed."""
+    return click.Option(["--traceback"], is_flag=True, expose_value=False, help="Show the full traceback of an error.")
+
+
+@click.command(
+    cls=Verbs,
+    name="lorica",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`lorica COMMAND --help` explains a command.",
+)
+@click.version_option(package_name="lorica")
+def program() -> None:
+    """Train, load, run, combine and explain low-rank adapters (LoRA) for diffusion models."""
+
+
+program.params.append(traceback_option())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line, print what goes wrong to standard error, and return the exit code."""
+    try:
+        result = program.main(args=list(arguments or ["--help"]), prog_name="lorica", standalone_mode=False)
+    except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the edge: the user gets a paragraph
+        if "--traceback" in arguments:
+            traceback.print_exc()
+        complaint = complaint_about(error)
+        click.echo(complaint.text, err=True)
+        return complaint.code
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
