@@ -1,0 +1,59 @@
+"""Make the bundled base model from nothing, in stages that are each kept, so that a stopped build goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPTokenizer
+
+from lorica.demo.base.autoencoder import train_autoencoder
+from lorica.demo.base.denoiser import Denoiser, make_pictures, make_schedule, train_denoiser
+from lorica.demo.base.tokenizer import make_tokenizer
+
+AUTOENCODER_CYCLES, AUTOENCODER_STEPS = 2, 2000
+DENOISER_STEPS = 12_000
+PICTURES = 40_000
+
+
+def build(work: Path, output: Path, denoiser_steps: int = DENOISER_STEPS) -> Path:
+    """Train what ``work`` does not hold yet, write the pipeline to ``output`` in half precision, and return ``output``."""
+    work.mkdir(parents=True, exist_ok=True)
+    autoencoder, tokenizer = _autoencoder(work / "vae"), make_tokenizer()
+    pictures = make_pictures(autoencoder, PICTURES, seed=0)
+    denoiser = train_denoiser(pictures, tokenizer, denoiser_steps, state=work / "denoiser.pt")
+    assemble(autoencoder, denoiser, tokenizer, output)
+    return output
+
+
+def assemble(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, output: Path) -> None:
+    """Write the pipeline as a folder that stock diffusers loads, weights in float16."""
+    pipeline = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=denoiser.text_encoder,
+        tokenizer=tokenizer,
+        unet=denoiser.unet,
+        scheduler=make_schedule(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(output, safe_serialization=True)
+    _write_older_tokenizer_files(tokenizer, output / "tokenizer")
+
+
+def _autoencoder(folder: Path) -> AutoencoderKL:
+    if not folder.exists():
+        train_autoencoder(AUTOENCODER_CYCLES, AUTOENCODER_STEPS).save_pretrained(folder)
+    return AutoencoderKL.from_pretrained(folder).eval()
+
+
+def _write_older_tokenizer_files(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write ``vocab.json`` and ``merges.txt`` too, which transformers before version 5 reads."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")

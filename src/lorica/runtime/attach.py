@@ -1,0 +1,44 @@
+"""Put the engine on a pipeline or module, and take it off without a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lorica.errors import StateError
+from lorica.runtime.bank import CHILD
+from lorica.runtime.loras import OWNER, Loras
+from lorica.runtime.targets import components_of
+
+
+def attach(model: Any) -> Loras:
+    """Return the adapters of a diffusers pipeline or of one module; calling it again returns the same object.
+
+    Nothing is added to the model until the first adapter is loaded.
+
+    Raises:
+        ModelError: if it is neither a pipeline nor a module, or has no component that adapters act on.
+        StateError: if one of its components already belongs to another attached pipeline, or is a copy of one.
+    """
+    components = components_of(model)
+    owners = {name: part.__dict__[OWNER].loras for name, part in components.items() if OWNER in part.__dict__}
+    if not owners:
+        return Loras(components)
+    first = next(iter(owners.values()))
+    if first is not None and first.components == components:
+        return first
+    raise StateError(_conflict(components, owners))
+
+
+def _conflict(components: dict[str, nn.Module], owners: dict[str, Loras | None]) -> str:
+    copies = [name for name, loras in owners.items() if loras is None]
+    if copies:
+        return (
+            f"the component {copies[0]!r} is a copy of one that had adapters attached. The copy runs as it was when copied; "
+            f"to change its adapters, detach the original before copying, or copy the model without its {CHILD!r} children."
+        )
+    return (
+        f"the component {next(iter(owners))!r} already belongs to another attached pipeline or module with other components "
+        f"than {', '.join(components)}. Use that one's adapters, or call its .detach() first."
+    )

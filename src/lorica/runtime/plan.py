@@ -1,0 +1,75 @@
+"""Plan a load completely before anything is changed: every layer of an adapter finds its module, or all is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from lorica.adapters import Adapter, Factors
+from lorica.errors import LoRAError, ModelError, UnknownNameError
+from lorica.runtime.bank import factors_for
+from lorica.runtime.targets import modules_of
+
+Place = tuple[str, str]  # component, module path
+SHOWN = 5  # misfits that a message lists in full
+
+
+def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) -> dict[Place, Factors]:
+    """Return the factors of each module that the adapter changes, by the live model's own paths.
+
+    Raises:
+        ModelError: if the adapter is empty, or a component or module is missing, of another type or shape. It
+            names what does not fit.
+    """
+    if not len(adapter):
+        raise ModelError(f"adapter {name!r} changes no module at all; there is nothing to load.")
+    plan: dict[Place, Factors] = {}
+    misfits: list[str] = []
+    for component, layers in adapter.components.items():
+        part = _component(component, components, name, alone=len(adapter.components) == 1)
+        modules = modules_of(components[part])
+        for path, change in layers.items():
+            try:
+                found = live_path(path, modules)
+                plan[part, found] = factors_for(modules[found], change)
+            except LoRAError as error:
+                misfits.append(f"{component}.{path}: {error}")
+    if misfits:
+        raise ModelError(_misfit_message(name, misfits, len(adapter)))
+    return plan
+
+
+def live_path(path: str, modules: Mapping[str, nn.Module]) -> str:
+    """Return a module's path as the live model has it: CLIP text encoders come with and without ``text_model.``.
+
+    Raises:
+        UnknownNameError: if the model has no such layer.
+    """
+    for spelling in (path, f"text_model.{path}", path.removeprefix("text_model.")):
+        if spelling in modules:
+            return spelling
+    raise UnknownNameError.among_many("module", path, list(modules))
+
+
+def _component(component: str, components: Mapping[str, nn.Module], name: str, *, alone: bool) -> str:
+    """Return the live component for one of the adapter's; a single bare module takes an adapter's only component."""
+    if component in components:
+        return component
+    if alone and len(components) == 1 and "model" in components:
+        return "model"
+    raise ModelError(
+        f"adapter {name!r} has layers for the component {component!r}, but the model only has "
+        f"{', '.join(components)}. It was made for another kind of pipeline."
+    )
+
+
+def _misfit_message(name: str, misfits: list[str], total: int) -> str:
+    shown = "\n  ".join(misfits[:SHOWN])
+    rest = f"\n  and {len(misfits) - SHOWN} more" if len(misfits) > SHOWN else ""
+    return (
+        f"adapter {name!r} does not fit this model: {len(misfits)} of its {total} layers have no place. The model is "
+        f"unchanged. Is it the base model that the adapter was trained on?\n  {shown}{rest}"
+    )
+
+

@@ -1,0 +1,83 @@
+"""How strong an adapter is in each module: one number, or numbers by component, block and module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, cast
+
+from lorica.errors import ConfigError, UnknownNameError
+
+# A number for the whole adapter, or component -> number, or component -> block, glob or path -> number,
+# list of numbers (one for each attention of a block) or a further mapping. What is not named has strength 1.
+Strength = float | Mapping[str, Any]
+
+# Short names of a UNet's parts, as diffusers' users write them.
+PARTS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+
+
+def resolve(strength: Strength, modules: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
+    """Return the strength of every module: component to module path to number.
+
+    Args:
+        strength: one number, or a mapping as described above.
+        modules: component to the paths of the modules that the adapter changes.
+
+    Raises:
+        UnknownNameError: if a component, block or pattern names nothing that the adapter changes.
+        ConfigError: if a strength is not a finite number, or a list has the wrong length.
+    """
+    if not isinstance(strength, Mapping):
+        value = _number(strength, "the strength")
+        return {component: dict.fromkeys(paths, value) for component, paths in modules.items()}
+    for component in strength:
+        if component not in modules:
+            raise UnknownNameError.choose("component", component, modules)
+    return {component: _by_module(strength.get(component, 1.0), list(paths)) for component, paths in modules.items()}
+
+
+def _by_module(spec: Any, paths: list[str]) -> dict[str, float]:
+    result = dict.fromkeys(paths, 1.0)
+    _fill(result, spec, "", paths)
+    return result
+
+
+def _fill(result: dict[str, float], spec: Any, prefix: str, paths: list[str]) -> None:
+    """Write ``spec`` over the strengths of ``paths``, all of which lie under ``prefix``; later entries win."""
+    if isinstance(spec, Mapping):
+        for key, inner in cast("Mapping[str, Any]", spec).items():
+            under, chosen = _choose(key, prefix, paths)
+            _fill(result, inner, under, chosen)
+    elif isinstance(spec, (list, tuple)):
+        _fill_attentions(result, cast("Sequence[Any]", spec), prefix, paths)
+    else:
+        value = _number(spec, f"the strength of {prefix!r}" if prefix else "the strength")
+        result.update(dict.fromkeys(paths, value))
+
+
+def _fill_attentions(result: dict[str, float], values: Sequence[Any], prefix: str, paths: list[str]) -> None:
+    """Give each attention of a block its own number; the block's other layers keep what they had."""
+    found = sorted({path.removeprefix(f"{prefix}.attentions.").split(".")[0] for path in paths if ".attentions." in path})
+    if len(found) != len(values):
+        raise ConfigError(f"expected {len(found)} strengths for the attentions of {prefix!r}, got {len(values)}: {values}.")
+    for index, value in zip(found, values, strict=True):
+        under = f"{prefix}.attentions.{index}"
+        _fill(result, value, under, [path for path in paths if path.startswith(f"{under}.")])
+
+
+def _choose(key: str, prefix: str, paths: list[str]) -> tuple[str, list[str]]:
+    """Return what ``key`` stands for below ``prefix``, and the paths there."""
+    name = PARTS.get(key, key.removeprefix("block_") if key.startswith("block_") else key)
+    under = f"{prefix}.{name}" if prefix else name
+    chosen = [path for path in paths if path == under or path.startswith(f"{under}.")]
+    chosen = chosen or [path for path in paths if fnmatchcase(path, key)]
+    if not chosen:
+        raise UnknownNameError.among_many("block or module", under, paths)
+    return under, chosen
+
+
+def _number(value: Any, what: str) -> float:
+    number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
+    if number - number != 0:
+        raise ConfigError(f"{what} must be a finite number, got {value!r}.")
+    return number

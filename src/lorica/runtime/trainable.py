@@ -1,0 +1,227 @@
+"""Low-rank factors that can be trained: fp32 masters on chosen layers of a model, whatever the model's own precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lorica.adapters import Adapter, LoRA
+from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
+from lorica.runtime.bank import SERVED, change_output, weight_shape
+from lorica.runtime.targets import components_of, modules_of
+
+Place = tuple[str, str]  # component, module path
+
+
+@dataclass(slots=True)
+class _Pair:
+    """The factors that are trained on one layer: views into the flat parameter of their component."""
+
+    down: nn.Parameter  # (r, in, *kernel)
+    up: nn.Parameter  # (out, r)
+
+
+class Trainable:
+    """A new LoRA on the named layers, with parameters to optimize. The model itself is neither frozen nor changed.
+
+    All factors of a component are views into one flat parameter, whose gradient they share, so that clipping and the
+    optimizer cost one kernel each. So gradients must be zeroed in place (:meth:`zero_grad`), never set to None.
+
+    Args:
+        model: a pipeline, a module, or modules by component.
+        modules: component to the paths of the layers to train.
+        rank: the inner size ``r``.
+        alpha: ``alpha / r`` scales the change; None stands for ``r``.
+        seed: ``down`` is drawn from N(0, 1/r) by this seed and the layer's path; ``up`` starts at 0.
+        dropout: the share of a layer's inputs that its adapter does not see, with :meth:`set_dropout_key`.
+        initial: factors to start from instead, as :meth:`adapter` returned them.
+
+    Raises:
+        UnknownNameError: if a component or path does not exist.
+        ShapeError: if ``initial`` has other layers or shapes.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        modules: Mapping[str, Sequence[str]],
+        *,
+        rank: int,
+        alpha: float | None = None,
+        seed: int = 0,
+        dropout: float = 0.0,
+        initial: Adapter | None = None,
+    ) -> None:
+        _check(rank, alpha, dropout)
+        parts = cast("Mapping[str, nn.Module]", model) if isinstance(model, Mapping) else components_of(model)
+        self._layers = _find_layers(parts, modules)
+        self._alpha = float(rank if alpha is None else alpha)
+        self._scaling, self._dropout, self._key, self._on = self._alpha / rank, dropout, "", True
+        self._flat: dict[str, nn.Parameter] = {}
+        self._pairs: dict[Place, _Pair] = {}
+        for component in modules:
+            self._make_component(component, rank, seed)
+        if initial is not None:
+            self.copy_from(initial)
+        self._handles = [
+            layer.register_forward_hook(self._hook(place), with_kwargs=True) for place, layer in self._layers.items()
+        ]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what an optimizer steps: one flat fp32 parameter for each component, gradients already in place."""
+        return list(self._flat.values())
+
+    def by_component(self) -> dict[str, nn.Parameter]:
+        """Return the flat parameter of each component, for learning rates of their own."""
+        return dict(self._flat)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the factors by name, such as ``unet/mid_block.attentions.0.proj_in/down``, in a fixed order."""
+        named: dict[str, nn.Parameter] = {}
+        for (component, path), pair in self._pairs.items():
+            named[f"{component}/{path}/down"], named[f"{component}/{path}/up"] = pair.down, pair.up
+        return named
+
+    def zero_grad(self) -> None:
+        """Zero all gradients in place."""
+        for flat in self._flat.values():
+            cast("Tensor", flat.grad).zero_()
+
+    def adapter(self) -> Adapter:
+        """Return a copy of the factors as a value, in float32 on the CPU."""
+        components: dict[str, dict[str, LoRA]] = {}
+        for (component, path), pair in self._pairs.items():
+            down, up = (factor.detach().to("cpu", copy=True) for factor in (pair.down, pair.up))
+            layer = LoRA(down, up.view(*up.shape, *[1] * (down.ndim - 2)), self._alpha)
+            components.setdefault(component, {})[path] = layer
+        return Adapter(components)
+
+    @torch.no_grad()
+    def copy_from(self, adapter: Adapter) -> None:
+        """Set the factors to those of an adapter with the same layers, ranks and alpha."""
+        given = {(component, path): layer for component, path, layer in adapter.layers()}
+        if given.keys() != self._pairs.keys():
+            difference = sorted(f"{component}.{path}" for component, path in given.keys() ^ self._pairs.keys())
+            raise ShapeError(f"the adapter has other layers than those to train; not in both: {', '.join(difference[:5])}.")
+        for place, pair in self._pairs.items():
+            _copy_pair(place, pair, given[place], self._alpha)
+
+    def set_dropout_key(self, key: str) -> None:
+        """Name the step (and micro-batch) that follows: dropout masks are a function of this key and the layer."""
+        self._key = key
+
+    @contextmanager
+    def enabled(self, on: bool) -> Iterator[None]:
+        """Within the ``with`` block the adapter acts or does not."""
+        before, self._on = self._on, on
+        try:
+            yield
+        finally:
+            self._on = before
+
+    def detach(self) -> None:
+        """Take the hooks off: the model is what it was."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _make_component(self, component: str, rank: int, seed: int) -> None:
+        """Make the flat parameter of a component, its gradient, and the views that are the factors."""
+        places = [place for place in self._layers if place[0] == component]
+        shapes = {place: _factor_shapes(self._layers[place], rank) for place in places}
+        count = sum(math.prod(down) + math.prod(up) for down, up in shapes.values())
+        device = cast("Tensor", self._layers[places[0]].weight).device
+        flat = nn.Parameter(torch.zeros(count, device=device))
+        flat.grad = torch.zeros_like(flat)
+        start = 0
+        for place, (down, up) in shapes.items():
+            middle, stop = start + math.prod(down), start + math.prod(down) + math.prod(up)
+            self._pairs[place] = _Pair(_view(flat, start, down), _view(flat, middle, up))
+            noise = torch.randn(down, generator=_generator(f"{seed}/initial/{component}/{place[1]}"))
+            self._pairs[place].down.data.copy_(noise / math.sqrt(rank))
+            start = stop
+        self._flat[component] = flat
+
+    def _hook(self, place: Place) -> Any:
+        pair, name = self._pairs[place], f"{place[0]}/{place[1]}"
+
+        def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            if not self._on:
+                return output
+            x = args[0] if args else kwargs["input"]
+            dtype = output.dtype
+            if x.is_floating_point():
+                x = self._drop(x.to(dtype), name, training=layer.training)
+            return change_output(layer, x, output, pair.down.to(dtype), pair.up.to(dtype), self._scaling)
+
+        return serve
+
+    def _drop(self, x: Tensor, name: str, *, training: bool) -> Tensor:
+        if not self._dropout or not training:
+            return x
+        source = _generator(f"{self._key}/dropout/{name}")
+        kept = torch.rand(x.shape, generator=source) >= self._dropout
+        return x * kept.to(x.device, x.dtype) / (1 - self._dropout)
+
+
+def _check(rank: int, alpha: float | None, dropout: float) -> None:
+    if rank < 1:
+        raise ConfigError(f"the rank must be at least 1, got {rank}.")
+    if alpha is not None and not alpha > 0:
+        raise ConfigError(f"alpha must be above 0, got {alpha}.")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"the dropout must be at least 0 and below 1, got {dropout}.")
+
+
+def _find_layers(parts: Mapping[str, nn.Module], modules: Mapping[str, Sequence[str]]) -> dict[Place, nn.Module]:
+    layers: dict[Place, nn.Module] = {}
+    for component, paths in modules.items():
+        if component not in parts:
+            raise UnknownNameError.choose("component", component, parts)
+        if not paths:
+            raise ConfigError(f"no layer of {component!r} is named to be trained; leave the component out instead.")
+        known = modules_of(parts[component])
+        for path in paths:
+            if path not in known:
+                raise UnknownNameError.among_many("module", path, list(known))
+            layers[component, path] = known[path]
+    return layers
+
+
+def _factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    if not isinstance(layer, SERVED):
+        raise ModelError(f"a {type(layer).__name__} cannot carry a trainable adapter.")
+    out, *rest = weight_shape(layer)
+    return (rank, *rest), (out, rank)
+
+
+def _view(flat: nn.Parameter, start: int, shape: tuple[int, ...]) -> nn.Parameter:
+    """Return a parameter that is a piece of ``flat``, whose gradient is the same piece of the gradient of ``flat``."""
+    piece = slice(start, start + math.prod(shape))
+    view = nn.Parameter(flat.data[piece].view(shape))
+    view.grad = cast("Tensor", flat.grad)[piece].view(shape)
+    return view
+
+
+def _copy_pair(place: Place, pair: _Pair, layer: object, alpha: float) -> None:
+    where = ".".join(place)
+    if not isinstance(layer, LoRA):
+        raise ShapeError(f"{where}: expected a LoRA layer to start from, got {type(layer).__name__}.")
+    if (layer.down.shape, layer.up.shape[:2]) != (pair.down.shape, pair.up.shape) or layer.alpha != alpha:
+        raise ShapeError(
+            f"{where}: expected down {tuple(pair.down.shape)}, up {tuple(pair.up.shape)} and alpha {alpha:g}, got {layer}."
+        )
+    pair.down.data.copy_(layer.down)
+    pair.up.data.copy_(layer.up.flatten(1))
+
+
+def _generator(key: str) -> torch.Generator:
+    digest = blake2b(key.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
