@@ -56,6 +56,11 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
+def underscored(token: str) -> str:
+    """Return the option with ``_`` for ``-``: both spellings are the same option, for every verb."""
+    return token.replace("-", "_")
+
+
 def traceback_option() -> click.Option:
     """Return the option that every verb takes; :func:`run` looks for it before anything is parsed."""
     return click.Option(["--traceback"], is_flag=True, expose_value=False, help="Show the full traceback of an error.")
@@ -64,7 +69,7 @@ def traceback_option() -> click.Option:
 @click.command(
     cls=Verbs,
     name="lorica",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": underscored},
     epilog="`lorica COMMAND --help` explains a command.",
 )
 @click.version_option(package_name="lorica")

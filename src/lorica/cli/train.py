@@ -1,0 +1,72 @@
+"""``lorica train``: settings from a run file, from ``--set`` and from options; then :func:`lorica.train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lorica.cli.options import canonical, given, options_of, settings
+from lorica.cli.output import json_option, print_json
+from lorica.errors import ConfigError, UnknownNameError
+from lorica.training.config import RunConfig
+from lorica.training.refused import REFUSED
+from lorica.training.toml import read_toml
+
+TASKS = ("text-to-image",)
+
+
+class TrainCommand(click.Command):
+    """A command that says why it does not offer some options of the diffusers scripts."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as usual; an option that is known and not offered gets its reason."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = error.option_name.lstrip("-").replace("-", "_")
+            if name in REFUSED:
+                raise ConfigError(f"--{name} is not offered: {REFUSED[name]}") from None
+            raise
+
+
+@click.command(
+    cls=TrainCommand,
+    context_settings={"max_content_width": 110},
+    epilog="Options have the names of the diffusers scripts; - and _ mean the same. In a run file they are keys.",
+)
+@click.argument("what", default=TASKS[0], metavar="[text-to-image | RUN.TOML]")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Change one setting of the run file.")
+@json_option
+def command(what: str, pairs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    r"""Train a LoRA on a folder of pictures with captions.
+
+    \b
+    lorica train text-to-image --train_data_dir pictures --max_train_steps 300
+    lorica train run.toml --set rank=8
+    """
+    config = configuration(what, pairs, options)
+    from lorica.training.run import train  # brings torch along
+
+    result = train(config)
+    if as_json:
+        print_json(result)
+
+
+def configuration(what: str, pairs: tuple[str, ...], options: dict[str, Any]) -> RunConfig:
+    """Return the settings of a run: the file's, over them those of ``--set``, over them the options."""
+    layers = [_run_file(what), canonical(RunConfig, settings(pairs)), given(options)]
+    return RunConfig.from_values({name: value for layer in layers for name, value in layer.items()})
+
+
+def _run_file(what: str) -> dict[str, Any]:
+    """Return the settings of the run file, or none where a task is named."""
+    if what.endswith(".toml"):
+        return canonical(RunConfig, read_toml(Path(what)))
+    if what not in TASKS:
+        raise UnknownNameError.choose("task (or a run file ending in .toml)", what, TASKS)
+    return {}
+
+
+command.params.extend(options_of(RunConfig))
