@@ -119,6 +119,14 @@ def test_an_interrupt_is_told_and_not_a_traceback(
     assert capsys.readouterr().err.strip() == "Interrupted."
 
 
+def test_an_interrupt_that_says_how_to_go_on_is_heard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_verb(monkeypatch, KeyboardInterrupt("stopped after step 3"))
+    assert run(["sample"]) == 130
+    assert capsys.readouterr().err.strip() == "stopped after step 3"
+
+
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
 def test_a_verb_may_return_its_exit_code(returned: int | None, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     add_verb(monkeypatch, None, returned)

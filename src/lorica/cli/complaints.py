@@ -26,7 +26,7 @@ class Complaint:
 def complaint_about(error: BaseException) -> Complaint:
     """Return what to tell the user about an error, and the exit code: 2 for bad input, 1 for a failure."""
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
-        return Complaint("Interrupted.", INTERRUPTED)
+        return Complaint(_about_interrupt(error), INTERRUPTED)
     if isinstance(error, click.UsageError):
         return Complaint(_about_usage(error), WRONG_INPUT)
     if isinstance(error, click.ClickException):
@@ -34,6 +34,11 @@ def complaint_about(error: BaseException) -> Complaint:
     if isinstance(error, LoRAError):
         return Complaint(f"Error: {error}", FAILED if isinstance(error, _FAILURES) else WRONG_INPUT)
     return Complaint(f"Error: {type(error).__name__}: {error}\nRun it again with --traceback to see where.", FAILED)
+
+
+def _about_interrupt(error: BaseException) -> str:
+    """Say what the interrupted work says about itself; click wraps the interrupt in an Abort."""
+    return str(error) or str(error.__cause__ or "") or "Interrupted."
 
 
 def _about_usage(error: click.UsageError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import click
 
@@ -19,7 +20,10 @@ def command(as_json: bool) -> int:
     The exit code is 1 if something is missing that Lorica cannot do without.
     """
     facts = examine()
-    print_json(facts) if as_json else click.echo("\n".join(lines(facts)))
+    if as_json:
+        print_json(asdict(facts))
+    else:
+        click.echo("\n".join(lines(facts)))
     return 0 if facts.healthy else FAILED
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import click
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -20,6 +16,6 @@ def json_option(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")(function)
 
 
-def print_json(facts: DataclassInstance) -> None:
-    """Print a dataclass as one JSON object; paths and the like become text."""
-    click.echo(json.dumps(asdict(facts), default=str))
+def print_json(facts: Mapping[str, object]) -> None:
+    """Print one JSON object on one line; paths and the like become text."""
+    click.echo(json.dumps(facts, default=str))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,9 @@ from lorica.errors import ConfigError, UnknownNameError
 from lorica.training.config import RunConfig
 from lorica.training.refused import REFUSED
 from lorica.training.toml import read_toml
+
+if TYPE_CHECKING:
+    from lorica.training.run import TrainResult
 
 TASKS = ("text-to-image",)
 
@@ -51,7 +55,31 @@ def command(what: str, pairs: tuple[str, ...], as_json: bool, **options: Any) ->
 
     result = train(config)
     if as_json:
-        print_json(result)
+        print_json(facts_of(result))
+    else:
+        click.echo(closing(result, config))
+
+
+def facts_of(result: TrainResult) -> dict[str, object]:
+    """Return what ``--json`` prints."""
+    return {
+        "adapter": result.adapter_path,
+        "output_dir": result.output_dir,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 2),
+        "final_loss": result.final_loss,
+    }
+
+
+def closing(result: TrainResult, config: RunConfig) -> str:
+    """Say what was made, where, and what to try next."""
+    base = config.pretrained_model_name_or_path
+    chosen = "" if base == "bundled" else f" --base {shlex.quote(base)}"
+    return (
+        f"Trained {result.steps} steps in {result.seconds:.0f} s; the loss ended at {result.final_loss:.4f}.\n"
+        f"The adapter is {result.adapter_path}; its model card, loss curve and previews lie beside it.\n"
+        f"See what it does: lorica generate{chosen} --lora {shlex.quote(str(result.adapter_path))} --prompt '...'"
+    )
 
 
 def configuration(what: str, pairs: tuple[str, ...], options: dict[str, Any]) -> RunConfig:
