@@ -34,13 +34,13 @@ def digest_of_bytes(content: bytes) -> str:
     return blake2b(content, digest_size=20).hexdigest()
 
 
-def digest_of_tensors(tensors: Tensors) -> str:
-    """Return the digest of named tensors: names, types, shapes and every byte."""
+def digest_of_tensors(tensors: Tensors, head: int | None = None) -> str:
+    """Return the digest of named tensors: names, types, shapes and every byte, or the first ``head`` bytes of each."""
     digest = blake2b(digest_size=20)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+        digest.update(tensor.flatten().view(torch.uint8)[:head].cpu().numpy().data)
     return digest.hexdigest()
 
 
@@ -53,35 +53,34 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.hits = 0
-        self.misses = 0
         self.trouble: str | None = None
 
     def get(self, key: str, compute: Callable[[], Tensors]) -> dict[str, Tensor]:
         """Return the tensors of ``key``, computed and kept if they are not there."""
-        kept = _read(self._path(key))
-        if kept is not None:
-            self.hits += 1
-            return kept
-        self.misses += 1
-        made = {name: tensor.detach().cpu().contiguous() for name, tensor in compute().items()}
-        self._keep(key, made)
-        return made
+        kept = self.look_up(key)
+        return self.keep(key, compute()) if kept is None else kept
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+    def look_up(self, key: str) -> dict[str, Tensor] | None:
+        """Return the tensors of ``key``, or None if they are not there or not what was written."""
+        return _read(self._path(key))
 
-    def _keep(self, key: str, tensors: dict[str, Tensor]) -> None:
+    def keep(self, key: str, tensors: Tensors) -> dict[str, Tensor]:
+        """Write tensors, whole or not at all, and return them as a later ``look_up`` would."""
+        made = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         path = self._path(key)
         waiting = path.with_name(f".{key}.{uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, waiting, metadata={"digest": digest_of_tensors(tensors)})
+            save_file(made, waiting, metadata={"digest": digest_of_tensors(made)})
             waiting.replace(path)
         except (OSError, SafetensorError) as error:
             self.trouble = f"the cache folder {self.folder} cannot be written ({error})"
             with suppress(OSError):
                 waiting.unlink(missing_ok=True)
+        return made
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

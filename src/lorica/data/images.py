@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lorica.errors import DataError
 
 WHITE = (255, 255, 255, 255)
+LYING = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
 DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
@@ -24,15 +28,37 @@ class View(NamedTuple):
     flip: bool = False
 
 
-def load_picture(path: Path) -> Image.Image:
+def load_picture(content: bytes, path: Path) -> Image.Image:
     """Return a picture as RGB: upright as its EXIF says, transparent parts white, any other mode converted.
 
+    Args:
+        content: the bytes of the file.
+        path: its name, for the message.
+
     Raises:
-        DataError: if the file cannot be read as a picture.
+        DataError: if the bytes are not a whole picture.
     """
+    with _named(path), Image.open(BytesIO(content)) as opened:
+        return to_rgb(ImageOps.exif_transpose(opened))
+
+
+def picture_size(content: bytes, path: Path) -> tuple[int, int]:
+    """Return the width and height that ``load_picture`` would give, from the header alone.
+
+    Raises:
+        DataError: if the bytes are not a picture.
+    """
+    with _named(path), Image.open(BytesIO(content)) as opened:
+        width, height = opened.size
+        lying = opened.getexif().get(ExifTags.Base.Orientation, 1) in LYING
+        return (height, width) if lying else (width, height)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file a fault is in."""
     try:
-        with Image.open(path) as opened:
-            return to_rgb(ImageOps.exif_transpose(opened))
+        yield
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is not a picture that can be read; remove it or save it anew.") from error
     except Image.DecompressionBombError as error:
@@ -53,7 +79,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def fit(picture: Image.Image, height: int, width: int, view: View, interpolation: str = "lanczos") -> Image.Image:
-    """Return the picture resized to cover ``height`` x ``width``, cut where ``view`` says, and mirrored if it says so."""
+    """Return the picture resized to cover ``height`` x ``width``, cut where ``view`` says, and mirrored if so."""
     covering = _cover(picture.size, height, width)
     resized = picture.resize(covering, Image.Resampling[interpolation.upper()])
     left = round(view.left * (covering[0] - width))

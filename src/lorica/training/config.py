@@ -39,6 +39,9 @@ class RunConfig(BaseModel):
     train_data_dir: Path | None = Field(None, description="folder of pictures with metadata.jsonl or .txt captions")
     caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
+    on_long_caption: Literal["cut", "stop"] = Field(
+        "cut", description="what to do with more tokens than the model reads"
+    )
     max_train_samples: int | None = Field(None, gt=0, description="use only so many pictures, drawn by the seed")
     resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
     center_crop: bool = Field(False, description="cut the middle; otherwise cuts at random")
@@ -98,7 +101,7 @@ class RunConfig(BaseModel):
     checkpoints_total_limit: int | None = Field(None, gt=0, description="checkpoints kept; the oldest go first")
     resume_from_checkpoint: str | None = Field(None, description="latest, or the path of a checkpoint")
     validation_prompt: str | None = Field(None, description="prompt of the preview pictures")
-    num_validation_images: int = Field(4, gt=0, description="preview pictures each time")
+    num_validation_images: int = Field(4, ge=0, description="preview pictures each time; 0 for none")
     validation_epochs: int | None = Field(None, gt=0, description="epochs between previews (scripts: 1)")
     validation_steps: int | None = Field(None, gt=0, description="steps between previews; at checkpoints if unset")
     validation_num_inference_steps: int = Field(25, gt=0, description="denoising steps of a preview")
@@ -121,8 +124,6 @@ class RunConfig(BaseModel):
             raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
         if self.validation_epochs is not None and self.validation_steps is not None:
             raise ValueError("validation_epochs and validation_steps are both set: leave one out")
-        if self.lora_dropout > 0 and self.gradient_checkpointing:
-            raise ValueError("lora_dropout cannot be combined with gradient_checkpointing, which runs each part twice")
         return self
 
     @classmethod

@@ -1,0 +1,107 @@
+"""From picture files and captions to a data set in memory, through the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from lorica.data.cache import Cache, digest_of_bytes, key_of
+from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
+from lorica.data.items import Item
+from lorica.data.views import views_of
+from lorica.errors import DataError
+from lorica.training.dataset import Dataset, Example
+from lorica.training.progress import Reporter
+from lorica.training.recipe import Conditioning, Latents, Recipe
+from lorica.training.rng import generator
+
+AHEAD = 4  # pictures that each worker may decode before they are needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Framing:
+    """How pictures are cut to size: ``crops`` cuts of each (1 means the middle), with ``flip`` each also mirrored."""
+
+    side: int
+    crops: int
+    flip: bool
+    interpolation: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A picture file: its digest, and for each view the cache's key with what it holds, or the pixels to encode."""
+
+    digest: str
+    views: tuple[tuple[str, Latents | Tensor], ...]
+
+
+def load_dataset(
+    items: Sequence[Item], recipe: Recipe, framing: Framing, cache: Cache, *, reporter: Reporter, workers: int = 0
+) -> Dataset:
+    """Encode every caption and every view of every picture, or take them from the cache.
+
+    Raises:
+        DataError: if a picture cannot be read.
+    """
+    identities = recipe.identify()
+    texts = _encode_captions(items, recipe, identities.text, cache)
+    read = partial(_read, framing=framing, model_key=identities.pictures, cache=cache)
+    examples: list[Example] = []
+    contents: list[tuple[str, str]] = []
+    with reporter.progress("encoding pictures", len(items)) as advance:
+        for item, file in zip(items, _ahead(read, items, workers), strict=True):
+            latents = tuple(_encode(key, found, recipe, cache) for key, found in file.views)
+            examples.append(Example(item, latents, texts[item.caption]))
+            contents.append((file.digest, item.caption))
+            advance()
+    return Dataset(tuple(examples), key_of(*contents), identities)
+
+
+def _encode_captions(items: Sequence[Item], recipe: Recipe, model_key: str, cache: Cache) -> dict[str, Conditioning]:
+    return {
+        caption: cache.get(key_of("text", model_key, caption), partial(recipe.encode_text, caption))
+        for caption in dict.fromkeys(item.caption for item in items)
+    }
+
+
+def _read(item: Item, *, framing: Framing, model_key: str, cache: Cache) -> _Read:
+    try:
+        content = item.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the picture {item.path}: {error}.") from error
+    digest, side = digest_of_bytes(content), framing.side
+    crops = 1 if fits_exactly(picture_size(content, item.path), side, side) else framing.crops
+    views = views_of(digest, partial(generator, framing.seed, 0), crops=crops, flip=framing.flip)
+    keys = [key_of("picture", model_key, digest, side, side, *view, framing.interpolation) for view in views]
+    kept = [cache.look_up(key) for key in keys]
+    if all(kept):
+        return _Read(digest, tuple((key, Latents(**found)) for key, found in zip(keys, kept, strict=True) if found))
+    return _Read(digest, tuple(zip(keys, _pixels(content, item, views, framing), strict=True)))
+
+
+def _pixels(content: bytes, item: Item, views: Sequence[View], framing: Framing) -> list[Tensor]:
+    picture, side = load_picture(content, item.path), framing.side
+    return [to_tensor(fit(picture, side, side, view, framing.interpolation)) for view in views]
+
+
+def _encode(key: str, found: Latents | Tensor, recipe: Recipe, cache: Cache) -> Latents:
+    if isinstance(found, Latents):
+        return found
+    latents = recipe.encode_picture(found)
+    return Latents(**cache.keep(key, latents._asdict()))
+
+
+def _ahead(read: partial[_Read], items: Sequence[Item], workers: int) -> Iterator[_Read]:
+    """Read the files in order; with workers, some ahead of their use in other threads."""
+    if workers == 0:
+        yield from map(read, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(items), chunk := workers * AHEAD):
+            yield from pool.map(read, items[start : start + chunk])

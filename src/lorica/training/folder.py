@@ -1,0 +1,56 @@
+"""The output folder of a run: checked before anything is computed, and held by one run at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from lorica.errors import FileError, StateError
+from lorica.training.checkpoint import list_checkpoints, remove_checkpoints
+
+LOCK = ".lock"
+
+
+def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
+    """Make sure that the folder exists, can be written, and holds no other run's checkpoints.
+
+    Raises:
+        FileError: if it cannot be written.
+        StateError: if it holds checkpoints and the run neither resumes nor overwrites.
+    """
+    probe = folder / f".probe-{uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise FileError(f"the output folder {folder} cannot be written: {error}. Choose another output_dir.") from error
+    if overwrite and not resuming:
+        remove_checkpoints(folder)
+    elif list_checkpoints(folder) and not resuming:
+        raise StateError(
+            f"{folder} holds the checkpoints of an earlier run. Go on with it by --resume_from_checkpoint latest, "
+            "delete them by --overwrite_output_dir, or choose another --output_dir."
+        )
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs out of an output folder; the system lets go of it if this process dies.
+
+    Raises:
+        StateError: if another run holds it.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StateError(f"{folder} is in use by another run; wait for it or choose another output_dir.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,161 @@
+"""The one training loop. What it does at a step is a function of the seed and the step alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lorica.data.batches import members
+from lorica.errors import TrainingError
+from lorica.runtime.trainable import Trainable
+from lorica.training.dataset import Dataset
+from lorica.training.losses import sample_losses
+from lorica.training.optimizer import Optimizer
+from lorica.training.plan import Plan
+from lorica.training.recipe import Recipe
+from lorica.training.rng import generator
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one step did.
+
+    Args:
+        step: how many steps are done now.
+        loss: the mean over every sample of the step, on all processes.
+        gradient_norm: the length of the gradient before it was clipped.
+        learning_rate: that of the first component.
+        stop: whether a process was asked to stop.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    stop: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """All that a step needs.
+
+    Args:
+        recipe: the model.
+        dataset: the samples.
+        trainable: the adapter.
+        optimizer: changes the adapter.
+        plan: the numbers.
+        accelerator: the device and the other processes.
+        scaler: the loss scaler of fp16, switched off otherwise.
+        precision: that of the base model.
+        seed: with the step, the source of everything random.
+        longest: the longest gradient that is applied.
+        noise_offset: noise shared by the pixels of a channel.
+    """
+
+    recipe: Recipe
+    dataset: Dataset
+    trainable: Trainable
+    optimizer: Optimizer
+    plan: Plan
+    accelerator: Accelerator
+    scaler: torch.amp.GradScaler
+    precision: torch.dtype
+    seed: int
+    longest: float
+    noise_offset: float = 0.0
+
+    def run(self, first: int, stopping: Callable[[], bool]) -> Iterator[StepReport]:
+        """Do the steps from ``first`` on, one each time the iterator is asked.
+
+        Raises:
+            TrainingError: if a loss or gradient is not finite, with the step and the pictures. The step is not applied.
+        """
+        micro_batches = self.plan.micro_batches()
+        for step in range(first, self.plan.steps):
+            yield self._step(step, micro_batches, stop=stopping())
+
+    def _step(self, step: int, micro_batches: Sequence[Sequence[int]], *, stop: bool) -> StepReport:
+        row = members(step, self.plan.size, self.plan.pictures, partial(generator, self.seed))
+        times = self.recipe.sample_time(self.plan.size, generator(self.seed, step, "time"))
+        losses = [self._backward(step, places, row, times) for places in micro_batches]
+        loss, stopped = self._share(torch.stack(losses).mean(), stop=stop)
+        rate = self.optimizer.set_rates(step)
+        self.scaler.unscale_(self.optimizer.adam)
+        norm = self.optimizer.clip(self.longest)
+        facts = torch.stack([loss, norm, stopped]).tolist()
+        if not self._is_finite(facts[0], facts[1]):
+            raise TrainingError(self._complaint(step, facts[0], facts[1], self._suspects(row, micro_batches, losses)))
+        self.scaler.step(self.optimizer.adam)
+        self.scaler.update()
+        self.optimizer.clear()
+        return StepReport(step + 1, facts[0], facts[1], rate, stop=facts[2] > 0)
+
+    def _backward(self, step: int, places: Sequence[int], row: Sequence[int], times: Tensor) -> Tensor:
+        """Add the gradient of one micro-batch; return its mean loss."""
+        device = self.accelerator.device
+        latents, noise = self._noisy_pair(step, places, row)
+        conditioning = self.dataset.conditioning([row[place] for place in places])
+        on_device = {name: tensor.to(device) for name, tensor in conditioning.items()}
+        self.trainable.set_dropout_key(f"{self.seed}/{step}/{places[0]}")
+        with _autocast(device.type, self.precision):
+            time = times[list(places)].to(device)
+            loss = sample_losses(self.recipe, latents.to(device), noise.to(device), time, on_device).mean()
+        self.scaler.scale(loss / self.plan.accumulation).backward()
+        return loss.detach()
+
+    def _noisy_pair(self, step: int, places: Sequence[int], row: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the latents and the noise of some places of a step: each sample has generators of its own."""
+        picked = [self.dataset.latents(row[place], generator(self.seed, step, f"picture/{place}")) for place in places]
+        noise = [self._noise(picked[0].shape, generator(self.seed, step, f"noise/{place}")) for place in places]
+        return torch.stack(picked), torch.stack(noise)
+
+    def _noise(self, shape: torch.Size, source: torch.Generator) -> Tensor:
+        noise = torch.randn(shape, generator=source)
+        if self.noise_offset:
+            noise += self.noise_offset * torch.randn(shape[0], 1, 1, generator=source)
+        return noise
+
+    def _share(self, loss: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:
+        """Average gradients and loss over the processes; tell whether any of them is to stop."""
+        stopped = torch.tensor(float(stop), device=loss.device)
+        if self.plan.processes == 1:
+            return loss, stopped
+        for parameter in self.trainable.parameters():
+            gradient = cast("Tensor", parameter.grad)
+            gradient.copy_(cast("Tensor", self.accelerator.reduce(gradient, "mean")))
+        shared = cast("Tensor", self.accelerator.reduce(torch.stack([loss, stopped]), "mean"))
+        return shared[0], shared[1]
+
+    def _is_finite(self, loss: float, norm: float) -> bool:
+        """Tell whether a step may be applied; with fp16 an endless gradient is the scaler's business."""
+        return math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled())
+
+    def _suspects(
+        self, row: Sequence[int], micro_batches: Sequence[Sequence[int]], losses: Sequence[Tensor]
+    ) -> list[str]:
+        """Return the pictures of the micro-batches whose loss is not finite, or of all if each is."""
+        bad = [places for places, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss.item())]
+        indices = dict.fromkeys(row[place] for places in bad or micro_batches for place in places)
+        return [str(self.dataset.examples[index].item.path) for index in indices]
+
+    def _complaint(self, step: int, loss: float, norm: float, suspects: Sequence[str]) -> str:
+        return (
+            f"step {step + 1} was not applied: its loss is {loss} and its gradient has length {norm}. "
+            f"Pictures in it: {', '.join(suspects)}. "
+            "Lower learning_rate, use bf16 in place of fp16, or look at these pictures; earlier checkpoints are intact."
+        )
+
+
+def _autocast(device: str, precision: torch.dtype) -> AbstractContextManager[None]:
+    if precision is torch.float32:
+        return nullcontext()
+    return cast("AbstractContextManager[None]", torch.autocast(device, precision))

@@ -1,0 +1,86 @@
+"""The curve of a run: one line of JSON a step, and a picture of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO, cast
+
+from matplotlib.figure import Figure
+
+from lorica.training.loop import StepReport
+
+METRICS, PLOT = "metrics.jsonl", "loss.png"
+WINDOW = 0.05  # share of the run that the smooth line averages over
+
+
+class Metrics:
+    """Appends to ``metrics.jsonl``; lines after step ``step`` are dropped first: a resumed run writes them again.
+
+    Args:
+        folder: the output folder.
+        step: how many steps are already done.
+        writing: whether this process is the one that writes.
+    """
+
+    def __init__(self, folder: Path, step: int, *, writing: bool = True) -> None:
+        self._path = folder / METRICS
+        self._step, self._writing = step, writing
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Metrics:
+        if self._writing:
+            kept = [line for line in read_metrics(self._path) if line["step"] <= self._step]
+            waiting = self._path.with_name(f".{METRICS}.part")
+            waiting.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
+            waiting.replace(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, report: StepReport) -> None:
+        """Append one step."""
+        if self._file is not None:
+            line = {name: value for name, value in asdict(report).items() if name != "stop"}
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Return the lines of a metrics file that are whole; none if there is no file."""
+    if not path.is_file():
+        return []
+    lines: list[dict[str, float]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:  # the line that a kill cut short
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(cast("dict[str, float]", line))
+    return lines
+
+
+def plot_loss(folder: Path) -> Path:
+    """Draw ``loss.png`` from ``metrics.jsonl``: every step, and a moving average."""
+    lines = read_metrics(folder / METRICS)
+    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+    figure = Figure(figsize=(7, 3.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, linewidth=0.6, alpha=0.35, color="tab:blue", label="each step")
+    axes.plot(steps, moving_average(losses), linewidth=1.8, color="tab:blue", label="moving average")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    figure.savefig(folder / PLOT)
+    return folder / PLOT
+
+
+def moving_average(values: list[float]) -> list[float]:
+    """Return the mean of each value and those before it, over a window of a twentieth of all."""
+    width = max(1, round(len(values) * WINDOW))
+    return [sum(values[max(0, end - width) : end]) / min(end, width) for end in range(1, len(values) + 1)]

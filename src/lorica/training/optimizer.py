@@ -1,0 +1,85 @@
+"""AdamW over one flat parameter a component, with a learning rate that is a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import torch
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+
+from lorica.training.config import RunConfig
+
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch has Adam as one kernel
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Optimizer:
+    """AdamW with one learning rate a group and one schedule for all.
+
+    Args:
+        parameters: what it changes, by component; their gradients stay where they are.
+        rates: the learning rate of each component.
+        config: Adam's settings and the schedule.
+        steps: how many steps the whole run has.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], config: RunConfig, steps: int
+    ) -> None:
+        self._rates = dict(rates)
+        self._share = schedule(config, steps)
+        self._parameters = dict(parameters)
+        self.adam = torch.optim.AdamW(
+            [{"params": [group], "lr": rates[name]} for name, group in parameters.items()],
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay,
+            eps=config.adam_epsilon,
+            fused=all(group.device.type in FUSED for group in parameters.values()),
+        )
+
+    def set_rates(self, step: int) -> float:
+        """Set the learning rates of one step, counted from 0; return that of the first group."""
+        share = self._share(step)
+        for group, rate in zip(self.adam.param_groups, self._rates.values(), strict=True):
+            group["lr"] = rate * share
+        return next(iter(self._rates.values())) * share
+
+    def clip(self, longest: float) -> Tensor:
+        """Shorten the gradient, all components as one vector, to ``longest``; return the length it had, a scalar."""
+        return nn.utils.clip_grad_norm_(list(self._parameters.values()), longest)
+
+    def clear(self) -> None:
+        """Set the gradients to zero in place."""
+        self.adam.zero_grad(set_to_none=False)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return Adam's memory by name, ``GROUP/exp_avg`` and so on; empty before the first step."""
+        return {
+            f"{name}/{moment}": cast("Tensor", self.adam.state[group][moment])
+            for name, group in self._parameters.items()
+            if group in self.adam.state
+            for moment in MOMENTS
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what ``state`` returned."""
+        for name, group in self._parameters.items():
+            if f"{name}/step" in state:
+                device = group.device if group.device.type != "cpu" else None
+                self.adam.state[group] = {moment: state[f"{name}/{moment}"].to(device).clone() for moment in MOMENTS}
+
+
+def schedule(config: RunConfig, steps: int) -> Callable[[int], float]:
+    """Return the share of the learning rate at each step, from diffusers' schedules."""
+    nobody = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate)  # a schedule wants an optimizer to hold
+    scheduler = get_scheduler(
+        config.lr_scheduler,
+        nobody,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=steps,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
+    )
+    return scheduler.lr_lambdas[0]

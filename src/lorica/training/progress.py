@@ -1,0 +1,81 @@
+"""What a run says while it runs: a bar on a terminal, a line now and then elsewhere. All on standard error."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[[], None]
+SILENCE = 20.0  # seconds between lines where there is no terminal
+
+
+class Reporter:
+    """Speaks for a run.
+
+    Args:
+        quiet: say nothing, as on all processes but the first.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self._console.print(text, markup=False)
+
+    @contextmanager
+    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+        """Yield a function that counts one more, and may take a note such as the loss."""
+        if self._console.is_terminal:
+            with self._bar(title, total, done) as advance:
+                yield advance
+        else:
+            yield self._lines(title, total, done)
+
+    @contextmanager
+    def _bar(self, title: str, total: int, done: int) -> Iterator[Callable[..., None]]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        started = time.perf_counter()
+        with Progress(*columns, console=self._console, transient=False) as bar:
+            task = bar.add_task(title, total=total, completed=done, rate="", note="")
+            count = 0
+
+            def advance(note: str = "") -> None:
+                nonlocal count
+                count += 1
+                bar.update(task, advance=1, rate=_rate(count, time.perf_counter() - started), note=note)
+
+            yield advance
+
+    def _lines(self, title: str, total: int, done: int) -> Callable[..., None]:
+        started = last = time.perf_counter()
+        count = 0
+
+        def advance(note: str = "") -> None:
+            nonlocal count, last
+            count += 1
+            now = time.perf_counter()
+            if now - last < SILENCE and count + done < total:
+                return
+            last, spent = now, now - started
+            left = spent / count * (total - done - count)
+            self.say(f"{title} {done + count}/{total}  {_rate(count, spent)}  {left:.0f} s left  {note}".rstrip())
+
+        return advance
+
+
+def _rate(count: int, seconds: float) -> str:
+    rate = count / max(seconds, 1e-9)
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"

@@ -1,0 +1,124 @@
+"""What differs between families of models: how to load, encode, noise and predict. Everything else is the one loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+Conditioning = Mapping[str, Tensor]  # what the model is told besides noise and time; rows are samples, ``(b, ...)``
+
+
+class Identities(NamedTuple):
+    """Digests: of all that latents depend on, of all that text states depend on, of the model that is trained."""
+
+    pictures: str
+    text: str
+    model: str
+
+
+class Latents(NamedTuple):
+    """What the autoencoder says of a picture: a normal distribution, mean and spread ``(c, h, w)``, float32."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeSettings:
+    """What a run asks of a recipe."""
+
+    device: torch.device
+    dtype: torch.dtype
+    train_text_encoder: bool = False
+    prediction_type: str | None = None
+    snr_gamma: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How preview pictures are made: the first picture from ``seed``, the next from ``seed + 1``, ..."""
+
+    prompts: Sequence[str]
+    seed: int
+    steps: int
+    guidance: float
+    side: int
+
+
+class Recipe(Protocol):
+    """How one family is trained. ``Any`` stands for a diffusers pipeline, whose parts differ between families."""
+
+    name: ClassVar[str]
+
+    def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
+        """Take the parts of a loaded pipeline, move them to the device and freeze them."""
+        ...
+
+    @staticmethod
+    def fits(pipeline: Any) -> bool:
+        """Tell whether this recipe can train that pipeline."""
+        ...
+
+    @property
+    def components(self) -> Mapping[str, nn.Module]:
+        """The networks that get an adapter."""
+        ...
+
+    @property
+    def side(self) -> int:
+        """The side in pixels of the pictures that the model was made for."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """What the sides of a picture must be a multiple of."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Return what an adapter's metadata says about the family (``modelspec.architecture`` and so on)."""
+        ...
+
+    def count_tokens(self, caption: str) -> tuple[int, int]:
+        """Return how many tokens a caption has, and how many the model reads."""
+        ...
+
+    def identify(self) -> Identities:
+        """Return the digests of what the encoded pictures and texts depend on, and of the model that is trained."""
+        ...
+
+    def encode_text(self, caption: str) -> Conditioning:
+        """Return what the model is told of one caption, without the dimension of the batch."""
+        ...
+
+    def encode_picture(self, pixels: Tensor) -> Latents:
+        """Return the latents of one picture, given ``(3, h, w)`` in -1 to 1."""
+        ...
+
+    def release_encoders(self) -> None:
+        """Free the device of the parts that training itself does not need."""
+        ...
+
+    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw ``count`` noise levels, ``(b,)``, on the CPU."""
+        ...
+
+    def corrupt(self, latents: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the noisy latents and the target the model should predict, both shaped like ``latents``."""
+        ...
+
+    def predict(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        """Run the model, adapter attached; float32, shaped like ``noisy``."""
+        ...
+
+    def weigh(self, time: Tensor) -> Tensor | None:
+        """Return the weight of each sample's loss ``(b,)``, or None for equal weights."""
+        ...
+
+    def draw(self, sampling: Sampling) -> list[Image.Image]:
+        """Make pictures with the model as it is now, one a prompt."""
+        ...

@@ -1,0 +1,184 @@
+"""Stable Diffusion 1.x and 2.x, text to image: noise or velocity prediction, as the model's scheduler says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from PIL import Image
+from torch import Tensor, nn
+
+from lorica.data.cache import digest_of_tensors, key_of
+from lorica.errors import ModelError
+from lorica.training.losses import min_snr_weights
+from lorica.training.recipe import Conditioning, Identities, Latents, RecipeSettings, Sampling
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+WIDTH_OF_V2 = 1024
+HEAD = 4096  # bytes of each tensor of the UNet that tell it from another
+TARGETS = ("epsilon", "v_prediction")
+
+
+class StableDiffusion:
+    """``x_t = sqrt(a_t) x + sqrt(1 - a_t) noise``; the UNet predicts the noise, or the velocity.
+
+    The velocity is ``sqrt(a_t) noise - sqrt(1 - a_t) x``.
+    (Ho et al. 2020, arXiv:2006.11239, eq. 4; Salimans and Ho 2022, arXiv:2202.00512, section 2.4.)
+    """
+
+    name: ClassVar[str] = "sd"
+
+    def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
+        self._pipeline, self._settings = pipeline, settings
+        self._tokenizer = pipeline.tokenizer
+        self._vae: Any = _place(pipeline.vae, settings.device, torch.float32)  # encodes once: precision costs nothing
+        self._text_encoder: Any = _place(pipeline.text_encoder, settings.device, settings.dtype)
+        self._unet: Any = _place(pipeline.unet, settings.device, settings.dtype)
+        schedule: Any = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.prediction_type = _prediction_type(settings.prediction_type or str(schedule.config["prediction_type"]))
+        kept: Tensor = schedule.alphas_cumprod.double()  # the share of the picture that is left, (t,)
+        self._signal = kept.sqrt().float().to(settings.device)
+        self._noise = (1 - kept).sqrt().float().to(settings.device)
+
+    @staticmethod
+    def fits(pipeline: Any) -> bool:
+        """Tell whether this is a text-to-image pipeline with one CLIP text encoder and a UNet on latents."""
+        parts = getattr(pipeline, "components", {})
+        return (
+            all(parts.get(name) is not None for name in PARTS)
+            and parts.get("text_encoder_2") is None
+            and getattr(parts["unet"], "config", {}).get("in_channels") == parts["vae"].config["latent_channels"]
+        )
+
+    @property
+    def components(self) -> Mapping[str, nn.Module]:
+        """The UNet, and the text encoder if it is trained too."""
+        parts: dict[str, nn.Module] = {"unet": self._unet}
+        return {**parts, "text_encoder": self._text_encoder} if self._settings.train_text_encoder else parts
+
+    @property
+    def side(self) -> int:
+        """The UNet's sample size in pixels."""
+        return int(self._unet.config["sample_size"]) * int(self._pipeline.vae_scale_factor)
+
+    @property
+    def multiple(self) -> int:
+        """What the autoencoder and the levels of the UNet divide by."""
+        levels = len(self._unet.config["block_out_channels"]) - 1
+        return int(self._pipeline.vae_scale_factor) * 2**levels
+
+    def describe(self) -> Mapping[str, str]:
+        """Tell the version by the width of the text states, and what is predicted."""
+        version = "v2" if self._unet.config["cross_attention_dim"] == WIDTH_OF_V2 else "v1"
+        predicted = "epsilon" if self.prediction_type == "epsilon" else "v"
+        return {
+            "modelspec.architecture": f"stable-diffusion-{version}/lora",
+            "modelspec.prediction_type": predicted,
+        }
+
+    def count_tokens(self, caption: str) -> tuple[int, int]:
+        """Count the tokens of a caption, the two marks included."""
+        ids = self._tokenizer(caption, truncation=False, verbose=False).input_ids
+        return len(ids), int(self._tokenizer.model_max_length)
+
+    def identify(self) -> Identities:
+        """Digest the autoencoder; the text encoder with its tokenizer; and the head of each tensor of the UNet."""
+        vocabulary = json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
+        vae, text = digest_of_tensors(self._vae.state_dict()), digest_of_tensors(self._text_encoder.state_dict())
+        return Identities(
+            pictures=key_of(self.name, vae, float(self._vae.config["scaling_factor"])),
+            text=key_of(self.name, text, vocabulary, self._settings.train_text_encoder),
+            model=digest_of_tensors(self._unet.state_dict(), head=HEAD),
+        )
+
+    @torch.no_grad()
+    def encode_text(self, caption: str) -> Conditioning:
+        """Return the states of the text encoder, ``(t, d)``, or the tokens ``(t,)`` if it is trained."""
+        ids: Tensor = self._tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        if self._settings.train_text_encoder:
+            return {"tokens": ids[0]}
+        return {"states": self._states(ids.to(self._settings.device))[0]}
+
+    @torch.no_grad()
+    def encode_picture(self, pixels: Tensor) -> Latents:
+        """Return the autoencoder's distribution, scaled to unit variance."""
+        posterior = self._vae.encode(pixels[None].to(self._settings.device)).latent_dist
+        scale = float(self._vae.config["scaling_factor"])
+        return Latents((posterior.mean[0] * scale).cpu(), (posterior.std[0] * scale).cpu())
+
+    def release_encoders(self) -> None:
+        """Move the autoencoder, and the text encoder unless it is trained, to main memory."""
+        self._move_encoders(torch.device("cpu"))
+
+    def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw timesteps, each equally likely."""
+        return torch.randint(len(self._signal), (count,), generator=generator)
+
+    def corrupt(self, latents: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the noisy latents, and the noise or the velocity."""
+        signal, spread = self._signal[time].view(-1, 1, 1, 1), self._noise[time].view(-1, 1, 1, 1)
+        noisy = signal * latents + spread * noise
+        return noisy, noise if self.prediction_type == "epsilon" else signal * noise - spread * latents
+
+    def predict(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+        """Run the UNet, and the text encoder first if it is trained."""
+        states = conditioning["states"] if "states" in conditioning else self._states(conditioning["tokens"])
+        dtype = self._settings.dtype
+        return self._unet(noisy.to(dtype), time, states.to(dtype), return_dict=False)[0].float()
+
+    def weigh(self, time: Tensor) -> Tensor | None:
+        """Return the min-SNR weights if they were asked for."""
+        if self._settings.snr_gamma is None:
+            return None
+        snr = (self._signal[time] / self._noise[time]).square()
+        return min_snr_weights(snr, self._settings.snr_gamma, self.prediction_type)
+
+    @torch.no_grad()
+    def draw(self, sampling: Sampling) -> list[Image.Image]:
+        """Sample latents in the training precision and decode them in float32."""
+        self._move_encoders(self._settings.device)
+        own = self._pipeline.scheduler
+        if isinstance(own, DDPMScheduler):  # noise at each of few steps would spoil the picture
+            self._pipeline.scheduler = DDIMScheduler.from_config(own.config)
+        self._pipeline.set_progress_bar_config(disable=True)
+        try:
+            return [self._draw_one(sampling, number, prompt) for number, prompt in enumerate(sampling.prompts)]
+        finally:
+            self._pipeline.scheduler = own
+            self.release_encoders()
+
+    def _draw_one(self, sampling: Sampling, number: int, prompt: str) -> Image.Image:
+        latents: Tensor = self._pipeline(
+            prompt,
+            height=sampling.side,
+            width=sampling.side,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            generator=torch.Generator().manual_seed(sampling.seed + number),
+            output_type="latent",
+        ).images
+        pixels: Tensor = self._vae.decode(latents.float() / float(self._vae.config["scaling_factor"])).sample
+        return self._pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+
+    def _states(self, tokens: Tensor) -> Tensor:
+        return self._text_encoder(tokens)[0]
+
+    def _move_encoders(self, device: torch.device) -> None:
+        self._vae.to(device)
+        if not self._settings.train_text_encoder:
+            self._text_encoder.to(device)
+
+
+def _place(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    moved = nn.Module.to(network, device=device, dtype=dtype)  # diffusers' own warns of modules that SD does not have
+    return moved.eval().requires_grad_(requires_grad=False)
+
+
+def _prediction_type(name: str) -> str:
+    if name not in TARGETS:
+        known = " and ".join(TARGETS)
+        raise ModelError(f"the scheduler says that the model predicts {name!r}; this recipe knows {known}.")
+    return name

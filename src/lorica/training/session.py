@@ -1,0 +1,163 @@
+"""A run in progress: what is prepared before it, saved during it and written after it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from lorica.adapters import Adapter
+from lorica.training.checkpoint import check_facts, find_checkpoint, prune_checkpoints, write_checkpoint
+from lorica.training.config import RunConfig
+from lorica.training.loop import StepReport
+from lorica.training.metrics import METRICS, plot_loss, read_metrics
+from lorica.training.outputs import RUN, base_name, write_adapter, write_card
+from lorica.training.preview import prompts_of, write_previews
+from lorica.training.progress import Reporter
+from lorica.training.recipe import Sampling
+from lorica.training.setup import (
+    collect_items,
+    prepare_dataset,
+    prepare_loop,
+    prepare_recipe,
+    prepare_trainable,
+    side_of,
+)
+from lorica.training.state import facts_of, restore_checkpoint, take_checkpoint
+
+FINAL_SHARE = 0.1  # share of the steps whose mean loss is called final
+
+
+class Session:
+    """All the parts of one run.
+
+    Raises:
+        LoRAError: if the pictures, the model or the settings cannot be used.
+    """
+
+    def __init__(self, config: RunConfig, accelerator: Accelerator, reporter: Reporter) -> None:
+        self.config, self.accelerator, self.reporter = config, accelerator, reporter
+        self.folder: Path = config.output_dir
+        self.is_main = bool(accelerator.is_main_process)
+        self._items = collect_items(config, reporter)
+        self._recipe = prepare_recipe(config, accelerator)
+        self._side = side_of(config, self._recipe)
+        dataset = prepare_dataset(self._items, self._recipe, config, accelerator, reporter)
+        self._trainable = prepare_trainable(config, self._recipe)
+        self.loop = prepare_loop(config, self._recipe, dataset, self._trainable, accelerator)
+        self._facts = facts_of(config, self.loop, self._side)
+        self._saved = -1
+
+    def begin(self) -> int:
+        """Go on from a checkpoint if that is asked for; return how many steps are already done."""
+        self._describe()
+        wanted = self.config.resume_from_checkpoint
+        found = find_checkpoint(self.folder, wanted, self.reporter.say) if wanted is not None else None
+        if self.is_main:
+            (self.folder / RUN).write_text(self.config.to_toml(), encoding="utf-8")
+        if found is None:
+            if wanted is not None:
+                self.reporter.say(f"there is no checkpoint in {self.folder} yet: starting at step 0")
+            return 0
+        check_facts(found, self._facts)
+        restore_checkpoint(self.loop, found)
+        self._saved = found.step
+        self.reporter.say(f"going on from step {found.step}")
+        return found.step
+
+    def after_step(self, report: StepReport) -> None:
+        """Save, preview and track what is due after a step."""
+        last = report.step == self.loop.plan.steps
+        if self.config.report_to is not None:
+            values = {"loss": report.loss, "lr": report.learning_rate, "gradient_norm": report.gradient_norm}
+            self.accelerator.log(values, step=report.step)
+        if report.step % self.config.checkpointing_steps == 0 or last:
+            self.save(report.step)
+        if report.step % self._preview_steps() == 0 and self.config.validation_prompt is not None and not last:
+            self.preview(report.step)
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint of a step, then delete those beyond the limit."""
+        if self.is_main and step != self._saved:
+            checkpoint = take_checkpoint(self.loop, step, self._facts)
+            write_checkpoint(self.folder, checkpoint, partial(self._write_adapter, self._trainable.adapter(), step))
+            prune_checkpoints(self.folder, self.config.checkpoints_total_limit)
+        self._saved = step
+
+    def preview(self, step: int) -> list[tuple[Path, str]]:
+        """Draw the preview pictures of a step; return them with their prompts."""
+        config = self.config
+        captions = [item.caption for item in self._items]
+        prompts = prompts_of(config.validation_prompt, captions, config.num_validation_images)
+        if not self.is_main or not prompts:
+            return []
+        sampling = Sampling(
+            prompts=prompts,
+            seed=config.seed,
+            steps=config.validation_num_inference_steps,
+            guidance=config.validation_guidance_scale,
+            side=self._side,
+        )
+        paths = write_previews(self._recipe, sampling, self.folder, step, base_name(config))
+        return list(zip(paths, prompts, strict=True))
+
+    def finish(self, seconds: float) -> tuple[Adapter, Path]:
+        """Write the adapter, the curve, the samples and the model card."""
+        adapter, steps = self._trainable.adapter(), self.loop.plan.steps
+        path = self.folder / "pytorch_lora_weights.safetensors"
+        if self.is_main:
+            path = self._write_adapter(adapter, steps, self.folder)
+            plot_loss(self.folder)
+            write_card(self.folder, self.config, self._card_facts(seconds), self.preview(steps))
+            self.reporter.say(f"wrote {path}")
+        self.accelerator.wait_for_everyone()
+        return adapter, path
+
+    def final_loss(self) -> float:
+        """Return the mean loss of the last tenth of all steps."""
+        losses = [line["loss"] for line in read_metrics(self.folder / METRICS)]
+        last = losses[-max(1, round(len(losses) * FINAL_SHARE)) :]
+        return sum(last) / len(last) if last else float("nan")
+
+    def close(self) -> None:
+        """Take the adapter off the model and end the trackers."""
+        self._trainable.detach()
+        if self.config.report_to is not None:
+            self.accelerator.end_training()
+
+    def _write_adapter(self, adapter: Adapter, step: int, folder: Path) -> Path:
+        return write_adapter(
+            adapter,
+            folder,
+            self.config,
+            family=self._recipe.describe(),
+            data=self.loop.dataset.digest,
+            step=step,
+            side=self._side,
+        )
+
+    def _preview_steps(self) -> int:
+        if self.config.validation_epochs is not None:
+            return self.config.validation_epochs * self.loop.plan.epoch
+        return self.config.validation_steps or self.config.checkpointing_steps
+
+    def _describe(self) -> None:
+        plan, trained = self.loop.plan, sum(parameter.numel() for parameter in self._trainable.parameters())
+        self.reporter.say(
+            f"{plan.steps} steps of {plan.size} samples at {self._side} pixels on {self.accelerator.device}; "
+            f"{trained:,} trained parameters, rank {self.config.rank}"
+        )
+
+    def _card_facts(self, seconds: float) -> dict[str, object]:
+        plan = self.loop.plan
+        return {
+            "steps": plan.steps,
+            "samples a step": plan.size,
+            "pictures": plan.pictures,
+            "resolution": self._side,
+            "rank, alpha": f"{self.config.rank}, {self.config.alpha or self.config.rank:g}",
+            "learning rate": f"{self.config.learning_rate:g}, {self.config.lr_scheduler}",
+            "final loss": f"{self.final_loss():.4f}",
+            "seconds": f"{seconds:.0f}",
+        }

@@ -1,0 +1,225 @@
+"""From settings to all that the loop needs: device, pictures, model, adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lorica.data.cache import Cache, cache_folder
+from lorica.data.items import Item, find_items
+from lorica.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
+from lorica.runtime.targets import choose_modules
+from lorica.runtime.trainable import Trainable
+from lorica.training.config import RunConfig
+from lorica.training.dataset import Dataset
+from lorica.training.encoding import Framing, load_dataset
+from lorica.training.loop import Loop
+from lorica.training.optimizer import Optimizer
+from lorica.training.pipelines import load_pipeline
+from lorica.training.plan import Plan, make_plan
+from lorica.training.progress import Reporter
+from lorica.training.recipe import Recipe, RecipeSettings
+from lorica.training.recipes import load_recipe
+from lorica.training.rng import generator
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Return the device, the other processes and the trackers.
+
+    Raises:
+        MissingExtraError: if the tracker of ``report_to`` is not installed.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
+    if config.report_to is None:
+        return Accelerator()
+    try:
+        accelerator = Accelerator(log_with=config.report_to, project_dir=config.output_dir / config.logging_dir)
+        accelerator.init_trackers("lorica")
+    except (ImportError, ValueError) as error:
+        raise MissingExtraError(f"the tracker report_to={config.report_to!r} cannot be used: {error}") from error
+    return accelerator
+
+
+def precision_of(config: RunConfig, accelerator: Accelerator) -> torch.dtype:
+    """Return the precision of the base model; unset, it is that of ``accelerate launch``.
+
+    Raises:
+        ConfigError: for fp16 without a GPU.
+    """
+    dtype = DTYPES[config.mixed_precision or _launched_precision(accelerator)]
+    if dtype is torch.float16 and accelerator.device.type == "cpu":
+        raise ConfigError("mixed_precision is fp16, which needs a GPU; on this machine use bf16 or no.")
+    return dtype
+
+
+def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
+    """Return the pictures and captions of the run.
+
+    Raises:
+        ConfigError: if no folder is named.
+        DataError: if the folder cannot be used.
+    """
+    if config.train_data_dir is None:
+        raise ConfigError("no pictures are named: give a folder with --train_data_dir.")
+    items = find_items(config.train_data_dir, caption_column=config.caption_column, caption=config.instance_prompt)
+    reporter.say(f"{len(items)} pictures in {config.train_data_dir}")
+    if config.max_train_samples is None or config.max_train_samples >= len(items):
+        return items
+    chosen = torch.randperm(len(items), generator=generator(config.seed, 0, "choice"))[: config.max_train_samples]
+    return [items[index] for index in sorted(chosen.tolist())]
+
+
+def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
+    """Load the base model and the recipe that trains it."""
+    pipeline = load_pipeline(
+        config.pretrained_model_name_or_path,
+        revision=config.revision,
+        variant=config.variant,
+        cache_dir=config.cache_dir,
+        dtype=torch.float32,
+    )
+    settings = RecipeSettings(
+        device=accelerator.device,
+        dtype=precision_of(config, accelerator),
+        train_text_encoder=config.train_text_encoder,
+        prediction_type=config.prediction_type,
+        snr_gamma=config.snr_gamma,
+    )
+    return load_recipe(pipeline, settings)
+
+
+def side_of(config: RunConfig, recipe: Recipe) -> int:
+    """Return the side of the pictures.
+
+    Raises:
+        ConfigError: if the model cannot take it.
+    """
+    side = config.resolution or recipe.side
+    if side % recipe.multiple:
+        near = max(1, round(side / recipe.multiple)) * recipe.multiple
+        raise ConfigError(f"resolution is {side}; this model needs a multiple of {recipe.multiple}, such as {near}.")
+    return side
+
+
+def check_captions(items: Sequence[Item], recipe: Recipe, config: RunConfig, reporter: Reporter) -> None:
+    """Report captions with more tokens than the model reads.
+
+    Raises:
+        DataError: for such captions, with ``on_long_caption`` at ``stop``.
+    """
+    counts = {caption: recipe.count_tokens(caption) for caption in dict.fromkeys(item.caption for item in items)}
+    long = [(item, counts[item.caption]) for item in items if counts[item.caption][0] > counts[item.caption][1]]
+    if not long:
+        return
+    limit = long[0][1][1]
+    which = ", ".join(f"{item.path.name} ({count} tokens)" for item, (count, _) in long[:3])
+    text = f"{len(long)} of {len(items)} captions are longer than the {limit} tokens that the model reads: {which}"
+    if config.on_long_caption == "stop":
+        raise DataError(f"{text}. Shorten them, or allow cutting with --on_long_caption cut.")
+    reporter.say(f"{text}; the rest of each is cut off.")
+
+
+def prepare_dataset(
+    items: Sequence[Item], recipe: Recipe, config: RunConfig, accelerator: Accelerator, reporter: Reporter
+) -> Dataset:
+    """Encode the pictures and captions, the first process before the others, which then find them in the cache."""
+    check_captions(items, recipe, config, reporter)
+    framing = Framing(
+        side=side_of(config, recipe),
+        crops=1 if config.center_crop else config.random_crops,
+        flip=config.random_flip,
+        interpolation=config.image_interpolation_mode,
+        seed=config.seed,
+    )
+    cache = Cache(cache_folder())
+    with accelerator.main_process_first():
+        dataset = load_dataset(items, recipe, framing, cache, reporter=reporter, workers=config.dataloader_num_workers)
+    if cache.trouble:
+        reporter.say(f"{cache.trouble}; nothing is kept for the next run.")
+    recipe.release_encoders()
+    return dataset
+
+
+def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
+    """Put a new adapter on the chosen modules.
+
+    Raises:
+        UnknownNameError: if a pattern names no module.
+    """
+    parts = dict(recipe.components)
+    modules = choose_in_all(parts, config.target_modules)
+    for part in parts.values():  # what takes less memory or drops out acts in training mode only
+        part.train(config.gradient_checkpointing or config.lora_dropout > 0)
+        if config.gradient_checkpointing:
+            _enable_checkpointing(part)
+    return Trainable(
+        parts, modules, rank=config.rank, alpha=config.alpha, seed=config.seed, dropout=config.lora_dropout
+    )
+
+
+def choose_in_all(parts: dict[str, nn.Module], patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Return the modules of each part that any pattern names; a pattern may concern one part only.
+
+    Raises:
+        UnknownNameError: if a pattern names no module of any part.
+    """
+    chosen: dict[str, set[str]] = {name: set() for name in parts}
+    for pattern in patterns:
+        found = {name: _matching(part, pattern) for name, part in parts.items()}
+        if not any(found.values()):
+            choose_modules(next(iter(parts.values())), [pattern])  # raises, naming what is nearest
+        for name, paths in found.items():
+            chosen[name].update(paths)
+    ordered = {name: [path for path, _ in part.named_modules() if path in chosen[name]] for name, part in parts.items()}
+    return {name: paths for name, paths in ordered.items() if paths}
+
+
+def prepare_loop(
+    config: RunConfig, recipe: Recipe, dataset: Dataset, trainable: Trainable, accelerator: Accelerator
+) -> Loop:
+    """Put together the loop."""
+    plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index)
+    dtype = precision_of(config, accelerator)
+    parameters = trainable.by_component()
+    return Loop(
+        recipe=recipe,
+        dataset=dataset,
+        trainable=trainable,
+        optimizer=Optimizer(parameters, _rates(config, plan, list(parameters)), config, plan.steps),
+        plan=plan,
+        accelerator=accelerator,
+        scaler=torch.amp.GradScaler(accelerator.device.type, enabled=dtype is torch.float16),
+        precision=dtype,
+        seed=config.seed,
+        longest=config.max_grad_norm,
+        noise_offset=config.noise_offset,
+    )
+
+
+def _rates(config: RunConfig, plan: Plan, components: Sequence[str]) -> dict[str, float]:
+    factor = plan.size if config.scale_lr else 1
+    text = config.text_encoder_lr or config.learning_rate
+    return {name: factor * (text if name.startswith("text_encoder") else config.learning_rate) for name in components}
+
+
+def _matching(part: nn.Module, pattern: str) -> list[str]:
+    try:
+        return choose_modules(part, [pattern])
+    except UnknownNameError:
+        return []
+
+
+def _launched_precision(accelerator: Accelerator) -> str:
+    launched = str(accelerator.mixed_precision)
+    return launched if launched in DTYPES else "no"
+
+
+def _enable_checkpointing(part: Any) -> None:
+    enable = getattr(part, "enable_gradient_checkpointing", None) or part.gradient_checkpointing_enable
+    enable()

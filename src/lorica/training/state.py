@@ -1,0 +1,63 @@
+"""What a checkpoint holds of a run, and what two runs must have in common to go on from each other."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorica.training.checkpoint import Checkpoint
+from lorica.training.config import RunConfig
+from lorica.training.loop import Loop
+from lorica.training.outputs import base_name
+
+FACTOR, MEMORY = "factor/", "adam/"
+
+
+def take_checkpoint(loop: Loop, step: int, facts: dict[str, object]) -> Checkpoint:
+    """Return the state of a run after ``step`` steps."""
+    factors = {f"{FACTOR}{name}": value.detach().clone() for name, value in loop.trainable.named_parameters().items()}
+    memory = {f"{MEMORY}{name}": value for name, value in loop.optimizer.state().items()}
+    return Checkpoint(step=step, tensors={**factors, **memory}, facts=facts, scaler=loop.scaler.state_dict())
+
+
+@torch.no_grad()
+def restore_checkpoint(loop: Loop, checkpoint: Checkpoint) -> None:
+    """Put a run into the state of a checkpoint whose facts were checked."""
+    for name, value in loop.trainable.named_parameters().items():
+        value.copy_(checkpoint.tensors[f"{FACTOR}{name}"])
+    memory = {name.removeprefix(MEMORY): value for name, value in checkpoint.tensors.items() if name.startswith(MEMORY)}
+    loop.optimizer.load(memory)
+    if loop.scaler.is_enabled():
+        loop.scaler.load_state_dict(dict(checkpoint.scaler))
+
+
+def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
+    """Return what a run must have in common with the checkpoint that it goes on from, by the names of settings."""
+    plan = loop.plan
+    return {
+        "base model": base_name(config),
+        "base model content": loop.dataset.identities._asdict(),
+        "mixed_precision": str(loop.precision).removeprefix("torch."),
+        "recipe": loop.recipe.name,
+        "rank": config.rank,
+        "alpha": config.alpha or float(config.rank),
+        "lora_dropout": config.lora_dropout,
+        "train_text_encoder": config.train_text_encoder,
+        "target_modules": [f"{name} {_shape(value)}" for name, value in loop.trainable.named_parameters().items()],
+        "pictures and captions": loop.dataset.digest,
+        "number of pictures": plan.pictures,
+        "resolution": side,
+        "center_crop": config.center_crop,
+        "random_crops": config.random_crops,
+        "random_flip": config.random_flip,
+        "image_interpolation_mode": config.image_interpolation_mode,
+        "samples a step (train_batch_size x gradient_accumulation_steps x processes)": plan.size,
+        "seed": config.seed,
+        "prediction_type": dict(loop.recipe.describe())["modelspec.prediction_type"],
+        "snr_gamma": config.snr_gamma,
+        "noise_offset": config.noise_offset,
+    }
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(str(size) for size in value.shape)
