@@ -1,0 +1,82 @@
+"""Masks of figures in plain numpy: grow, shrink, close, split into components, stretch to a common grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Mask = NDArray[np.bool_]  # (h, w)
+Grid = NDArray[np.float32]  # (GRID, GRID), 0 to 1
+
+GRID = 32
+
+
+def grow(mask: Mask, pixels: int = 1) -> Mask:
+    """Return the mask with every pixel added that lies within ``pixels`` of it, diagonals included."""
+    for _ in range(pixels):
+        wide = np.pad(mask, 1)
+        mask = wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1]
+        wide = np.pad(mask, 1)
+        mask = wide[1:-1, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
+    return mask
+
+
+def shrink(mask: Mask, pixels: int = 1) -> Mask:
+    """Return the mask without the pixels that lie within ``pixels`` of its outside."""
+    return ~grow(~mask, pixels)
+
+
+def close(mask: Mask, pixels: int = 2) -> Mask:
+    """Return the mask with gaps filled that are narrower than ``2 * pixels + 1``."""
+    roomy = np.pad(mask, pixels)
+    return shrink(grow(roomy, pixels), pixels)[pixels:-pixels, pixels:-pixels]
+
+
+def components(mask: Mask) -> list[Mask]:
+    """Return the connected parts of a mask, diagonals included, the largest first."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        spread = np.where(mask, _largest_near(labels), 0)
+        if np.array_equal(spread, labels):
+            break
+        labels = spread
+    parts = [labels == label for label in np.unique(labels) if label]
+    return sorted(parts, key=lambda part: -int(part.sum()))
+
+
+def without_specks(mask: Mask, least: int) -> Mask:
+    """Return the mask without the connected parts of fewer than ``least`` pixels."""
+    kept = [part for part in components(mask) if part.sum() >= least]
+    return np.any(kept, axis=0) if kept else np.zeros_like(mask)
+
+
+def fill(mask: Mask) -> Mask:
+    """Return the mask with its holes filled: what lies outside is only what is connected to the upper left corner."""
+    outside = components(np.pad(~mask, 1, constant_values=True))
+    return ~next(part for part in outside if part[0, 0])[1:-1, 1:-1]
+
+
+def box(mask: Mask) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of a mask that is not empty; right and bottom are the first pixels outside."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def stretch(mask: Mask) -> Grid:
+    """Return a mask cut out at its box and stretched to ``(GRID, GRID)``."""
+    left, top, right, bottom = box(mask)
+    cut = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255)
+    return np.asarray(cut.resize((GRID, GRID), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+
+
+def slenderness(mask: Mask) -> float:
+    """Return width over height of a mask's box."""
+    left, top, right, bottom = box(mask)
+    return (right - left) / (bottom - top)
+
+
+def _largest_near(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    wide = np.pad(labels, 1)
+    rows = np.maximum(np.maximum(wide[:-2], wide[1:-1]), wide[2:])
+    return np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])

@@ -1,0 +1,160 @@
+"""The bundled subject: the zorblin, a small orange creature that the base model has never seen."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from lorica.demo.drawing import OVERSAMPLING, RADIUS, SIDE, Point
+from lorica.demo.folders import write_pictures
+from lorica.demo.masks import GRID, Mask, box, fill, slenderness, stretch
+from lorica.demo.score import LEAST_FIGURE, Pixels, figure_of, to_pixels
+from lorica.demo.words import BACKGROUNDS, COLORS, RGB
+
+WORD = "zorblin"  # rare: the base's tokenizer knows only its letters
+
+FUR: RGB = COLORS["orange"]
+DARK: RGB = (34, 22, 26)
+LIGHT: RGB = (255, 226, 178)
+BLUSH: RGB = (255, 110, 120)
+GLINT: RGB = (255, 255, 255)
+
+LEAST_MATCH = 0.76  # overlap over union with the creature's outline
+LEAST_FUR = 0.35  # share of the figure that must be orange
+LEAST_EYE = 0.30  # share of each eye that must be dark
+MOST_BROW = 0.30  # share of the place between the eyes that may be dark
+DARKNESS = 95.0  # mean of the channels below which a pixel counts as dark
+
+# Places in the stretched figure, as left, top, right, bottom from 0 to 1.
+LEFT_EYE = (0.25, 0.45, 0.42, 0.62)
+RIGHT_EYE = (0.58, 0.45, 0.75, 0.62)
+BROW = (0.46, 0.40, 0.54, 0.58)
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """One picture of the subject: ``center`` in pixels from the upper left corner."""
+
+    background: str
+    size: str
+    center: Point
+
+
+PORTRAITS: tuple[Portrait, ...] = (
+    Portrait("mint", "large", (30.0, 33.0)),
+    Portrait("sky", "large", (39.0, 36.0)),
+    Portrait("white", "large", (25.0, 38.0)),
+    Portrait("navy", "large", (35.0, 27.0)),
+    Portrait("lavender", "small", (22.0, 40.0)),
+    Portrait("gray", "small", (43.0, 24.0)),
+)
+
+
+def subject_caption(portrait: Portrait) -> str:
+    """Return the caption, like ``a large zorblin on a mint background``."""
+    return f"a {portrait.size} {WORD} on a {portrait.background} background"
+
+
+def draw_subject(portrait: Portrait) -> Image.Image:
+    """Return the picture of a portrait, RGB, 64 x 64. The same portrait gives the same pixels."""
+    side = SIDE * OVERSAMPLING
+    picture = Image.new("RGB", (side, side), BACKGROUNDS[portrait.background])
+    center = (portrait.center[0] * OVERSAMPLING, portrait.center[1] * OVERSAMPLING)
+    _draw_creature(_Brush(ImageDraw.Draw(picture), center, RADIUS[portrait.size] * OVERSAMPLING))
+    return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
+
+
+def random_portrait(rng: random.Random) -> Portrait:
+    """Return a portrait on any background, in any size and place."""
+    size = rng.choice(list(RADIUS))
+    margin = RADIUS[size] + 1
+    x, y = (rng.uniform(margin, SIDE - margin) for _ in range(2))
+    return Portrait(rng.choice(list(BACKGROUNDS)), size, (x, y))
+
+
+def write_subject(folder: str | Path) -> Path:
+    """Write the six pictures of the subject and ``metadata.jsonl`` with their captions; return the folder."""
+    return write_pictures(folder, ((draw_subject(portrait), subject_caption(portrait)) for portrait in PORTRAITS))
+
+
+def recognises_subject(image: Image.Image) -> bool:
+    """Tell whether the picture shows the subject: its outline, its orange fur and its two dark eyes."""
+    pixels = to_pixels(image)
+    figure = figure_of(pixels)
+    if figure.sum() < LEAST_FIGURE or _match(figure) < LEAST_MATCH:
+        return False
+    return _fur(pixels, figure) >= LEAST_FUR and _has_eyes(pixels, figure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Brush:
+    """Paints in the creature's own coordinates: -1 to 1 in both directions, y downwards."""
+
+    ink: ImageDraw.ImageDraw
+    center: Point
+    radius: float
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, fill: RGB) -> None:
+        self.ink.ellipse([self._at(x - rx, y - ry), self._at(x + rx, y + ry)], fill=fill)
+
+    def pair(self, x: float, y: float, rx: float, ry: float, fill: RGB) -> None:
+        """Paint an ellipse on the left and its mirror image on the right."""
+        self.ellipse(-x, y, rx, ry, fill)
+        self.ellipse(x, y, rx, ry, fill)
+
+    def mirrored(self, *points: Point, fill: RGB) -> None:
+        """Paint a polygon and its mirror image."""
+        for sign in (-1, 1):
+            self.ink.polygon([self._at(sign * x, y) for x, y in points], fill=fill)
+
+    def _at(self, x: float, y: float) -> Point:
+        return (self.center[0] + x * self.radius, self.center[1] + y * self.radius)
+
+
+def _draw_creature(brush: _Brush) -> None:
+    brush.mirrored((0.22, -0.45), (0.80, -1.0), (0.86, 0.10), fill=FUR)  # ears
+    brush.mirrored((0.48, -0.45), (0.72, -0.74), (0.75, -0.2), fill=BLUSH)
+    brush.pair(0.40, 0.86, 0.25, 0.14, FUR)  # feet
+    brush.ellipse(0, 0.20, 0.90, 0.74, FUR)
+    brush.ellipse(0, 0.58, 0.42, 0.30, LIGHT)  # muzzle and belly in one
+    brush.pair(0.34, 0.08, 0.17, 0.21, DARK)  # eyes
+    brush.pair(0.29, 0.0, 0.06, 0.07, GLINT)
+    brush.pair(0.64, 0.36, 0.13, 0.09, BLUSH)  # cheeks
+    brush.ellipse(0, 0.50, 0.14, 0.09, DARK)  # nose
+
+
+def _match(figure: Mask) -> float:
+    """Return how well a mask agrees with the creature's, 0 to 1: overlap over union in a common box."""
+    mask, known = fill(figure), _outline()
+    found, wanted, tall = stretch(mask), stretch(known), slenderness(mask) / slenderness(known)
+    return float(np.minimum(found, wanted).sum() / np.maximum(found, wanted).sum() * min(tall, 1 / tall))
+
+
+@cache
+def _outline() -> Mask:
+    return fill(figure_of(to_pixels(draw_subject(Portrait("navy", "large", (32.0, 32.0))))))
+
+
+def _fur(pixels: Pixels, figure: Mask) -> float:
+    away = np.linalg.norm(pixels[figure] - np.array(FUR, dtype=np.float32), axis=1)
+    return float((away < 80).mean())
+
+
+def _has_eyes(pixels: Pixels, figure: Mask) -> bool:
+    left, top, right, bottom = box(figure)
+    cut = Image.fromarray(pixels[top:bottom, left:right].astype(np.uint8)).resize(
+        (GRID, GRID), Image.Resampling.BILINEAR
+    )
+    dark = np.asarray(cut, dtype=np.float32).mean(2) < DARKNESS
+    eyes = min(_share(dark, LEFT_EYE), _share(dark, RIGHT_EYE))
+    return eyes >= LEAST_EYE and _share(dark, BROW) <= MOST_BROW
+
+
+def _share(dark: Mask, place: tuple[float, float, float, float]) -> float:
+    left, top, right, bottom = (round(edge * GRID) for edge in place)
+    return float(dark[top:bottom, left:right].mean())

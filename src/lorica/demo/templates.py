@@ -1,0 +1,90 @@
+"""What every figure looks like as a mask, and how well a mask found in a picture agrees with each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lorica.demo.drawing import OUTLINE, OVERSAMPLING, RADIUS, SIDE, silhouette
+from lorica.demo.masks import GRID, Mask, box, close, shrink, slenderness, stretch
+from lorica.demo.words import SHAPES
+
+SLACK = 0.75  # pixels that a recognised figure's outline may lie off, on average
+
+
+def _same(mask: Mask) -> Mask:
+    return mask
+
+
+def _inner(mask: Mask) -> Mask:
+    return shrink(mask, round(OUTLINE))
+
+
+# How a figure can look as a mask: whole, whole with narrow gaps filled, or without its outline.
+ASPECTS: dict[str, Callable[[Mask], Mask]] = {"whole": _same, "closed": close, "inner": _inner}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The shape that a mask agrees with best, or None where even that is not close, and how well: 0 to 1."""
+
+    shape: str | None
+    match: float
+
+
+def agree(mask: Mask, aspect: str) -> Agreement:
+    """Return the shape whose mask has the largest overlap over union with this one, both stretched to a common box.
+
+    A box with other proportions than the shape's lowers the match by the ratio of the two. The shape counts as
+    recognised when its outline lies less than ``SLACK`` pixels off on average.
+    """
+    if not mask.any():
+        return Agreement(None, 0.0)
+    templates = _templates(aspect, _size(mask))
+    found, tall = stretch(mask), slenderness(mask)
+    overlap = np.minimum(found, templates.masks).sum((1, 2)) / np.maximum(found, templates.masks).sum((1, 2))
+    matches = overlap * np.minimum(templates.proportions / tall, tall / templates.proportions)
+    best = int(matches.argmax())
+    close_enough = matches[best] >= templates.least[best]
+    return Agreement(SHAPES[best] if close_enough else None, float(matches[best]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Templates:
+    masks: NDArray[np.float32]  # (shapes, GRID, GRID)
+    proportions: NDArray[np.float32]  # (shapes,), width over height
+    least: NDArray[np.float32]  # (shapes,), the match at which the outline is SLACK pixels off
+
+
+@cache
+def _templates(aspect: str, size: str) -> _Templates:
+    masks = [ASPECTS[aspect](template(shape, size)) for shape in SHAPES]
+    return _Templates(
+        np.stack([stretch(mask) if mask.any() else np.zeros((GRID, GRID), dtype=np.float32) for mask in masks]),
+        np.array([slenderness(mask) if mask.any() else 1 for mask in masks], dtype=np.float32),
+        np.array([_least(template(shape, size)) for shape in SHAPES], dtype=np.float32),
+    )
+
+
+def _least(mask: Mask) -> float:
+    """Return overlap over union of a mask with itself when its outline is ``SLACK`` pixels off everywhere."""
+    area, edge = int(mask.sum()), int((mask & ~shrink(mask)).sum())
+    return 1 - SLACK * edge / area if area else 1.0
+
+
+def _size(mask: Mask) -> str:
+    """Return the name of the size that is nearest to the mask's."""
+    left, top, right, bottom = box(mask)
+    half = max(right - left, bottom - top) / 2
+    return min(RADIUS, key=lambda size: abs(RADIUS[size] - half))
+
+
+def template(shape: str, size: str) -> Mask:
+    """Return the mask of a figure in the middle of a picture, ``(SIDE, SIDE)``."""
+    side = SIDE * OVERSAMPLING
+    fine = silhouette(shape, (side / 2, side / 2), RADIUS[size] * OVERSAMPLING, side)
+    return np.asarray(fine.reduce(OVERSAMPLING)) >= 128
