@@ -1,0 +1,106 @@
+"""Adapter files, one dialect a module: recognise, read, write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lorica.adapters import Adapter
+from lorica.errors import FileError, FormatError, ModelError, UnknownNameError
+from lorica.formats import diffusers, kohya
+from lorica.formats.dialect import Dialect
+from lorica.formats.files import save
+from lorica.formats.peft_config import METADATA_KEY
+from lorica.formats.reading import interpret, recognise
+from lorica.formats.sources import FILE_NAME, Source, open_source
+from lorica.models import Target
+from lorica.models.clip import spellings
+
+_DIALECTS: tuple[Dialect, ...] = (diffusers, kohya)
+FORMATS: dict[str, Dialect] = {dialect.NAME: dialect for dialect in _DIALECTS}
+
+__all__ = ["FORMATS", "Dialect", "Source", "read", "write"]
+
+
+def read(source: Source, *, target: Target | None = None, strict: bool = True) -> Adapter:
+    """Return the adapter that a source holds; ``adapter.report`` says what became of every key.
+
+    Tensors are exactly those of the file, memory-mapped. Module paths are the target's own; without a target, those
+    that files carry (a CLIP text encoder's begin with ``text_model.``).
+
+    Args:
+        source: a file, a folder with one adapter, ``user/repo`` or ``user/repo/file`` on the Hub, or a state dict.
+        target: the model that it is for. Without one, flat (Kohya) names are looked up in every family known.
+        strict: refuse a file with keys that have no use.
+
+    Raises:
+        FileError: if it cannot be read, or is broken.
+        FormatError: if the format is not recognised, a value is NaN or infinite or, when strict, a key has no use.
+        ShapeError: if the tensors of a module do not fit each other.
+    """
+    stored = open_source(source)
+    return interpret(stored, recognise(stored, FORMATS), target, strict=strict)
+
+
+def write(
+    adapter: Adapter,
+    path: str | Path,
+    *,
+    format: str = "diffusers",  # noqa: A002  # the word that users know
+    target: Target | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write an adapter to a file, whole or not at all, and return its path.
+
+    Args:
+        adapter: what to write.
+        path: a ``.safetensors`` file, or a folder for ``pytorch_lora_weights.safetensors``.
+        format: a name in ``FORMATS``.
+        target: the model that it is for; the adapter is checked against it.
+        metadata: texts to add to the adapter's own.
+
+    Raises:
+        UnknownNameError: if there is no such format.
+        FormatError: if the format cannot hold the adapter.
+        ModelError: if the adapter does not fit the target.
+        FileError: if the file cannot be written.
+    """
+    if format not in FORMATS:
+        raise UnknownNameError.choose("format", format, FORMATS)
+    if not len(adapter):
+        raise FormatError("the adapter has no layers; there is nothing to write.")
+    if target is not None:
+        _check_fits(adapter, target)
+    place = _file_for(Path(path).expanduser())
+    tensors, needed = FORMATS[format].compose(adapter, target)
+    own = {name: value for name, value in adapter.metadata.items() if name != METADATA_KEY}
+    save(tensors, place, _texts({**own, **(metadata or {}), **needed, "format": "pt"}))
+    return place
+
+
+def _file_for(path: Path) -> Path:
+    if path.suffix == ".safetensors" and not path.is_dir():
+        return path
+    if path.is_dir() or not path.suffix:
+        return path / FILE_NAME
+    raise FileError(f"adapters are written as .safetensors, not {path.suffix}: {path}.")
+
+
+def _texts(metadata: Mapping[str, object]) -> dict[str, str]:
+    for name, value in metadata.items():
+        if not isinstance(value, str):
+            raise FormatError(f"the metadata {name!r} is a {type(value).__name__}; a safetensors file holds texts.")
+    return {name: str(value) for name, value in metadata.items()}
+
+
+def _check_fits(adapter: Adapter, target: Target) -> None:
+    for component, path, layer in adapter.layers():
+        shapes = target.components.get(component, {})
+        shape = next((shapes[spelling] for spelling in spellings(path) if spelling in shapes), None)
+        if shape is None:
+            raise ModelError(f"{target.name} has no module {component}.{path}, which the adapter changes.")
+        if layer.weight_shape != shape:
+            raise ModelError(
+                f"{component}.{path}: the adapter changes a weight of shape {layer.weight_shape}, but {target.name} "
+                f"has {shape} there."
+            )

@@ -1,0 +1,187 @@
+"""Tensors from files and into files: memory-mapped reading, atomic writing."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import pickle
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lorica.errors import FileError, FormatError
+from lorica.formats.header import DTYPES, LENGTH_BYTES, Entry, parse_header
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PADDING = 8  # tensors start at a multiple of this, so that they can be mapped
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The content of one file.
+
+    Args:
+        source: what to call it in messages.
+        tensors: its tensors by key.
+        metadata: the texts in its header.
+        blocks: the same numbers as ``tensors`` in few flat pieces, for a quick look at all; may be empty.
+    """
+
+    source: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    blocks: tuple[Tensor, ...] = ()
+
+
+def load(path: Path) -> Stored:
+    """Return what a file holds. Tensors of a safetensors file are views of the file: pages are read when used.
+
+    Raises:
+        FileError: if the file cannot be read, is empty, cut short or broken.
+        FormatError: if it is not a file of tensors.
+    """
+    try:
+        if path.suffix.lower() in PICKLED:
+            return Stored(str(path), _load_pickled(path))
+        return _load_safetensors(path)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all: the same content always gives the same bytes.
+
+    Raises:
+        FileError: if the folder or the file cannot be written.
+    """
+    waiting = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with waiting.open("xb") as file:
+            for piece in _pieces(tensors, metadata):
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        waiting.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}. Nothing was changed there.") from error
+    finally:
+        waiting.unlink(missing_ok=True)
+
+
+def _load_safetensors(path: Path) -> Stored:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
+    header = parse_header(memoryview(content), str(path))
+    tensors = {entry.name: _view(content, entry) for entry in header.entries}
+    return Stored(str(path), tensors, header.metadata, tuple(_view(content, run) for run in _runs(header.entries)))
+
+
+def _runs(entries: tuple[Entry, ...]) -> list[Entry]:
+    """Return neighbours of one dtype as one flat entry."""
+    runs = (list(run) for _, run in groupby(sorted(entries, key=_start), key=_dtype))
+    return [_joined(run[0].dtype, run[0].start, run[-1].stop) for run in runs]
+
+
+def _joined(dtype: str, start: int, stop: int) -> Entry:
+    return Entry("", dtype, ((stop - start) // DTYPES[dtype].itemsize,), start, stop)
+
+
+def _start(entry: Entry) -> tuple[int, int]:
+    return entry.start, entry.stop
+
+
+def _dtype(entry: Entry) -> str:
+    return entry.dtype
+
+
+def _view(content: mmap.mmap | bytes, entry: Entry) -> Tensor:
+    """Return the tensor as a private view of the mapped file: changing it never changes the file."""
+    dtype = DTYPES[entry.dtype]
+    if entry.start == entry.stop:
+        return torch.empty(entry.shape, dtype=dtype)
+    if entry.start % dtype.itemsize:  # cannot be mapped: copied out
+        return torch.frombuffer(bytearray(content[entry.start : entry.stop]), dtype=dtype).view(entry.shape)
+    count = (entry.stop - entry.start) // dtype.itemsize
+    return torch.frombuffer(content, dtype=dtype, count=count, offset=entry.start).view(entry.shape)
+
+
+def _load_pickled(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a torch checkpoint, read by the loader that runs no code."""
+    if not path.stat().st_size:
+        raise FileError(f"{path} is empty (0 bytes): it was not written or downloaded completely.")
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise FormatError(
+            f"{path} cannot be read as plain tensors: it is broken, or holds Python objects, which could run code when "
+            f"loaded and are refused. Convert it to .safetensors where it came from. ({error!r:.200})"
+        ) from error
+    return tensors_of(raw, str(path))
+
+
+def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
+    """Return the state dict in what was given, also one level down under ``state_dict``.
+
+    Raises:
+        FormatError: if it is not a mapping of names to tensors.
+    """
+    if not isinstance(raw, Mapping):
+        raise FormatError(f"{source} holds a {type(raw).__name__}; expected named tensors.")
+    items = cast("Mapping[Any, Any]", raw)
+    if isinstance(items.get("state_dict"), Mapping):
+        return tensors_of(items["state_dict"], source)
+    for name, value in items.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise FormatError(f"{source} holds a {type(value).__name__} under {name!r}; expected only named tensors.")
+    return dict(items)
+
+
+def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Any]:
+    """Return the bytes of a safetensors file: the wide dtypes first, so that each tensor is aligned."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    blobs: list[Any] = []
+    offset = 0
+    for name in order:
+        blob = _bytes_of(tensors[name], name)
+        header[name] = {
+            "dtype": _NAMES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + len(blob)],
+        }
+        offset += len(blob)
+        blobs.append(blob)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % _PADDING)
+    return [len(text).to_bytes(LENGTH_BYTES, "little"), text, *blobs]
+
+
+def _bytes_of(tensor: Tensor, name: str) -> Any:
+    if tensor.dtype not in _NAMES:
+        raise FormatError(f"{name!r} has the dtype {tensor.dtype}, which a safetensors file cannot hold.")
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return cast("Any", flat.view(torch.uint8).numpy()).data if flat.numel() else b""
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

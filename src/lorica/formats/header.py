@@ -1,0 +1,162 @@
+"""The header of a safetensors file, checked before a byte of the tensors is believed.
+
+Layout (the safetensors format): 8 bytes with the length of the header, the header as JSON, the tensors end to end.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any, cast
+
+import torch
+
+from lorica.errors import FileError, FormatError
+
+LENGTH_BYTES = 8
+LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+SIZES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+# What other kinds of file begin with, and what to do about them.
+IMPOSTORS: dict[bytes, str] = {
+    b"<": "it is a web page (HTML): the download went wrong; use the link to the file itself, logged in if need be",
+    b"version https://git-lfs": "it is a Git LFS pointer: run `git lfs pull`, or download the file itself",
+    b"PK\x03\x04": "it is a torch checkpoint (zip) under the wrong name: rename it to .bin",
+    b"\x80\x02": "it is a Python pickle under the wrong name: rename it to .bin",
+    b"{": "it is JSON text, not weights",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of a file: ``start`` and ``stop`` are bytes from the start of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a file says, found to be true of its size."""
+
+    entries: tuple[Entry, ...]
+    metadata: dict[str, str]
+
+
+def parse_header(content: memoryview, source: str) -> Header:
+    """Return the header of a safetensors file.
+
+    Args:
+        content: the whole file.
+        source: what to call the file in messages.
+
+    Raises:
+        FileError: if the file is empty, cut short, or its header contradicts its size.
+        FormatError: if it is no safetensors file at all.
+    """
+    length = _header_length(content, source)
+    raw = _json(content[LENGTH_BYTES : LENGTH_BYTES + length], source)
+    metadata = _metadata(raw.pop("__metadata__", {}), source)
+    base = LENGTH_BYTES + length
+    entries = tuple(_entry(name, value, base, source) for name, value in raw.items())
+    _check_extent(entries, base, len(content), source)
+    return Header(entries, metadata)
+
+
+def _header_length(content: memoryview, source: str) -> int:
+    size = len(content)
+    if not size:
+        raise FileError(f"{source} is empty (0 bytes): it was not written or downloaded completely.")
+    length = int.from_bytes(content[:LENGTH_BYTES], "little")
+    if size < LENGTH_BYTES or length > size - LENGTH_BYTES:
+        _refuse_impostor(content, source)
+        raise FileError(
+            f"{source} is cut short or not a safetensors file: its header claims {length} bytes, and the file has "
+            f"{size}. Download or save it again."
+        )
+    if length > LARGEST_HEADER:
+        raise FileError(f"{source} claims a header of {length} bytes; at most {LARGEST_HEADER} are allowed.")
+    return length
+
+
+def _refuse_impostor(content: memoryview, source: str) -> None:
+    """Say what the file is, if it is one of the usual others. Each of them claims an impossible header length."""
+    start = bytes(content[:64]).lstrip().lower()
+    for mark, meaning in IMPOSTORS.items():
+        if start.startswith(mark.lower()):
+            raise FormatError(f"{source} is not a safetensors file: {meaning}.")
+
+
+def _json(text: memoryview, source: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(bytes(text))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{source} is not a safetensors file: its header is not JSON ({error}).") from error
+    if not isinstance(raw, dict):
+        raise FormatError(f"{source} is not a safetensors file: its header is a JSON {type(raw).__name__}.")
+    return cast("dict[str, Any]", raw)
+
+
+def _metadata(raw: Any, source: str) -> dict[str, str]:
+    if not isinstance(raw, dict):
+        raise FormatError(f"{source}: the metadata in its header is a {type(raw).__name__}, not an object of texts.")
+    items = cast("dict[str, Any]", raw)
+    wrong = [name for name, value in items.items() if not isinstance(value, str)]
+    if wrong:
+        raise FormatError(f"{source}: the metadata {wrong[0]!r} in its header is not text.")
+    return items
+
+
+def _entry(name: str, raw: Any, base: int, source: str) -> Entry:
+    """Return one tensor's entry; its own size must be what its shape and dtype ask for."""
+    try:
+        dtype, shape = raw["dtype"], tuple(raw["shape"])
+        begin, end = raw["data_offsets"]
+        numbers = (*shape, begin, end)
+        whole = set(map(type, numbers)) == {int} and min(numbers) >= 0
+    except (TypeError, KeyError, ValueError) as error:
+        raise FormatError(f"{source}: the header's entry for {name!r} is malformed: {raw!r:.200}.") from error
+    if not whole:
+        raise FormatError(f"{source}: the header's entry for {name!r} is malformed: {raw!r:.200}.")
+    if dtype not in SIZES:
+        raise FormatError(f"{source}: {name!r} has the dtype {dtype!r:.40}. Known: {', '.join(SIZES)}.")
+    if prod(shape) * SIZES[dtype] != end - begin:
+        raise FileError(
+            f"{source}: {name!r} claims shape {shape} in {dtype}, which is {prod(shape) * SIZES[dtype]} bytes, but its "
+            f"place in the file has {end - begin}. The header is broken."
+        )
+    return Entry(name, dtype, shape, base + begin, base + end)
+
+
+def _check_extent(entries: tuple[Entry, ...], base: int, size: int, source: str) -> None:
+    """Refuse tensors that overlap, leave holes, or reach past the end of the file."""
+    places = sorted((entry.start, entry.stop, entry.name) for entry in entries)
+    end = places[-1][1] if places else base
+    if end > size:
+        raise FileError(
+            f"{source} is cut short: its tensors need {end} bytes, and the file has {size} "
+            f"({end - size} are missing). Download or save it again."
+        )
+    if end < size or (places and places[0][0] != base):
+        raise FileError(f"{source} holds {size - base} bytes of tensors, but its header accounts for {end - base}.")
+    for (_, stop, name), (start, _, following) in pairwise(places):
+        if stop != start:
+            raise FileError(f"{source}: the tensors {name!r} and {following!r} overlap or leave a hole between them.")

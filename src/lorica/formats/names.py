@@ -1,0 +1,64 @@
+"""Flat names, made from a model's own module paths and looked up: never parsed.
+
+Kohya's scripts write every dot of a path as an underscore, which no rule can undo: ``to_out_0`` may be ``to.out.0`` or
+``to_out.0``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from lorica.errors import FormatError
+from lorica.models.clip import spellings
+from lorica.models.target import Target
+
+Place = tuple[str, str]  # component, module path
+
+# Component to the prefixes of its flat names: all are read, and the first is the one that is written.
+PREFIXES: dict[str, tuple[str, ...]] = {
+    "unet": ("lora_unet",),
+    "text_encoder": ("lora_te1", "lora_te"),
+    "text_encoder_2": ("lora_te2",),
+    "text_encoder_3": ("lora_te3",),
+    "transformer": ("lora_transformer", "lora_unet"),
+    "prior": ("lora_prior_unet",),
+}
+ONLY_TEXT_ENCODER = "lora_te"  # the prefix that is written when a model has one text encoder
+
+
+def flat_name(path: str, prefix: str) -> str:
+    """Return the flat name of a module: ``lora_unet_mid_block_resnets_0_conv1``."""
+    return f"{prefix}_{path.replace('.', '_')}"
+
+
+def flat_names(paths: Iterable[str], prefix: str) -> dict[str, str]:
+    """Map each flat name to the path that it stands for.
+
+    Raises:
+        FormatError: if two paths share a flat name, naming both.
+    """
+    table: dict[str, str] = {}
+    for path in paths:
+        flat = flat_name(path, prefix)
+        if table.setdefault(flat, path) != path:
+            raise FormatError(
+                f"the modules {table[flat]!r} and {path!r} share the flat name {flat!r}, so a file with flat (Kohya) "
+                "names cannot tell them apart. Use format='diffusers'."
+            )
+    return table
+
+
+@lru_cache(maxsize=8)
+def flat_table(target: Target) -> Mapping[str, Place]:
+    """Map every flat name that files use for the modules of a model to the component and path it stands for.
+
+    Raises:
+        FormatError: if two modules share a flat name, naming both.
+    """
+    table: dict[str, Place] = {}
+    for component, shapes in target.components.items():
+        real = {spelling: path for path in shapes for spelling in spellings(path)}
+        for prefix in PREFIXES.get(component, (f"lora_{component}",)):
+            table.update({flat: (component, real[path]) for flat, path in flat_names(real, prefix).items()})
+    return table

@@ -1,0 +1,141 @@
+"""The part of PEFT's configuration that says how strong each module is: read as PEFT does, written without traps.
+
+PEFT keeps one rank and one alpha for all modules, and exceptions in ``rank_pattern`` and ``alpha_pattern``. A pattern
+is a regular expression that must match the end of a module's path, from a dot on, and the first that matches wins.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, cast
+
+from lorica.adapters import AdapterLayer
+from lorica.errors import FormatError
+from lorica.models.clip import spellings, without_wrapper
+
+METADATA_KEY = "lora_adapter_metadata"
+DEFAULT_ALPHA = 8  # PEFT's, where a configuration names none
+_PLAIN = re.compile(r"\^?(?:\w|-|\\?\.)+")  # a path, its dots escaped or not
+
+
+class Patterns:
+    """Exceptions by module path, found in one look-up where the patterns are plain paths."""
+
+    def __init__(self, patterns: Mapping[str, float]) -> None:
+        self._values = list(patterns.values())
+        self._whole: dict[str, int] = {}  # path to the place of the pattern in the order
+        self._ends: dict[str, int] = {}
+        self._others: list[tuple[int, re.Pattern[str]]] = []
+        for place, pattern in enumerate(patterns):
+            if not _PLAIN.fullmatch(pattern):
+                self._others.append((place, re.compile(rf"(.*\.)?({pattern})$")))
+                continue
+            table = self._whole if pattern.startswith("^") else self._ends
+            table.setdefault(pattern.removeprefix("^").replace("\\", ""), place)
+
+    def get(self, path: str) -> float | None:
+        """Return the value of the first pattern that matches, or None."""
+        if not self._values:
+            return None
+        places = [place for place, pattern in self._others if pattern.match(path)]
+        if path in self._whole:
+            places.append(self._whole[path])
+        if self._ends:
+            parts = path.split(".")
+            ends = (".".join(parts[start:]) for start in range(len(parts)))
+            places += [self._ends[end] for end in ends if end in self._ends]
+        return self._values[min(places)] if places else None
+
+
+@dataclass(frozen=True, slots=True)
+class Strengths:
+    """The alphas of one component, as its configuration gives them."""
+
+    alpha: float
+    patterns: Patterns
+    rank_stabilised: bool
+
+    def alpha_of(self, path: str, rank: int) -> float:
+        """Return the alpha for which alpha / rank is the module's scaling."""
+        exceptions = (self.patterns.get(spelling) for spelling in spellings(path))
+        alpha = next((value for value in exceptions if value is not None), self.alpha)
+        return alpha * sqrt(rank) if self.rank_stabilised else alpha
+
+
+def parse_strengths(metadata: Mapping[str, str], source: str) -> dict[str, Strengths]:
+    """Return the strengths of each component that the metadata of a file configures; ``""`` is a file of one component.
+
+    Raises:
+        FormatError: if the configuration is malformed.
+    """
+    text = metadata.get(METADATA_KEY)
+    if not text:
+        return {}
+    try:
+        fields = json.loads(text)
+        configs: dict[str, dict[str, Any]] = {}
+        for name, value in fields.items():
+            component, _, field = name.rpartition(".")
+            configs.setdefault(component, {})[field] = value
+        return {component: _strengths(config) for component, config in configs.items()}
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise FormatError(f"{source}: its metadata {METADATA_KEY!r} is malformed: {error}.") from error
+
+
+def make_config(component: str, layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
+    """Return the configuration from which PEFT gives every layer its own rank and scaling.
+
+    A text encoder's patterns are written from the end of the path (``encoder.layers...``), which no other module
+    shares, because transformers versions differ in how it begins. All others are anchored: ``proj_out`` must not also
+    mean ``single_transformer_blocks.0.proj_out``.
+    """
+    rank = _commonest([layer.rank for layer in layers.values()])
+    alpha = _commonest([layer.alpha for layer in layers.values()])
+    ranks = {_pattern(path): layer.rank for path, layer in layers.items() if layer.rank != rank}
+    alphas = {_pattern(path): _number(layer.alpha) for path, layer in layers.items() if layer.alpha != alpha}
+    config = {
+        "r": rank,
+        "lora_alpha": _number(alpha),
+        "rank_pattern": ranks,
+        "alpha_pattern": alphas,
+        "target_modules": _targets(layers),
+    }
+    return {f"{component}.{name}": value for name, value in config.items()}
+
+
+def _strengths(config: Mapping[str, Any]) -> Strengths:
+    patterns = cast("Mapping[str, float]", config.get("alpha_pattern") or {})
+    alpha = config.get("lora_alpha", DEFAULT_ALPHA)
+    return Strengths(
+        alpha=float(alpha),
+        patterns=Patterns({pattern: float(value) for pattern, value in patterns.items()}),
+        rank_stabilised=bool(config.get("use_rslora", False)),
+    )
+
+
+def _pattern(path: str) -> str:
+    bare = without_wrapper(path)
+    return re.escape(bare) if len(spellings(path)) > 1 else f"^{re.escape(path)}"
+
+
+def _targets(layers: Mapping[str, AdapterLayer]) -> list[str] | str:
+    """Return what PEFT may touch. Its lists match ends of paths, so a path without a dot needs an expression."""
+    paths = [without_wrapper(path) for path in layers]
+    if all("." in path for path in paths):
+        return paths
+    return "|".join(rf"(.*\.)?{re.escape(path)}" if len(spellings(path)) > 1 else re.escape(path) for path in paths)
+
+
+def _commonest(numbers: Sequence[Any]) -> Any:
+    """Return the number that occurs most often; of several, the smallest."""
+    counts = Counter(numbers)
+    return min(counts, key=lambda number: (-counts[number], number))
+
+
+def _number(alpha: float) -> float | int:
+    return int(alpha) if alpha.is_integer() else alpha

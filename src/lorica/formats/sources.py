@@ -1,0 +1,108 @@
+"""From what a user names (a file, a folder, a Hub id, a state dict) to the tensors it stands for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, list_repo_files
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+
+from lorica.errors import FileError
+from lorica.formats.files import PICKLED, Stored, load, tensors_of
+
+Source = str | Path | Mapping[str, Tensor]
+
+FILE_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for in a folder
+PREFERRED = (FILE_NAME, "adapter_model.safetensors", "pytorch_lora_weights.bin")
+SUFFIXES = (".safetensors", *PICKLED)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[^\\]+)?")
+
+
+def open_source(source: Source) -> Stored:
+    """Return the tensors that a source stands for.
+
+    Args:
+        source: a file, a folder with one adapter, ``user/repo`` or ``user/repo/file`` on the Hub, or a state dict.
+
+    Raises:
+        FileError: if there is no such file, or it cannot be read.
+        FormatError: if it is not a file of tensors.
+    """
+    if isinstance(source, Mapping):
+        return Stored("the state dict", tensors_of(source, "the state dict"))
+    return load(locate(source))
+
+
+def locate(source: str | Path) -> Path:
+    """Return the local file that a path, a folder or a Hub id stands for."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path / choose_file(_names_in(path), f"the folder {path}")
+    if path.exists():
+        return path
+    if isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(path.parts[0]).exists():
+        return _download(source)
+    raise FileError(_missing(path))
+
+
+def choose_file(names: Sequence[str], where: str) -> str:
+    """Return the adapter among the files of a folder or repository.
+
+    Raises:
+        FileError: if there is none, or several and none has a usual name.
+    """
+    usual = [name for name in PREFERRED if name in names]
+    if usual:
+        return usual[0]
+    for suffix in SUFFIXES:
+        found = sorted(name for name in names if name.endswith(suffix))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise FileError(f"{where} holds {len(found)} files that may be the adapter: {_some(found)}. Name one.")
+    raise FileError(f"{where} holds no adapter: no {FILE_NAME} and no other file of {', '.join(SUFFIXES)}.")
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [child.name for child in folder.iterdir() if child.is_file() and not child.name.startswith(".")]
+
+
+def _missing(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no file {path}, nor a folder {path.parent}."
+    near = get_close_matches(path.name, _names_in(path.parent), n=3, cutoff=0.5)
+    return f"there is no file {path}.{f' In that folder: {_some(near)}.' if near else ''}"
+
+
+def _download(hub_id: str) -> Path:
+    """Return the file of ``user/repo`` or ``user/repo/file``, from the Hub or its local cache."""
+    user, name, *rest = hub_id.split("/")
+    repo = f"{user}/{name}"
+    try:
+        if rest:
+            return Path(hf_hub_download(repo, "/".join(rest)))
+        return _download_only_adapter(repo)
+    except LocalEntryNotFoundError as error:
+        raise FileError(f"there is no file {hub_id}, and the Hub cannot be reached to look there.") from error
+    except EntryNotFoundError as error:
+        raise FileError(f"the Hub repository {repo} has no file {'/'.join(rest)!r}.") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileError(f"there is no file {hub_id}, and no Hub repository {repo} could be read ({reason}).") from error
+
+
+def _download_only_adapter(repo: str) -> Path:
+    try:
+        return Path(hf_hub_download(repo, FILE_NAME))
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return Path(hf_hub_download(repo, choose_file(list_repo_files(repo), f"the Hub repository {repo}")))
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

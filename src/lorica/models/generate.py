@@ -1,0 +1,84 @@
+"""Make the tables in ``families/`` from the real classes on the meta device: ``python -m lorica.models.generate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from lorica.models.clip import with_wrapper
+from lorica.models.published import PUBLISHED, Published
+from lorica.models.table import FOLDER
+
+UNET_TARGETS = ("*.to_q", "*.to_k", "*.to_v", "*.to_out.0")
+TEXT_TARGETS = ("*.q_proj", "*.k_proj", "*.v_proj", "*.out_proj")
+
+
+def main() -> None:
+    """Write every table."""
+    for name, published in PUBLISHED.items():
+        (FOLDER / f"{name}.json").write_text(to_text(describe(published)), "utf-8")
+
+
+def describe(published: Published) -> dict[str, Any]:
+    """Return the table of a family whose components have the published configurations."""
+    with torch.device("meta"):
+        parts = {name: _build(name, config) for name, config in published.configs.items()}
+    return {
+        "title": published.title,
+        "base_models": list(published.base_models),
+        "prefixes": {name: list(published.prefixes[name]) for name in parts},
+        "default_targets": {name: list(UNET_TARGETS if name == "unet" else TEXT_TARGETS) for name in parts},
+        "block_order": {name: blocks_of(part) for name, part in parts.items()},
+        "components": {name: shapes_of(part) for name, part in parts.items()},
+    }
+
+
+def shapes_of(part: nn.Module) -> dict[str, list[int]]:
+    """Return the module path and weight shape of every module that has a weight of its own."""
+    weights = {path: getattr(module, "weight", None) for path, module in part.named_modules()}
+    return {with_wrapper(path): list(weight.shape) for path, weight in weights.items() if isinstance(weight, Tensor)}
+
+
+def blocks_of(part: nn.Module) -> list[str]:
+    """Return the paths of the blocks, input to output: a UNet's resnets and attentions, or a text encoder's layers."""
+    if not isinstance(part, UNet2DConditionModel):
+        return [with_wrapper(path) for path, _ in part.named_modules() if _parent(path).endswith("encoder.layers")]
+    order = [*_numbered("down_blocks", part.down_blocks), "mid_block", *_numbered("up_blocks", part.up_blocks)]
+    return ["conv_in", *order, "conv_out"]
+
+
+def to_text(table: Mapping[str, Any]) -> str:
+    """Return the table as JSON with one module a line, so that a difference between versions can be read."""
+    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in table.items() if key != "components"]
+    parts = [f"{json.dumps(name)}: {{\n{_lines(modules)}\n}}" for name, modules in table["components"].items()]
+    return "{\n" + ",\n".join([*head, '"components": {' + ",\n".join(parts) + "}"]) + "\n}\n"
+
+
+def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
+    if name == "unet":
+        return UNet2DConditionModel(**config)
+    kind = CLIPTextModelWithProjection if "projection_dim" in config else CLIPTextModel
+    return kind(CLIPTextConfig(**config))
+
+
+def _lines(modules: Mapping[str, Sequence[int]]) -> str:
+    lines = (f"{json.dumps(path)}: {json.dumps(shape, separators=(',', ':'))}" for path, shape in modules.items())
+    return ",\n".join(lines)
+
+
+def _numbered(name: str, blocks: nn.ModuleList) -> list[str]:
+    return [f"{name}.{index}" for index in range(len(blocks))]
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+if __name__ == "__main__":
+    main()
