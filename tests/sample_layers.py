@@ -46,7 +46,9 @@ def make_locon(layer: nn.Module, rank: int = 3) -> LoCon:
     """Return a LoCon with a Tucker core that fits a convolution."""
     out, width, *kernel = layer.weight.shape
     ones = [1] * len(kernel)
-    return LoCon(torch.randn(rank, width, *ones), torch.randn(rank, rank, *kernel) / 9, torch.randn(out, rank, *ones), 2)
+    return LoCon(
+        torch.randn(rank, width, *ones), torch.randn(rank, rank, *kernel) / 9, torch.randn(out, rank, *ones), 2
+    )
 
 
 def moved(layer: nn.Module, changes: list[tuple[AdapterLayer, float]]) -> nn.Module:

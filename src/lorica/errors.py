@@ -72,4 +72,6 @@ class MissingExtraError(LoRAError, ImportError):
     @classmethod
     def for_package(cls, package: str, purpose: str, extra: str) -> MissingExtraError:
         """Build the message: what needs the package, and the command that installs it."""
-        return cls(f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'lorica[{extra}]'")
+        return cls(
+            f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'lorica[{extra}]'"
+        )

@@ -13,7 +13,10 @@ from lorica.adapters import Adapter, LoRA
 def make_adapter() -> Adapter:
     return Adapter(
         {
-            "unet": {"a.b": LoRA(torch.randn(2, 5), torch.randn(7, 2)), "a.c": LoRA(torch.randn(3, 5), torch.randn(4, 3), 1)},
+            "unet": {
+                "a.b": LoRA(torch.randn(2, 5), torch.randn(7, 2)),
+                "a.c": LoRA(torch.randn(3, 5), torch.randn(4, 3), 1),
+            },
             "text_encoder": {"q": LoRA(torch.randn(1, 6), torch.randn(6, 1))},
         },
         metadata={"made": "here"},
@@ -27,7 +30,9 @@ def test_layers_come_with_component_and_path() -> None:
 
 
 def test_components_without_layers_are_left_out() -> None:
-    assert list(Adapter({"unet": {}, "prior": {"x": LoRA(torch.zeros(1, 2), torch.zeros(3, 1))}}).components) == ["prior"]
+    assert list(Adapter({"unet": {}, "prior": {"x": LoRA(torch.zeros(1, 2), torch.zeros(3, 1))}}).components) == [
+        "prior"
+    ]
 
 
 def test_equality_looks_at_every_tensor_and_not_at_metadata() -> None:

@@ -54,7 +54,9 @@ def test_delta_of_half_precision_factors_is_computed_in_float32() -> None:
         ((3,), (7,), "same number of dimensions"),
     ],
 )
-def test_factors_that_do_not_fit_each_other_are_refused(down: tuple[int, ...], up: tuple[int, ...], message: str) -> None:
+def test_factors_that_do_not_fit_each_other_are_refused(
+    down: tuple[int, ...], up: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ShapeError, match=message):
         LoRA(torch.zeros(down), torch.zeros(up))
 

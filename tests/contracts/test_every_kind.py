@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sample_layers import LAYERS, make_locon, make_lora, moved, one, relative_error, sample_input
 from torch import nn
 
 import lorica
 from lorica.adapters import KINDS, AdapterLayer
+from sample_layers import LAYERS, make_locon, make_lora, moved, one, relative_error, sample_input
 
 FP32_NOISE = 2e-6  # relative; worst measured 6e-7 over all pairs of kind and layer x 50 seeds
 HALF_NOISE = {torch.float16: 3e-3, torch.bfloat16: 2e-2}  # worst measured 1.1e-3 and 9e-3

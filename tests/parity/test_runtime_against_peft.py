@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sample_layers import make_lora, relative_error
-from tiny_models import TINY, output
 from torch import nn
 
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.runtime import choose_modules, components_of
+from sample_layers import make_lora, relative_error
+from tiny_models import TINY, output
 
 FP32_NOISE = 1e-5  # largest absolute difference; worst measured 2e-6 over the three models x 5 seeds
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_submodules
-from sample_layers import make_lora, one, relative_error
 from torch import nn
 
 import lorica
 from lorica.runtime.bank import CHILD
+from sample_layers import make_lora, one, relative_error
 
 FP32_NOISE = 2e-6  # relative; worst measured 4e-7 over 50 seeds
 

@@ -27,7 +27,12 @@ class Model(nn.Module):
 
 class Pipeline:
     def __init__(self) -> None:
-        self.components = {"unet": Model(), "vae": nn.Linear(2, 2), "scheduler": object(), "text_encoder": nn.Linear(2, 3)}
+        self.components = {
+            "unet": Model(),
+            "vae": nn.Linear(2, 2),
+            "scheduler": object(),
+            "text_encoder": nn.Linear(2, 3),
+        }
 
 
 def test_components_leave_out_what_adapters_are_not_made_for() -> None:
@@ -51,5 +56,5 @@ def test_presets_and_globs_choose_in_the_order_of_the_model() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="'atention'.*attention"):
+    with pytest.raises(UnknownNameError, match=r"'atention'.*attention"):
         choose_modules(Model(), "atention")

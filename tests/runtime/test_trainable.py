@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sample_layers import LAYERS, relative_error, sample_input
 from torch import nn
 
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ShapeError, UnknownNameError
 from lorica.runtime import Trainable
+from sample_layers import LAYERS, relative_error, sample_input
 
 FP32_NOISE = 2e-6  # relative; worst measured 5e-7 over all layers x 20 seeds
 

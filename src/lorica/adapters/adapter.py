@@ -45,7 +45,9 @@ class Adapter:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Adapter:
         """Return the same adapter with ``change`` applied to each tensor of its layers."""
-        parts = {name: {path: layer.map(change) for path, layer in part.items()} for name, part in self.components.items()}
+        parts = {
+            name: {path: layer.map(change) for path, layer in part.items()} for name, part in self.components.items()
+        }
         return replace(self, components=parts)
 
     def with_metadata(self, metadata: Mapping[str, str]) -> Adapter:

@@ -57,7 +57,9 @@ class AdapterLayer(ABC):
     def check_fits(self, shape: tuple[int, ...]) -> None:
         """Raise ShapeError, saying both shapes, unless this layer changes a weight of the given shape."""
         if self.weight_shape != shape:
-            raise ShapeError(f"the adapter changes a weight of shape {self.weight_shape}, but the weight here is {shape}.")
+            raise ShapeError(
+                f"the adapter changes a weight of shape {self.weight_shape}, but the weight here is {shape}."
+            )
 
     @property
     @abstractmethod

@@ -58,7 +58,8 @@ class LoCon(AdapterLayer):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> LoCon:
         """Return the same layer with ``change`` applied to each tensor."""
-        return LoCon(*(change(self.tensors[name]) for name in ("down", "mid", "up")), self.alpha)
+        down, mid, up = (change(self.tensors[name]) for name in ("down", "mid", "up"))
+        return LoCon(down, mid, up, self.alpha)
 
 
 def _check(down: Tensor, mid: Tensor, up: Tensor) -> None:

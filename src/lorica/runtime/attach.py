@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from lorica.errors import StateError
-from lorica.runtime.bank import CHILD
 from lorica.runtime.loras import OWNER, Loras
 from lorica.runtime.targets import components_of
 
@@ -35,10 +34,10 @@ def _conflict(components: dict[str, nn.Module], owners: dict[str, Loras | None])
     copies = [name for name, loras in owners.items() if loras is None]
     if copies:
         return (
-            f"the component {copies[0]!r} is a copy of one that had adapters attached. The copy runs as it was when copied; "
-            f"to change its adapters, detach the original before copying, or copy the model without its {CHILD!r} children."
+            f"the component {copies[0]!r} is a copy of one that had adapters attached. The copy runs as it was when "
+            "copied; to change its adapters, call .detach() on the original before copying."
         )
     return (
-        f"the component {next(iter(owners))!r} already belongs to another attached pipeline or module with other components "
-        f"than {', '.join(components)}. Use that one's adapters, or call its .detach() first."
+        f"the component {next(iter(owners))!r} already belongs to another attached pipeline or module, "
+        f"whose components are not just {', '.join(components)}. Use that one's adapters, or call its .detach() first."
     )

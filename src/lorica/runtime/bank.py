@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorica.adapters import AdapterLayer, Factors
-from lorica.errors import ModelError, ShapeError
+from lorica.errors import ModelError
 
 CHILD = "lorica_bank"  # the name of a bank among the children of the layer that it serves
 CONVOLUTIONS: dict[type[nn.Module], Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
@@ -36,8 +36,8 @@ class Bank(nn.Module):
 
     Its tensors are non-persistent buffers: they follow ``.to()`` and never enter a ``state_dict``.
 
-    Shapes: ``down`` ``(R, in, *kernel)``, ``up`` ``(out, R)``, ``strength`` ``(1 or batch, R)`` in float32, which already
-    holds each adapter's ``alpha / r``.
+    Shapes: ``down`` ``(R, in, *kernel)``, ``up`` ``(out, R)``, ``strength`` ``(1 or batch, R)`` in float32, which
+    already holds each adapter's ``alpha / r``.
     """
 
     down: Tensor
@@ -48,9 +48,9 @@ class Bank(nn.Module):
         super().__init__()
         weight = cast("Tensor", layer.weight)
         dtype = weight.dtype if weight.is_floating_point() else torch.float32
-        place = {"device": _device_for(weight), "dtype": dtype}
-        down = torch.cat([part.down.to(**place) for part in factors.values()])
-        up = torch.cat([part.up.to(**place) for part in factors.values()], dim=1)
+        device = _device_for(weight)
+        down = torch.cat([part.down.to(device, dtype) for part in factors.values()])
+        up = torch.cat([part.up.to(device, dtype) for part in factors.values()], dim=1)
         self.register_buffer("down", down, persistent=False)
         self.register_buffer("up", up, persistent=False)
         self.register_buffer("strength", torch.zeros(1, len(down), device=down.device), persistent=False)
@@ -166,10 +166,12 @@ def factors_for(layer: nn.Module, change: AdapterLayer) -> Factors:
         ShapeError: if the change has another shape than the layer's weight.
     """
     if not isinstance(layer, SERVED):
-        raise ModelError(f"it is a {type(layer).__name__}; adapters act on {', '.join(kind.__name__ for kind in SERVED)}.")
+        raise ModelError(
+            f"it is a {type(layer).__name__}; adapters act on {', '.join(kind.__name__ for kind in SERVED)}."
+        )
     shape = weight_shape(layer)
-    if change.weight_shape != shape:
-        change.check_fits(shape) if not _same_matrix(change.weight_shape, shape) else None
+    if not _same_matrix(change.weight_shape, shape):
+        change.check_fits(shape)
     factors = change.factors()
     if factors is None:
         raise ModelError(f"an adapter of kind {change.kind!r} has no thin factors to put into a bank.")

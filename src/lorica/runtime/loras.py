@@ -105,7 +105,7 @@ class Loras:
 
     @contextmanager
     def using(self, strengths: Mapping[str, Strength]) -> Iterator[Loras]:
-        """Within the ``with`` block make exactly these adapters active; afterwards restore what was, also on an error."""
+        """Within the ``with`` block make exactly these adapters active; then restore what was, also after an error."""
         before = self._strengths
         self.set(strengths)
         try:
@@ -157,7 +157,9 @@ class Loras:
     def _free_name(self, source: Source, name: str | None) -> str:
         if name is not None:
             if name in self._adapters:
-                raise StateError(f"an adapter named {name!r} is already loaded; remove it first or choose another name.")
+                raise StateError(
+                    f"an adapter named {name!r} is already loaded; remove it first or choose another name."
+                )
             if not name:
                 raise ConfigError("an adapter's name must not be empty.")
             return name

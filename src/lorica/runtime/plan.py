@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from lorica.adapters import Adapter, Factors
+from lorica.adapters import Adapter, AdapterLayer, Factors
 from lorica.errors import LoRAError, ModelError, UnknownNameError
 from lorica.runtime.bank import factors_for
 from lorica.runtime.targets import modules_of
@@ -30,14 +30,23 @@ def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) 
         part = _component(component, components, name, alone=len(adapter.components) == 1)
         modules = modules_of(components[part])
         for path, change in layers.items():
-            try:
-                found = live_path(path, modules)
-                plan[part, found] = factors_for(modules[found], change)
-            except LoRAError as error:
-                misfits.append(f"{component}.{path}: {error}")
+            found, factors = _place(path, change, modules)
+            if isinstance(factors, Factors):
+                plan[part, found] = factors
+            else:
+                misfits.append(f"{component}.{path}: {factors}")
     if misfits:
         raise ModelError(_misfit_message(name, misfits, len(adapter)))
     return plan
+
+
+def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module]) -> tuple[str, Factors | LoRAError]:
+    """Return the live path and the factors for one layer, or why it has no place."""
+    try:
+        found = live_path(path, modules)
+        return found, factors_for(modules[found], change)
+    except LoRAError as error:
+        return path, error
 
 
 def live_path(path: str, modules: Mapping[str, nn.Module]) -> str:
@@ -71,5 +80,3 @@ def _misfit_message(name: str, misfits: list[str], total: int) -> str:
         f"adapter {name!r} does not fit this model: {len(misfits)} of its {total} layers have no place. The model is "
         f"unchanged. Is it the base model that the adapter was trained on?\n  {shown}{rest}"
     )
-
-

@@ -57,9 +57,13 @@ def _fill(result: dict[str, float], spec: Any, prefix: str, paths: list[str]) ->
 
 def _fill_attentions(result: dict[str, float], values: Sequence[Any], prefix: str, paths: list[str]) -> None:
     """Give each attention of a block its own number; the block's other layers keep what they had."""
-    found = sorted({path.removeprefix(f"{prefix}.attentions.").split(".")[0] for path in paths if ".attentions." in path})
+    found = sorted(
+        {path.removeprefix(f"{prefix}.attentions.").split(".")[0] for path in paths if ".attentions." in path}
+    )
     if len(found) != len(values):
-        raise ConfigError(f"expected {len(found)} strengths for the attentions of {prefix!r}, got {len(values)}: {values}.")
+        raise ConfigError(
+            f"expected {len(found)} strengths for the attentions of {prefix!r}, got {len(values)}: {values}."
+        )
     for index, value in zip(found, values, strict=True):
         under = f"{prefix}.attentions.{index}"
         _fill(result, value, under, [path for path in paths if path.startswith(f"{under}.")])

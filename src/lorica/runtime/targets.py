@@ -17,7 +17,14 @@ LEFT_OUT = ("vae", "vqgan", "movq", "safety_checker", "image_encoder", "feature_
 
 _ATTENTION = ("*.to_q", "*.to_k", "*.to_v", "*.to_out.0", "*.q_proj", "*.k_proj", "*.v_proj", "*.out_proj")
 _JOINT_ATTENTION = ("*.add_q_proj", "*.add_k_proj", "*.add_v_proj", "*.to_add_out")
-_FEED_FORWARD = ("*.ff.net.0.proj", "*.ff.net.2", "*.ff_context.net.0.proj", "*.ff_context.net.2", "*.mlp.fc1", "*.mlp.fc2")
+_FEED_FORWARD = (
+    "*.ff.net.0.proj",
+    "*.ff.net.2",
+    "*.ff_context.net.0.proj",
+    "*.ff_context.net.2",
+    "*.mlp.fc1",
+    "*.mlp.fc2",
+)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PRESETS: dict[str, tuple[str, ...]] = {
     "attention": (*_ATTENTION, *_JOINT_ATTENTION),
@@ -62,7 +69,9 @@ def target_of(model: Any) -> Target:
 
 def target_of_components(parts: Mapping[str, nn.Module], name: str = "this model") -> Target:
     """Return the module paths and weight shapes of a live model's components."""
-    shapes = {part: {path: weight_shape(layer) for path, layer in modules_of(root).items()} for part, root in parts.items()}
+    shapes = {
+        part: {path: weight_shape(layer) for path, layer in modules_of(root).items()} for part, root in parts.items()
+    }
     return Target(name, shapes)
 
 

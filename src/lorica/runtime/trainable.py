@@ -1,4 +1,4 @@
-"""Low-rank factors that can be trained: fp32 masters on chosen layers of a model, whatever the model's own precision."""
+"""Low-rank factors to train: fp32 masters on chosen layers of a model, whatever the model's own precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
@@ -110,7 +109,7 @@ class Trainable:
         given = {(component, path): layer for component, path, layer in adapter.layers()}
         if given.keys() != self._pairs.keys():
             difference = sorted(f"{component}.{path}" for component, path in given.keys() ^ self._pairs.keys())
-            raise ShapeError(f"the adapter has other layers than those to train; not in both: {', '.join(difference[:5])}.")
+            raise ShapeError(f"the adapter and the layers to train differ; not in both: {', '.join(difference[:5])}.")
         for place, pair in self._pairs.items():
             _copy_pair(place, pair, given[place], self._alpha)
 
@@ -216,7 +215,8 @@ def _copy_pair(place: Place, pair: _Pair, layer: object, alpha: float) -> None:
         raise ShapeError(f"{where}: expected a LoRA layer to start from, got {type(layer).__name__}.")
     if (layer.down.shape, layer.up.shape[:2]) != (pair.down.shape, pair.up.shape) or layer.alpha != alpha:
         raise ShapeError(
-            f"{where}: expected down {tuple(pair.down.shape)}, up {tuple(pair.up.shape)} and alpha {alpha:g}, got {layer}."
+            f"{where}: expected down {tuple(pair.down.shape)}, up {tuple(pair.up.shape)} and alpha {alpha:g}, "
+            f"got {layer}."
         )
     pair.down.data.copy_(layer.down)
     pair.up.data.copy_(layer.up.flatten(1))

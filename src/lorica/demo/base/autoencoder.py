@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,18 +24,17 @@ LEARNING_RATE = 2e-3
 
 def make_autoencoder() -> AutoencoderKL:
     """Return the autoencoder with random weights (0.8 M parameters)."""
-    return AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        block_out_channels=CHANNELS,
-        down_block_types=("DownEncoderBlock2D",) * len(CHANNELS),
-        up_block_types=("UpDecoderBlock2D",) * len(CHANNELS),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=SIDE,
-        mid_block_add_attention=False,
-    )
+    settings: dict[str, Any] = {
+        "block_out_channels": CHANNELS,
+        "down_block_types": ("DownEncoderBlock2D",) * len(CHANNELS),
+        "up_block_types": ("UpDecoderBlock2D",) * len(CHANNELS),
+        "layers_per_block": 1,
+        "latent_channels": 4,
+        "norm_num_groups": 8,
+        "sample_size": SIDE,
+        "mid_block_add_attention": False,
+    }
+    return AutoencoderKL(**settings)
 
 
 def train_autoencoder(cycles: int, steps: int, *, batch: int = 12, seed: int = 0) -> AutoencoderKL:
@@ -76,14 +77,19 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
 
 
+def encode(autoencoder: AutoencoderKL, pictures: Tensor) -> DiagonalGaussianDistribution:
+    """Return the distribution of the latents of pictures ``(b, 3, h, w)``."""
+    return cast("Any", autoencoder).encode(pictures).latent_dist
+
+
 def _loss(autoencoder: AutoencoderKL, pictures: Tensor) -> tuple[Tensor, float]:
-    posterior = autoencoder.encode(pictures).latent_dist
-    restored = autoencoder.decode(posterior.sample()).sample.float()
+    posterior = encode(autoencoder, pictures)
+    restored = cast("Any", autoencoder).decode(posterior.sample()).sample.float()
     error = F.l1_loss(restored, pictures)
     return error + F.mse_loss(restored, pictures) + KL_WEIGHT * posterior.kl().mean() / 16, error.item()
 
 
 @torch.no_grad()
 def _set_scaling(autoencoder: AutoencoderKL, pictures: Tensor) -> None:
-    spread = autoencoder.encode(pictures).latent_dist.mean.std().item()
+    spread = encode(autoencoder, pictures).mean.std().item()
     autoencoder.register_to_config(scaling_factor=round(1 / spread, 5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
@@ -19,7 +20,7 @@ PICTURES = 40_000
 
 
 def build(work: Path, output: Path, denoiser_steps: int = DENOISER_STEPS) -> Path:
-    """Train what ``work`` does not hold yet, write the pipeline to ``output`` in half precision, and return ``output``."""
+    """Train what ``work`` does not hold yet, write the pipeline to ``output`` in half precision; return ``output``."""
     work.mkdir(parents=True, exist_ok=True)
     autoencoder, tokenizer = _autoencoder(work / "vae"), make_tokenizer()
     pictures = make_pictures(autoencoder, PICTURES, seed=0)
@@ -30,16 +31,16 @@ def build(work: Path, output: Path, denoiser_steps: int = DENOISER_STEPS) -> Pat
 
 def assemble(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer, output: Path) -> None:
     """Write the pipeline as a folder that stock diffusers loads, weights in float16."""
-    pipeline = StableDiffusionPipeline(
-        vae=autoencoder,
-        text_encoder=denoiser.text_encoder,
-        tokenizer=tokenizer,
-        unet=denoiser.unet,
-        scheduler=make_schedule(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": autoencoder,
+        "text_encoder": denoiser.text_encoder,
+        "tokenizer": tokenizer,
+        "unet": denoiser.unet,
+        "scheduler": make_schedule(),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(output, safe_serialization=True)
     _write_older_tokenizer_files(tokenizer, output / "tokenizer")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from lorica.demo.base.autoencoder import to_tensor
+from lorica.demo.base.autoencoder import encode, to_tensor
 from lorica.demo.base.tokenizer import LENGTH
 from lorica.demo.captions import loose_caption, random_scene
 from lorica.demo.drawing import Scene, draw
@@ -56,9 +57,9 @@ class Denoiser(nn.Module):
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 max_position_embeddings=LENGTH,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=cast("int", tokenizer.bos_token_id),
+                eos_token_id=cast("int", tokenizer.eos_token_id),
+                pad_token_id=cast("int", tokenizer.pad_token_id),
             )
         )
 
@@ -89,14 +90,20 @@ def make_pictures(autoencoder: AutoencoderKL, count: int, seed: int) -> Pictures
     for start in range(0, count, 64):
         batch = torch.stack([to_tensor(draw(scene)) for scene in scenes[start : start + 64]])
         with torch.autocast("cpu", torch.bfloat16):
-            latents.append((autoencoder.encode(batch).latent_dist.mean.float() * scale).half())
+            latents.append((encode(autoencoder, batch).mean.float() * scale).half())
     return Pictures(scenes, torch.cat(latents))
 
 
 def train_denoiser(
-    pictures: Pictures, tokenizer: CLIPTokenizer, steps: int, *, state: Path, batch: int = 32, learning_rate: float = 1e-3
+    pictures: Pictures,
+    tokenizer: CLIPTokenizer,
+    steps: int,
+    *,
+    state: Path,
+    batch: int = 32,
+    learning_rate: float = 1e-3,
 ) -> Denoiser:
-    """Return the moving average of the trained networks. Every 250 steps the state is kept in ``state``, to go on from."""
+    """Return the moving average of the trained networks; every 250 steps all is kept in ``state``, to go on from."""
     torch.manual_seed(0)
     live, average, start = Denoiser(tokenizer), Denoiser(tokenizer), 0
     average.load_state_dict(live.state_dict())
@@ -137,7 +144,8 @@ def _loss(
     noise = torch.randn(latents.shape, generator=noise_source)
     spread = (torch.arange(batch) + torch.rand((), generator=noise_source)) / batch  # stratified: less variance
     time = (spread * 1000).long().clamp(0, 999)
-    noisy, target = schedule.add_noise(latents, noise, time), schedule.get_velocity(latents, noise, time)
+    times = cast("Any", time)  # diffusers asks for an IntTensor, which a tensor of integers is not to a type checker
+    noisy, target = schedule.add_noise(latents, noise, times), schedule.get_velocity(latents, noise, times)
     with torch.autocast("cpu", torch.bfloat16):
         predicted = model(noisy, time, tokens)
     return F.mse_loss(predicted.float(), target)
@@ -151,11 +159,17 @@ def _warm_then_fall(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def _follow(average: nn.Module, live: nn.Module, decay: float) -> None:
-    torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - decay)
+    for kept, new in zip(average.parameters(), live.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
 
 
 def _keep(path: Path, live: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     waiting = path.with_suffix(".part")
-    saved = {"live": live.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    saved = {
+        "live": live.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+    }
     torch.save(saved, waiting)
     waiting.replace(path)

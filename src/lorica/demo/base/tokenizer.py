@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
@@ -22,7 +23,13 @@ def make_tokenizer() -> CLIPTokenizer:
     tokens = [*alphabet, *(byte + SUFFIX for byte in alphabet), *("".join(pair) for pair in merges), START, END]
     table = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     return CLIPTokenizer(
-        vocab=table, merges=merges, bos_token=START, eos_token=END, pad_token=END, unk_token=END, model_max_length=LENGTH
+        vocab=table,
+        merges=cast("Any", merges),
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        unk_token=END,
+        model_max_length=LENGTH,
     )
 
 
