@@ -1,16 +1,18 @@
-"""What every test shares: no network, one thread a process, nothing left behind on the global generator."""
+"""What every test shares: no network, one thread a process, a known seed, and the bundled base model."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-os.environ.setdefault(
-    "HF_HUB_OFFLINE", "1"
-)  # before anything imports huggingface_hub: a test that downloads must say so
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # set before huggingface_hub is imported
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+
+import lorica
+from lorica.cli.environment import has_bundled_model
 
 torch.set_num_threads(1)  # tensors are tiny, and tests run side by side
 
@@ -19,3 +21,11 @@ torch.set_num_threads(1)  # tensors are tiny, and tests run side by side
 def _known_randomness() -> None:
     """Start each test from the same global seed, so that a failure can be repeated."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Path:
+    """The folder of the bundled base model."""
+    if not has_bundled_model():
+        pytest.skip("the bundled model has no weights yet; `make base` makes them")
+    return lorica.bundled_model()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from lorica.models import bundled
+
 GIB = 2**30
 
 
@@ -67,7 +69,7 @@ def examine() -> Environment:
     """Look at this machine. Imports torch where it is installed, to ask it for its devices."""
     packages = list(_packages(None))
     extras = {extra: list(_packages(extra)) for extra in _extras()}
-    bundled = has_bundled_model()
+    ships = has_bundled_model()
     folder = cache_folder()
     return Environment(
         lorica=version("lorica"),
@@ -78,8 +80,8 @@ def examine() -> Environment:
         devices=devices(),
         cache_folder=str(folder),
         cache_free_gib=round(free_gib(folder), 1),
-        bundled_model=bundled,
-        missing=list(_missing(packages, extras, bundled)),
+        bundled_model=ships,
+        missing=list(_missing(packages, extras, ships)),
     )
 
 
@@ -98,8 +100,7 @@ def free_gib(folder: Path) -> float:
 
 def has_bundled_model() -> bool:
     """Return whether the bundled base model lies in the package with its weights."""
-    unet = Path(__file__).parent.parent / "demo" / "model" / "unet"
-    return any(unet.glob("*.safetensors"))
+    return any((bundled.FOLDER / "unet").glob("*.safetensors"))
 
 
 def devices() -> list[Device]:
@@ -153,14 +154,14 @@ def _look_up(wanted: Requirement) -> Package:
     return Package(wanted.name, str(wanted.specifier), installed, fits)
 
 
-def _missing(packages: list[Package], extras: dict[str, list[Package]], bundled: bool) -> Iterator[Missing]:
+def _missing(packages: list[Package], extras: dict[str, list[Package]], ships: bool) -> Iterator[Missing]:
     """Yield what is not there, the necessary first."""
     for package in packages:
         if not package.fits:
             found = f"{package.installed} is installed" if package.installed else "not installed"
             what = f"{package.name}{package.wanted} ({found})"
             yield Missing(what, f"pip install '{package.name}{package.wanted}'", needed=True)
-    if not bundled:
+    if not ships:
         yield Missing("the weights of the bundled base model", "make base, or install a release", needed=False)
     for extra, members in extras.items():
         names = [member.name for member in members if not member.fits]

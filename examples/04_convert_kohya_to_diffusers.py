@@ -1,0 +1,25 @@
+"""Turn a Kohya file (A1111, ComfyUI, sd-scripts) into a diffusers file, and say what became of every key.
+
+Run: python examples/04_convert_kohya_to_diffusers.py kohya.safetensors diffusers.safetensors
+"""
+
+import sys
+
+import lorica
+
+source, destination = sys.argv[1:3]
+
+adapter = lorica.read(source)  # any format; a key without a use would be an error
+report = adapter.report
+print(f"{source} is in {report.format} format, for {report.base_model or 'an unnamed base model'}")
+print(f"{len(report.used)} keys are used, {len(report.unused)} are not")
+
+ranks = {layer.rank for _, _, layer in adapter.layers()}
+alphas = {layer.alpha for _, _, layer in adapter.layers()}
+for component, layers in adapter.components.items():
+    print(f"{component}: {len(layers)} modules")
+print(f"ranks {sorted(ranks)}, alphas {sorted(alphas)}")
+
+lorica.write(adapter, destination, format="diffusers")
+same = lorica.read(destination) == adapter  # compares every tensor, bit for bit
+print(f"wrote {destination}; it holds {'the same' if same else 'other'} tensors")

@@ -1,0 +1,92 @@
+"""Every example runs as it stands, on the bundled model, and is short."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import lorica
+from lorica.adapters import Adapter, LoRA
+from lorica.demo.subject import write_subject
+from lorica.models import FAMILIES
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+LONGEST = 60
+
+
+def sample_adapter(rank: int) -> Adapter:
+    """A LoRA on the attention of the bundled UNet, with values of the size that training gives."""
+    paths = {path: shape for path, shape in FAMILIES["bundled"].target.components["unet"].items() if "attn" in path}
+    matrices = {path: shape for path, shape in paths.items() if len(shape) == 2}
+    layers = {
+        path: LoRA(torch.randn(rank, shape[1]) / rank, torch.randn(shape[0], rank) / 50, alpha=rank / 2)
+        for path, shape in matrices.items()
+    }
+    return Adapter({"unet": layers})
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: Path) -> Callable[..., None]:
+    """Run an example by its number in an empty folder, with these arguments."""
+    assert bundled.is_dir()
+    monkeypatch.chdir(tmp_path)
+
+    def run_example(number: str, *arguments: str) -> None:
+        (path,) = (example for example in EXAMPLES if example.name.startswith(number))
+        monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+        runpy.run_path(str(path), run_name="__main__")
+
+    return run_example
+
+
+def differ(a: str, b: str) -> bool:
+    with Image.open(a) as one, Image.open(b) as other:
+        return one.tobytes() != other.tobytes()
+
+
+def size(path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_01_turns_the_dial(run: Callable[..., None]) -> None:
+    lorica.write(sample_adapter(3), "mine.safetensors")
+    run("01", "mine.safetensors")
+    assert differ("strength_0.0.png", "strength_1.0.png")
+
+
+def test_02_shows_five_pictures_in_a_row(run: Callable[..., None]) -> None:
+    lorica.write(sample_adapter(3), "subject.safetensors")
+    lorica.write(sample_adapter(2), "style.safetensors", format="kohya")
+    run("02", "subject.safetensors", "style.safetensors")
+    assert size("two_at_once.png") == (5 * 64, 64)
+
+
+def test_04_converts_and_loses_nothing(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = sample_adapter(5)
+    lorica.write(adapter, "kohya.safetensors", format="kohya")
+    run("04", "kohya.safetensors", "diffusers.safetensors")
+    assert lorica.read("diffusers.safetensors") == adapter
+    assert "kohya format" in capsys.readouterr().out
+
+
+def test_10_trains_and_shows_what_was_learnt(run: Callable[..., None]) -> None:
+    run("10", str(write_subject("mine")), "2")
+    assert Path("trained-lora/pytorch_lora_weights.safetensors").is_file()
+    assert size("learnt.png") == (64, 64)
+
+
+def test_every_example_has_a_test() -> None:
+    numbers = {path.name[:2] for path in EXAMPLES}
+    assert numbers == {name[5:7] for name in globals() if name.startswith("test_") and name[5:7].isdigit()}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < LONGEST
