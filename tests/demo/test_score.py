@@ -88,7 +88,7 @@ def jpeg(picture: Image.Image) -> Image.Image:
     return Image.open(io.BytesIO(file.getvalue()))
 
 
-# Measured on 400 scenes of all kinds, seed 5: noisy 1.000, uneven 1.000, soft 1.000, blurred 0.990, jpeg 0.958 at quality 50.
+# Measured on 400 scenes of all kinds, seed 5: noisy, uneven, soft 1.000; blurred 0.990; jpeg of quality 50 0.958.
 @pytest.mark.parametrize(
     ("spoil", "least"), [(noisy, 0.97), (uneven, 0.97), (soft, 0.97), (blurred, 0.95), (jpeg, 0.93)]
 )

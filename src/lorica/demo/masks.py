@@ -67,7 +67,8 @@ def stretch(mask: Mask) -> Grid:
     """Return a mask cut out at its box and stretched to ``(GRID, GRID)``."""
     left, top, right, bottom = box(mask)
     cut = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255)
-    return np.asarray(cut.resize((GRID, GRID), Image.Resampling.BILINEAR), dtype=np.float32) / 255
+    gray = np.asarray(cut.resize((GRID, GRID), Image.Resampling.BILINEAR), dtype=np.float32)
+    return (gray / 255).astype(np.float32)
 
 
 def slenderness(mask: Mask) -> float:

@@ -1,0 +1,83 @@
+"""``lorica generate``: prompts and adapters in, PNG files out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lorica.cli.output import json_option, print_json
+from lorica.cli.quiet import quiet_libraries
+
+
+@click.command(
+    context_settings={"max_content_width": 110},
+    epilog="Picture k of every prompt comes from seed + k, whatever else is drawn with it. "
+    "Each PNG file carries its prompt, seed, steps, guidance, base and adapters as text.",
+)
+@click.option(
+    "--base", default="bundled", metavar="NAME|PATH", help="Base model: bundled, a folder, a Hub id or a file."
+)
+@click.option("--lora", "loras", multiple=True, metavar="PATH[:STRENGTH]", help="An adapter; may be given again.")
+@click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to draw; may be given again.")
+@click.option("--prompts_file", type=click.Path(path_type=Path), metavar="PATH", help="More prompts, one a line.")
+@click.option("--negative_prompt", metavar="TEXT", help="What not to draw.")
+@click.option("--num", default=1, show_default=True, help="Pictures for each prompt.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the first picture of each prompt.")
+@click.option("--steps", default=25, show_default=True, help="Denoising steps.")
+@click.option("--guidance", default=5.0, show_default=True, help="How closely to follow the prompt.")
+@click.option(
+    "--scheduler", metavar="NAME", help="ddim, dpm++, euler, euler_a, unipc, ...; the model's own if left out."
+)
+@click.option("--height", type=int, help="In pixels; the model's own if left out.")
+@click.option("--width", type=int, help="In pixels; the model's own if left out.")
+@click.option("--batch_size", default=4, show_default=True, help="Pictures at once; changes speed, not pictures.")
+@click.option("--grid", metavar="strength=A,B,...", help="Compare: a column for each strength of the adapters.")
+@click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; the fastest one if left out.")
+@click.option("--dtype", metavar="NAME", help="float32, float16 or bfloat16; float16 on a GPU if left out.")
+@click.option(
+    "--output",
+    default=Path("out.png"),
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The PNG file. With several pictures: a sheet of all, and out-1.png, out-2.png, ... beside it.",
+)
+@json_option
+def command(loras: tuple[str, ...], grid: str | None, output: Path, as_json: bool, **options: Any) -> None:
+    r"""Make pictures from prompts, with any number of LoRAs.
+
+    \b
+    lorica generate --prompt "a large red heart on a white background" --num 4 --output hearts.png
+    lorica generate --lora a.safetensors:0.8 --lora b.safetensors --prompt "..." --output out.png
+    lorica generate --lora a.safetensors --prompt "..." --grid strength=0,0.5,1 --output compare.png
+    """
+    quiet_libraries()
+    from lorica.generating.choices import parse_grid, parse_lora, read_prompts  # brings torch along
+    from lorica.generating.run import Request, generate
+    from lorica.generating.sampling import Settings
+
+    file = options.pop("prompts_file")
+    how = {
+        name: options.pop(name) for name in ("steps", "guidance", "negative_prompt", "height", "width", "batch_size")
+    }
+    request = Request(
+        prompts=[*options.pop("prompts"), *(read_prompts(file) if file else [])],
+        loras=[parse_lora(text) for text in loras],
+        grid=parse_grid(grid) if grid else (),
+        output=output,
+        settings=Settings(**how),
+        **options,
+    )
+    files = generate(request)
+    if as_json:
+        print_json({"output": files[0], "files": files, "seed": request.seed})
+    else:
+        click.echo(_closing(files))
+
+
+def _closing(files: list[Path]) -> str:
+    if len(files) == 1:
+        return f"Wrote {files[0]}."
+    count, first, last = len(files) - 1, files[1].name, files[-1].name
+    return f"Wrote {files[0]}, a sheet of {count} pictures, and each of them: {first} to {last}."

@@ -1,0 +1,1 @@
+"""Prompts in, pictures out: any base model, any number of adapters, reproducible picture by picture."""

@@ -1,0 +1,166 @@
+"""``generate``: a request in, picture files out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lorica.errors import ConfigError, FileError, UnknownNameError
+from lorica.generating.choices import LoraChoice
+from lorica.generating.sampling import Settings, Shot, count_steps, sample
+from lorica.generating.schedulers import use_scheduler
+from lorica.generating.sheet import contact_sheet, grid
+from lorica.runtime import Loras, attach
+from lorica.training.pipelines import load_pipeline
+from lorica.training.preview import write_picture
+from lorica.training.progress import Reporter
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to make, and where to write it.
+
+    Picture ``k`` of every prompt comes from ``seed + k``. With several pictures ``output`` is a sheet of all of
+    them, and each also lies beside it in a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
+    ``output`` compares: a row a picture, a column a strength, by which the strength of each adapter is multiplied.
+    """
+
+    prompts: Sequence[str]
+    output: Path
+    base: str = "bundled"
+    loras: Sequence[LoraChoice] = ()
+    num: int = 1
+    seed: int = 0
+    scheduler: str | None = None
+    settings: Settings = field(default_factory=Settings)
+    grid: Sequence[float] = ()
+    device: str | None = None
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompts:
+            raise ConfigError("there is nothing to draw: give --prompt, once or several times, or --prompts_file.")
+        if self.num < 1:
+            raise ConfigError(f"--num must be at least 1, got {self.num}.")
+        if self.grid and not self.loras:
+            raise ConfigError("--grid compares strengths of adapters: name at least one with --lora.")
+        if self.output.suffix.lower() != ".png":
+            raise ConfigError(f"--output must end in .png, got {self.output}.")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise UnknownNameError.choose("dtype", self.dtype, DTYPES)
+
+    @property
+    def shots(self) -> list[Shot]:
+        """Every picture: prompt by prompt, and within a prompt seed by seed."""
+        return [Shot(prompt, self.seed + index) for prompt in self.prompts for index in range(self.num)]
+
+
+def generate(request: Request, *, quiet: bool = False) -> list[Path]:
+    """Make the pictures and return the files, the sheet (or the only picture) first.
+
+    Raises:
+        LoRAError: if the base, an adapter or a setting cannot be used, or a file cannot be written.
+    """
+    reporter = Reporter(quiet=quiet)
+    pipeline = prepare_pipeline(request.base, device=request.device, dtype=request.dtype)
+    scheduler = use_scheduler(pipeline, request.scheduler)
+    loras = attach(pipeline)
+    strengths = {loras.load(choice.source, strength=choice.strength): choice.strength for choice in request.loras}
+    if request.grid:
+        return [_compare(request, pipeline, loras, strengths, scheduler, reporter)]
+    shots = request.shots
+    with reporter.progress("generating", count_steps(len(shots), request.settings)) as advance:
+        pictures = sample(pipeline, shots, request.settings, advance=advance)
+    return write_pictures(request, shots, pictures, scheduler)
+
+
+def prepare_pipeline(base: str, *, device: str | None = None, dtype: str | None = None) -> Any:
+    """Load a base model onto a device: by default the GPU if there is one, in half precision there."""
+    place = device or best_device()
+    try:
+        chosen = torch.device(place)
+        precision = DTYPES[dtype] if dtype else torch.float16 if chosen.type == "cuda" else torch.float32
+        return load_pipeline(base, dtype=precision).to(chosen)
+    except (RuntimeError, AssertionError) as error:
+        if device is None:
+            raise
+        raise ConfigError(f"cannot use the device {device!r}: {str(error).splitlines()[0]}") from error
+
+
+def best_device() -> str:
+    """Return the name of the fastest device here."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def write_pictures(
+    request: Request, shots: Sequence[Shot], pictures: Sequence[Image.Image], scheduler: str
+) -> list[Path]:
+    """Write each picture with the facts of how it was made, and a sheet if there are several."""
+    if len(pictures) == 1:
+        return [_write(pictures[0], request.output, _facts(request, scheduler, shots, request.loras))]
+    digits = len(str(len(pictures)))
+    files = [_write(contact_sheet(pictures), request.output, _facts(request, scheduler, shots, request.loras))]
+    for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=1):
+        path = request.output.with_stem(f"{request.output.stem}-{number:0{digits}d}")
+        files.append(_write(picture, path, _facts(request, scheduler, [shot], request.loras)))
+    return files
+
+
+def _compare(
+    request: Request, pipeline: Any, loras: Loras, strengths: Mapping[str, float], scheduler: str, reporter: Reporter
+) -> Path:
+    shots, columns = request.shots, list[list[Image.Image]]()
+    total = count_steps(len(shots), request.settings) * len(request.grid)
+    with reporter.progress("generating", total) as advance:
+        for factor in request.grid:
+            loras.set({name: strength * factor for name, strength in strengths.items()})
+            columns.append(sample(pipeline, shots, request.settings, advance=advance))
+    labels = [f"strength {factor:g}" for factor in request.grid]
+    sheet = grid([list(row) for row in zip(*columns, strict=True)], row_labels=_labels(request), column_labels=labels)
+    facts = _facts(request, scheduler, shots, request.loras)
+    return _write(sheet, request.output, {**facts, "grid": ", ".join(labels)})
+
+
+def _labels(request: Request) -> list[str]:
+    seeds = request.num > 1
+    return [f"{shot.prompt} (seed {shot.seed})" if seeds else shot.prompt for shot in request.shots]
+
+
+def _facts(request: Request, scheduler: str, shots: Sequence[Shot], loras: Sequence[LoraChoice]) -> dict[str, object]:
+    settings = request.settings
+    facts: dict[str, object] = {
+        "prompt": "\n".join(dict.fromkeys(shot.prompt for shot in shots)),
+        "negative_prompt": settings.negative_prompt or "",
+        "seed": ", ".join(str(seed) for seed in dict.fromkeys(shot.seed for shot in shots)),
+        "steps": settings.steps,
+        "guidance": f"{settings.guidance:g}",
+        "scheduler": scheduler,
+        "base": request.base,
+        "adapters": ", ".join(f"{Path(lora.source).name}:{lora.strength:g}" for lora in loras),
+    }
+    return facts
+
+
+def _write(picture: Image.Image, path: Path, facts: Mapping[str, object]) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(picture, path, facts)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}") from error
+    return path

@@ -1,0 +1,50 @@
+"""Schedulers by the names that people use for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+
+from lorica.errors import ModelError, UnknownNameError
+
+# name -> class in diffusers, and what is set beside the model's own configuration
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpm++_karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "dpm++_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+FAST = "dpm++"  # instead of DDPM, which needs hundreds of steps
+
+
+def use_scheduler(pipeline: Any, name: str | None = None) -> str:
+    """Give a pipeline the scheduler of that name, made from its own configuration; return what it now has.
+
+    Without a name the pipeline keeps its own, unless that is DDPM, which takes hundreds of steps: then ``dpm++``.
+
+    Raises:
+        UnknownNameError: if there is no such scheduler.
+        ModelError: if the scheduler does not work for this model, as those for noise do not for flow matching.
+    """
+    if name is None and type(pipeline.scheduler).__name__ != "DDPMScheduler":
+        return type(pipeline.scheduler).__name__
+    chosen = FAST if name is None else name.lower()
+    if chosen not in SCHEDULERS:
+        raise UnknownNameError.choose("scheduler", chosen, SCHEDULERS)
+    if "FlowMatch" in type(pipeline.scheduler).__name__:
+        raise ModelError(
+            f"the scheduler {chosen!r} removes noise step by step, but {type(pipeline).__name__} is a flow-matching "
+            f"model with {type(pipeline.scheduler).__name__}; leave --scheduler out."
+        )
+    kind, settings = SCHEDULERS[chosen]
+    pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
+    return chosen
