@@ -103,10 +103,10 @@ def _row(where: str, line: str) -> dict[str, object]:
 def _text(row: dict[str, object], name: str, where: str) -> str:
     if name not in row:
         near = get_close_matches(name, row, n=1)
-        hint = f"; did you mean {near[0]!r}" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         columns = ", ".join(repr(column) for column in row)
         how = "" if name == "file_name" else " Name the field of the caption with --caption_column."
-        raise DataError(f"{where}: there is no field {name!r}{hint}? It holds: {columns or 'nothing'}.{how}")
+        raise DataError(f"{where}: there is no field {name!r}{hint} It holds: {columns or 'nothing'}.{how}")
     value = row[name]
     if not isinstance(value, str):
         raise DataError(f"{where}: {name!r} must be text, got {value!r}.")

@@ -123,6 +123,12 @@ def remove_checkpoints(folder: Path) -> None:
         _remove_folder(path)
 
 
+def remove_remains(folder: Path) -> None:
+    """Delete what a killed run was writing or deleting."""
+    for path in (*folder.glob(f".{PREFIX}*.part"), *folder.glob(f".{PREFIX}*.old")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def check_facts(checkpoint: Checkpoint, facts: Mapping[str, object]) -> None:
     """Refuse to go on from a checkpoint of another run.
 

@@ -157,6 +157,8 @@ def known_names() -> list[str]:
 
 def _refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
     known = [*model.model_fields, "lora_alpha"]
+    if {"alpha", "lora_alpha"} <= set(values):
+        raise ConfigError("alpha and lora_alpha are two names of one setting: give one of them.")
     for name in values:
         if name in REFUSED:
             raise ConfigError(f"{name} is not offered: {REFUSED[name]}")

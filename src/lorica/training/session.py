@@ -8,7 +8,13 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lorica.adapters import Adapter
-from lorica.training.checkpoint import check_facts, find_checkpoint, prune_checkpoints, write_checkpoint
+from lorica.training.checkpoint import (
+    check_facts,
+    find_checkpoint,
+    prune_checkpoints,
+    remove_remains,
+    write_checkpoint,
+)
 from lorica.training.config import RunConfig
 from lorica.training.loop import StepReport
 from lorica.training.metrics import METRICS, plot_loss, read_metrics
@@ -52,6 +58,8 @@ class Session:
     def begin(self) -> int:
         """Go on from a checkpoint if that is asked for; return how many steps are already done."""
         self._describe()
+        if self.is_main:
+            remove_remains(self.folder)
         wanted = self.config.resume_from_checkpoint
         found = find_checkpoint(self.folder, wanted, self.reporter.say) if wanted is not None else None
         if self.is_main:
