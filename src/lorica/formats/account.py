@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from heapq import nlargest
+from itertools import takewhile
+from operator import eq
 
 from lorica.adapters.report import Report, UnusedKey
 from lorica.errors import FormatError
 
 SHOWN = 4  # unused keys that a message lists
+_CANDIDATES = 12  # names that are compared closely
 
 
 @dataclass(slots=True)
@@ -20,36 +24,59 @@ class Account:
     source: str
     used: list[str] = field(default_factory=list[str])
     unused: dict[str, str] = field(default_factory=dict[str, str])
+    strangers: dict[str, str] = field(default_factory=dict[str, str])  # unused keys to the modules they name
 
     def leave(self, keys: Iterable[str], reason: str) -> None:
         """Note that nothing came from these keys, and why."""
         for key in keys:
             self.unused[key] = reason
 
+    def leave_stranger(self, key: str, module: str, reason: str) -> None:
+        """Note that nothing came from a key because there is no such module."""
+        self.unused[key] = reason
+        self.strangers[key] = module
+
     def report(self, base_model: str | None) -> Report:
         """Return the finished account."""
         left = tuple(UnusedKey(key, reason) for key, reason in self.unused.items())
         return Report(self.format, self.source, base_model, tuple(self.used), left)
 
+    def error(self, known: Sequence[str], looks: str) -> FormatError:
+        """Return the error for the unused keys: the first of them, why, their nearest matches, and how to go on.
 
-def unused_error(report: Report, known: Sequence[str], looks: str) -> FormatError:
-    """Return the error for keys without use: the first of them, why, their nearest matches, and how to go on.
+        Args:
+            known: the modules that the file could have named.
+            looks: a sentence on what the file looks like, or nothing.
+        """
+        shown = [f"{key}: {reason}{self._nearest(key, known)}" for key, reason in list(self.unused.items())[:SHOWN]]
+        if len(self.unused) > SHOWN:
+            shown.append(f"and {len(self.unused) - SHOWN} more")
+        lines = "\n  ".join(shown)
+        total = len(self.unused) + len(self.used)
+        return FormatError(
+            f"{self.source}: {len(self.unused)} of its {total} keys cannot be used ({self.format} format), so nothing "
+            f"was read.\n  {lines}\n{looks}{' ' if looks else ''}"
+            "With strict=False the rest of the file is read without them."
+        )
 
-    Args:
-        report: the account of the file.
-        known: the names that the file could have used, to find the nearest ones.
-        looks: a sentence on what the file looks like, or nothing.
+    def _nearest(self, key: str, known: Sequence[str]) -> str:
+        if key not in self.strangers:
+            return ""
+        near = nearest(self.strangers[key], known)
+        return f" Nearest: {', '.join(near)}." if near else ""
+
+
+def nearest(name: str, known: Sequence[str]) -> list[str]:
+    """Return the up to three known names that are most like a name.
+
+    Comparing a long name closely takes long, so only those that share the most of their beginning and end are.
     """
-    shown = "\n  ".join(f"{left.key}: {left.reason}{_nearest(left.key, known)}" for left in report.unused[:SHOWN])
-    more = f"\n  and {len(report.unused) - SHOWN} more" if len(report.unused) > SHOWN else ""
-    total = len(report.unused) + len(report.used)
-    return FormatError(
-        f"{report.source}: {len(report.unused)} of its {total} keys cannot be used ({report.format} format), so "
-        f"nothing was read.\n  {shown}{more}\n{looks}{' ' if looks else ''}"
-        "With strict=False the rest of the file is read without them."
-    )
+
+    def shared(other: str) -> int:
+        return _shared_start(name, other) + _shared_start(name[::-1], other[::-1])
+
+    return get_close_matches(name, nlargest(_CANDIDATES, known, key=shared), n=3, cutoff=0.5)
 
 
-def _nearest(key: str, known: Sequence[str]) -> str:
-    near = get_close_matches(key, known, n=3, cutoff=0.5)
-    return f" Nearest: {', '.join(near)}." if near else ""
+def _shared_start(a: str, b: str) -> int:
+    return sum(takewhile(bool, map(eq, a, b)))

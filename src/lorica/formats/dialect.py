@@ -23,7 +23,7 @@ class Parsed:
         found: the keys whose meaning is known.
         target: the model that the paths belong to, if it is known.
         default_alpha: ``(component, path, rank)`` to the alpha of a module whose keys hold none; None means the rank.
-        known: names that the file could have used, to find the nearest ones when a key is refused.
+        known: the modules that the file could have named, to find the nearest ones when a key is refused.
     """
 
     found: Iterable[Found]

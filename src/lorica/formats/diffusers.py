@@ -14,6 +14,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
 from lorica.formats.layers import Found
+from lorica.formats.names import BARE_MODULE
 from lorica.formats.peft_config import METADATA_KEY, make_config, parse_strengths
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings, with_wrapper
@@ -108,7 +109,7 @@ class _Places:
         """Return every path that could have been used."""
         if self._target is None:
             return []
-        return [f"{component}.{path}.lora_A.weight" for component, path, _ in self._target.modules()]
+        return [f"{component}.{path}" for component, path, _ in self._target.modules()]
 
     def find(self, path: str) -> tuple[str, str] | str:
         """Return component and module path, or the reason why there is no such module."""
@@ -122,7 +123,7 @@ class _Places:
         return self._find_in(self._target, component, rest)
 
     def _find_in(self, target: Target, component: str, path: str) -> tuple[str, str] | str:
-        home = "model" if set(target.components) == {"model"} else component  # a bare module takes any component
+        home = BARE_MODULE if set(target.components) == {BARE_MODULE} else component
         if home not in target.components:
             return f"the model has no component {component!r}, only {', '.join(target.components)}."
         for spelling in spellings(path):
@@ -158,7 +159,7 @@ def _found(tensors: Mapping[str, Tensor], places: _Places, account: Account) -> 
         path, leaf = split
         place = seen.get(path) or seen.setdefault(path, places.find(path))
         if isinstance(place, str):
-            account.leave([key], place)
+            account.leave_stranger(key, path, place)
         else:
             yield Found(key, *place, leaf)
 

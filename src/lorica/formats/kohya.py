@@ -35,7 +35,7 @@ def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
     model = target or _best_family(stored)
     table = flat_table(model)
-    return Parsed(_found(stored, table, model, account), model, _no_alpha, lambda: _keys_of(table))
+    return Parsed(_found(stored, table, model, account), model, _no_alpha, lambda: list(table))
 
 
 def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -63,7 +63,7 @@ def _found(stored: Stored, table: Mapping[str, Place], model: Target, account: A
         flat, _, leaf = key.partition(".")
         place = table.get(flat)
         if place is None:
-            account.leave([key], f"no module of {model.name} has this flat name.")
+            account.leave_stranger(key, flat, f"no module of {model.name} has this flat name.")
         else:
             yield Found(key, *place, LEAVES.get(leaf, leaf))
 
@@ -99,10 +99,6 @@ def _fits(flat: str, down: tuple[int, ...], up: Tensor | None, target: Target) -
 def _no_alpha(component: str, path: str, rank: int) -> None:
     """Return None: a module without an alpha of its own has its rank for one."""
     del component, path, rank
-
-
-def _keys_of(table: Mapping[str, Place]) -> list[str]:
-    return [f"{flat}.{leaf}" for flat in table for leaf in LEAVES]
 
 
 def _prefix(component: str, components: set[str]) -> str:

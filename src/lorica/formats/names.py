@@ -24,6 +24,7 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "transformer": ("lora_transformer", "lora_unet"),
     "prior": ("lora_prior_unet",),
 }
+BARE_MODULE = "model"  # the component of a module that is no known part of a pipeline: it takes the names of any
 ONLY_TEXT_ENCODER = "lora_te"  # the prefix that is written when a model has one text encoder
 
 
@@ -59,6 +60,12 @@ def flat_table(target: Target) -> Mapping[str, Place]:
     table: dict[str, Place] = {}
     for component, shapes in target.components.items():
         real = {spelling: path for path in shapes for spelling in spellings(path)}
-        for prefix in PREFIXES.get(component, (f"lora_{component}",)):
+        for prefix in _prefixes(component):
             table.update({flat: (component, real[path]) for flat, path in flat_names(real, prefix).items()})
     return table
+
+
+def _prefixes(component: str) -> tuple[str, ...]:
+    if component == BARE_MODULE:
+        return tuple(prefix for prefixes in PREFIXES.values() for prefix in prefixes)
+    return PREFIXES.get(component, (f"lora_{component}",))

@@ -125,7 +125,7 @@ def _pattern(path: str) -> str:
 
 def _targets(layers: Mapping[str, AdapterLayer]) -> list[str] | str:
     """Return what PEFT may touch. Its lists match ends of paths, so a path without a dot needs an expression."""
-    paths = [without_wrapper(path) for path in layers]
+    paths = sorted(without_wrapper(path) for path in layers)
     if all("." in path for path in paths):
         return paths
     return "|".join(rf"(.*\.)?{re.escape(path)}" if len(spellings(path)) > 1 else re.escape(path) for path in paths)

@@ -9,7 +9,7 @@ from torch import Tensor
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats import looks
-from lorica.formats.account import Account, unused_error
+from lorica.formats.account import Account
 from lorica.formats.dialect import Dialect, Parsed
 from lorica.formats.files import Stored
 from lorica.formats.layers import Leaves, build, check_finite, check_numbers, fitted, group, missing_half
@@ -69,7 +69,7 @@ def interpret(stored: Stored, dialect: Dialect, target: Target | None, *, strict
     adapter = Adapter(_components(stored, parsed, modules, account), metadata=_kept(stored.metadata))
     report = account.report(_base_model(adapter))
     if strict and report.unused:
-        raise unused_error(report, parsed.known(), looks.sentence(stored.tensors, parsed.target))
+        raise account.error(parsed.known(), looks.sentence(stored.tensors, parsed.target))
     return Adapter(adapter.components, adapter.metadata, report=report)
 
 

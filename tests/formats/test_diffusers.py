@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import lorica
+from lorica.adapters import Adapter, LoRA
+from lorica.errors import FormatError
+from lorica.formats.diffusers import split_key
+
+
+def lora(alpha: float | None = None, rank: int = 3) -> LoRA:
+    return LoRA(torch.randn(rank, 5), torch.randn(7, rank), alpha)
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "leaf"),
+    [
+        ("unet.a.to_q.lora_A.weight", "unet.a.to_q", "down"),
+        ("unet.a.to_q.lora_B.weight", "unet.a.to_q", "up"),
+        ("unet.a.to_q.lora_A.default.weight", "unet.a.to_q", "down"),
+        ("unet.a.to_q.lora_B.my-name.weight", "unet.a.to_q", "up"),
+        ("unet.a.to_q.lora.up.weight", "unet.a.to_q", "up"),
+        ("unet.a.attn1.processor.to_out_lora.down.weight", "unet.a.attn1.to_out.0", "down"),
+        ("unet.a.attn1.processor.to_q_lora.up.weight", "unet.a.attn1.to_q", "up"),
+        ("text_encoder.l.self_attn.to_out_lora.down.weight", "text_encoder.l.self_attn.out_proj", "down"),
+        ("text_encoder.l.self_attn.to_v_lora.up.weight", "text_encoder.l.self_attn.v_proj", "up"),
+        ("text_encoder.l.mlp.fc1.lora_linear_layer.down.weight", "text_encoder.l.mlp.fc1", "down"),
+        ("unet.a.to_q.alpha", "unet.a.to_q", "alpha"),
+    ],
+)
+def test_each_spelling_is_taken_apart(key: str, path: str, leaf: str) -> None:
+    assert split_key(key) == (path, leaf)
+
+
+def test_an_ending_of_another_format_is_none() -> None:
+    assert split_key("unet.a.to_q.weight") is None
+
+
+def config_of(file: Path) -> dict[str, object]:
+    with safe_open(file, "pt") as opened:
+        return json.loads(opened.metadata()["lora_adapter_metadata"])
+
+
+def test_text_encoders_are_written_in_the_spelling_that_every_version_reads(tmp_path: Path) -> None:
+    path = "encoder.layers.0.self_attn.q_proj"
+    for spelling in (path, f"text_model.{path}"):
+        file = lorica.write(Adapter({"text_encoder": {spelling: lora(), f"{spelling}2": lora(5.0)}}), tmp_path)
+        with safe_open(file, "pt") as opened:
+            assert f"text_encoder.text_model.{path}.lora_A.weight" in opened.keys()  # noqa: SIM118
+        assert config_of(file)["text_encoder.target_modules"] == [path, f"{path}2"]
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1 / 3, 2.0**-40, 12345.678, -2.5, 0.0, 4.0])
+def test_an_alpha_comes_back_exactly(alpha: float, tmp_path: Path) -> None:
+    adapter = Adapter({"unet": {"a.b": lora(alpha), "a.c": lora(1.0), "a.d": lora(1.0, rank=4)}})
+    assert lorica.read(lorica.write(adapter, tmp_path)) == adapter
+
+
+def test_an_alpha_of_its_own_key_wins_over_the_metadata() -> None:
+    tensors = {
+        "unet.a.lora_A.weight": torch.ones(3, 5),
+        "unet.a.lora_B.weight": torch.ones(7, 3),
+        "unet.a.alpha": torch.tensor(1.5),
+    }
+    ((_, _, layer),) = lorica.read(tensors).layers()
+    assert layer.alpha == 1.5
+
+
+def test_a_peft_wrapper_around_the_names_is_taken_off() -> None:
+    for start in ("base_model.model.transformer.", "transformer.base_model.model."):
+        tensors = {f"{start}a.lora_A.weight": torch.ones(3, 5), f"{start}a.lora_B.weight": torch.ones(7, 3)}
+        assert [(component, path) for component, path, _ in lorica.read(tensors).layers()] == [("transformer", "a")]
+
+
+def test_a_component_with_a_name_of_its_own_is_read_back(tmp_path: Path) -> None:
+    adapter = Adapter({"model": {"0": lora(2.0)}, "decoder": {"a.b": lora(1.5)}})
+    assert lorica.read(lorica.write(adapter, tmp_path)) == adapter
+
+
+def test_a_path_without_a_component_that_nothing_knows_is_refused() -> None:
+    with pytest.raises(FormatError, match="its path begins with no component"):
+        lorica.read({"a.b.lora_A.weight": torch.ones(3, 5), "a.b.lora_B.weight": torch.ones(7, 3)})

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from lorica.errors import FormatError
+from lorica.formats.names import flat_name, flat_names, flat_table
+from lorica.models import FAMILIES, Target
+
+
+def test_every_dot_becomes_an_underscore() -> None:
+    assert flat_name("down_blocks.0.attn1.to_out.0", "lora_unet") == "lora_unet_down_blocks_0_attn1_to_out_0"
+
+
+def test_two_paths_with_one_flat_name_are_refused_naming_both() -> None:
+    with pytest.raises(FormatError, match=r"'to\.out_0' and 'to_out\.0' share the flat name 'p_to_out_0'"):
+        flat_names(["to.out_0", "to_out.0"], "p")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_flat_names_of_every_family_are_unambiguous(name: str) -> None:
+    target = FAMILIES[name].target
+    table = flat_table(target)
+    assert set(table.values()) == {(component, path) for component, path, _ in target.modules()}
+
+
+def test_a_text_encoder_is_found_in_both_spellings_whatever_the_live_one() -> None:
+    bare = Target("bare", {"text_encoder": {"encoder.layers.0.mlp.fc1": (7, 5)}})
+    wrapped = Target("wrapped", {"text_encoder": {"text_model.encoder.layers.0.mlp.fc1": (7, 5)}})
+    for target in (bare, wrapped):
+        ((_, path, _),) = target.modules()
+        for prefix in ("lora_te", "lora_te1"):
+            for spelling in ("text_model_encoder_layers_0_mlp_fc1", "encoder_layers_0_mlp_fc1"):
+                assert flat_table(target)[f"{prefix}_{spelling}"] == ("text_encoder", path)
