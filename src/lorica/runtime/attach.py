@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from lorica.errors import StateError
-from lorica.runtime.loras import OWNER, Loras
+from lorica.runtime.loras import Loras
+from lorica.runtime.owner import owner_of
 from lorica.runtime.targets import components_of
 
 
@@ -21,7 +22,7 @@ def attach(model: Any) -> Loras:
         StateError: if one of its components already belongs to another attached pipeline, or is a copy of one.
     """
     components = components_of(model)
-    owners = {name: part.__dict__[OWNER].loras for name, part in components.items() if OWNER in part.__dict__}
+    owners = {name: owner.loras for name, part in components.items() if (owner := owner_of(part)) is not None}
     if not owners:
         return Loras(components)
     first = next(iter(owners.values()))

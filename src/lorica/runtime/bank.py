@@ -158,11 +158,11 @@ def _slots(factors: Mapping[str, Factors]) -> tuple[Slot, ...]:
     return tuple(slots)
 
 
-def factors_for(layer: nn.Module, change: AdapterLayer) -> Factors:
-    """Return the factors that a bank on ``layer`` would hold, or say why there are none.
+def check_fits(layer: nn.Module, change: AdapterLayer) -> None:
+    """Raise unless a bank on ``layer`` can hold ``change``.
 
     Raises:
-        ModelError: if layers of this type cannot be served.
+        ModelError: if layers of this type cannot be served, or the change has no thin factors.
         ShapeError: if the change has another shape than the layer's weight.
     """
     if not isinstance(layer, SERVED):
@@ -172,10 +172,16 @@ def factors_for(layer: nn.Module, change: AdapterLayer) -> Factors:
     shape = weight_shape(layer)
     if not _same_matrix(change.weight_shape, shape):
         change.check_fits(shape)
+    if change.factors() is None:
+        raise ModelError(f"an adapter of kind {change.kind!r} has no thin factors to put into a bank.")
+
+
+def factors_for(layer: nn.Module, change: AdapterLayer) -> Factors:
+    """Return the factors of a change that fits, ``down`` in the shape that the layer's own operation takes."""
     factors = change.factors()
     if factors is None:
         raise ModelError(f"an adapter of kind {change.kind!r} has no thin factors to put into a bank.")
-    return Factors(factors.down.reshape(-1, *shape[1:]), factors.up, factors.scaling)
+    return Factors(factors.down.reshape(-1, *weight_shape(layer)[1:]), factors.up, factors.scaling)
 
 
 def weight_shape(layer: nn.Module) -> tuple[int, ...]:

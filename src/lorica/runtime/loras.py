@@ -1,54 +1,41 @@
-"""The adapters of one live pipeline: loaded, weighted, switched, removed. Every operation is all or nothing."""
+"""The adapters of one live pipeline: loaded, weighted, switched, fused, removed. Every operation is all or nothing."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from lorica.adapters import Adapter, Factors
+from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
 from lorica.formats import read, write
-from lorica.runtime.bank import CHILD, Bank
-from lorica.runtime.plan import Place, plan_load
+from lorica.runtime.banks import Banks
+from lorica.runtime.fuse import Change, Fused
+from lorica.runtime.owner import mark
+from lorica.runtime.plan import Place, Plan, plan_load
 from lorica.runtime.strengths import Strength, resolve
 from lorica.runtime.targets import target_of_components
-
-OWNER = "_lorica_owner"  # the attribute by which a component knows its Loras
 
 Source = str | Path | Mapping[str, Tensor] | Adapter
 Resolved = dict[Place, float]
 
 
-class Owner:
-    """A component's reference to its :class:`Loras`. A copy of the component is on its own."""
-
-    def __init__(self, loras: Loras | None) -> None:
-        self.loras = loras
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Owner:
-        del memo
-        return Owner(None)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Owner, (None,))
-
-
 class Loras:
-    """The adapters of a pipeline or module; made by :func:`lorica.attach`."""
+    """The adapters of a pipeline or module; made by :func:`lorica.attach`.
+
+    A loaded adapter is live (it acts beside the weights, at a strength that can change at any moment), fused (it is
+    inside the weights) or off.
+    """
 
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self.components = dict(components)
         self._adapters: dict[str, Adapter] = {}
-        self._places: dict[str, dict[Place, Factors]] = {}
-        self._strengths: dict[str, tuple[Strength, Resolved]] = {}  # only those that are on
-        self._banks: dict[Place, tuple[Bank, RemovableHandle]] = {}
+        self._plans: dict[str, Plan] = {}
+        self._live: dict[str, tuple[Strength, Resolved]] = {}
+        self._in_weights: dict[str, Strength] = {}
+        self._banks, self._fused = Banks(self._layer), Fused(self._layer)
         self._enabled = True
 
     @property
@@ -58,13 +45,18 @@ class Loras:
 
     @property
     def active(self) -> list[str]:
-        """The adapters that are on; none of them acts while :meth:`disable` holds."""
-        return list(self._strengths)
+        """The live adapters; none of them acts while :meth:`disable` holds."""
+        return list(self._live)
 
     @property
     def strengths(self) -> dict[str, Strength]:
-        """The strength of each adapter that is on, as it was given."""
-        return {name: strength for name, (strength, _) in self._strengths.items()}
+        """The strength of each live adapter, as it was given."""
+        return {name: strength for name, (strength, _) in self._live.items()}
+
+    @property
+    def fused(self) -> dict[str, Strength]:
+        """The adapters inside the weights, and the strength that each was fused at."""
+        return dict(self._in_weights)
 
     def __getitem__(self, name: str) -> Adapter:
         """Return a loaded adapter as a value."""
@@ -86,51 +78,89 @@ class Loras:
         name = self._free_name(source, name)
         plan = plan_load(adapter, self.components, name)
         resolved = _resolve(strength, plan)
-        self._rebuild({**self._places, name: plan}, changed=plan)
-        self._adapters[name] = adapter
-        self._strengths[name] = (strength, resolved)
+        self._banks.commit(self._banks.prepare(plan, {**self._plans_beside(self._in_weights), name: plan}))
+        self._adapters[name], self._plans[name], self._live[name] = adapter, plan, (strength, resolved)
         self._write_strengths(plan)
+        self._mark_components()
         return name
 
     def set(self, strengths: Mapping[str, Strength]) -> None:
-        """Make exactly these adapters active, at these strengths; ``set({})`` gives the base model.
+        """Make exactly these adapters live, at these strengths; ``set({})`` leaves the base and what is fused.
 
         Raises:
             UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
             ConfigError: if a strength is not a finite number.
+            StateError: if one of the adapters is fused.
         """
-        wanted = {name: (value, _resolve(value, self._places[self._known(name)])) for name, value in strengths.items()}
-        self._strengths = wanted
-        self._write_strengths(self._banks)
+        for name in strengths:
+            if self._known(name) in self._in_weights:
+                raise StateError(
+                    f"{name!r} is fused into the weights, so it cannot be live too. Call unfuse({name!r}) first, or "
+                    "fuse it again to change its strength."
+                )
+        self._live = {name: (value, _resolve(value, self._plans[name])) for name, value in strengths.items()}
+        self._write_strengths()
 
     @contextmanager
     def using(self, strengths: Mapping[str, Strength]) -> Iterator[Loras]:
-        """Within the ``with`` block make exactly these adapters active; then restore what was, also after an error."""
-        before = self._strengths
+        """Within the ``with`` block make exactly these adapters live; then restore what was, also after an error."""
+        before = self._live
         self.set(strengths)
         try:
             yield self
         finally:
-            self._strengths = {name: value for name, value in before.items() if name in self._adapters}
-            self._write_strengths(self._banks)
+            self._live = {name: value for name, value in before.items() if name in self._plans_beside(self._in_weights)}
+            self._write_strengths()
 
     def disable(self) -> None:
-        """Turn every adapter off until :meth:`enable`; the model is the base. Strengths are kept."""
+        """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
         self._enabled = False
-        self._write_strengths(self._banks)
+        self._write_strengths()
 
     def enable(self) -> None:
-        """Turn the active adapters on again."""
+        """Turn the live adapters on again."""
         self._enabled = True
-        self._write_strengths(self._banks)
+        self._write_strengths()
+
+    def fuse(self, strengths: Mapping[str, Strength]) -> None:
+        """Put adapters into the weights at these strengths, and take them out of the live set.
+
+        Other fused adapters stay as they are; one that is fused already gets the new strength. Weights are computed
+        from the originals, which are kept on the CPU, in float32 with one rounding.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown.
+            ModelError: if a weight is quantised or away. The model is unchanged after any error.
+        """
+        resolved = {name: _resolve(value, self._plans[self._known(name)]) for name, value in strengths.items()}
+        self._move({**self._in_weights, **strengths}, self._changes_with(resolved))
+
+    def unfuse(self, *names: str) -> None:
+        """Take adapters out of the weights (by default all that are fused); they are off until :meth:`set`.
+
+        A weight that no fused adapter is left in is the original, bit for bit.
+
+        Raises:
+            StateError: if one of them is not fused; nothing is changed then.
+        """
+        for name in names:
+            if self._known(name) not in self._in_weights:
+                raise StateError(f"{name!r} is not fused. Fused: {', '.join(self._in_weights) or 'none'}.")
+        gone = names or tuple(self._in_weights)
+        kept = {name: strength for name, strength in self._in_weights.items() if name not in gone}
+        self._move(kept, self._fused.without(gone))
 
     def remove(self, name: str) -> None:
-        """Take one adapter off the model."""
-        places = self._places[self._known(name)]
-        self._rebuild({other: plan for other, plan in self._places.items() if other != name}, changed=places)
-        self._strengths.pop(name, None)
-        del self._adapters[name]
+        """Take one adapter off the model, out of the weights too if it is fused."""
+        if self._known(name) in self._in_weights:
+            self.unfuse(name)
+        places = self._plans[name]
+        others = {other: plan for other, plan in self._plans_beside(self._in_weights).items() if other != name}
+        self._banks.commit(self._banks.prepare(places, others))
+        for known in (self._adapters, self._plans, self._live):
+            known.pop(name, None)
         self._write_strengths(places)
+        self._mark_components()
 
     def clear(self) -> None:
         """Take all adapters off the model."""
@@ -146,8 +176,9 @@ class Loras:
         return write(self[name], path, format=format, target=target_of_components(self.components))
 
     def __repr__(self) -> str:
-        listed = ", ".join(f"{name}: {self.strengths.get(name, 'off')}" for name in self.names)
-        return f"Loras({listed or 'none loaded'}; components: {', '.join(self.components)})"
+        listed = [f"{name}: {self.strengths.get(name, 'off')}" for name in self.names if name not in self._in_weights]
+        listed += [f"{name}: fused at {strength}" for name, strength in self._in_weights.items()]
+        return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(self.components)})"
 
     def _known(self, name: str) -> str:
         if name not in self._adapters:
@@ -167,57 +198,42 @@ class Loras:
         taken = (stem if index == 1 else f"{stem}_{index}" for index in range(1, len(self._adapters) + 2))
         return next(free for free in taken if free not in self._adapters)
 
-    def _rebuild(self, places: dict[str, dict[Place, Factors]], changed: Mapping[Place, Any]) -> None:
-        """Give each changed module the bank for ``places``: all new banks are made before the first is put in."""
-        banks: dict[Place, Bank | None] = {}
-        for place in changed:
-            factors = {name: plan[place] for name, plan in places.items() if place in plan}
-            banks[place] = Bank(self._layer(place), factors) if factors else None
-        for place, bank in banks.items():
-            self._put(place, bank)
-        self._places = places
-        self._mark_owner()
-        _forget_compiled_graphs()
-
-    def _put(self, place: Place, bank: Bank | None) -> None:
-        layer = self._layer(place)
-        if place in self._banks:
-            self._banks.pop(place)[1].remove()
-            delattr(layer, CHILD)
-        if bank is not None:
-            layer.add_module(CHILD, bank)
-            self._banks[place] = (bank, layer.register_forward_hook(serve, with_kwargs=True))
-
-    def _mark_owner(self) -> None:
-        """Let the components know whose they are as long as any bank is in place."""
-        for part in self.components.values():
-            if self._banks:
-                part.__dict__[OWNER] = Owner(self)
-            else:
-                part.__dict__.pop(OWNER, None)
-
     def _layer(self, place: Place) -> nn.Module:
         return self.components[place[0]].get_submodule(place[1])
 
-    def _write_strengths(self, places: Mapping[Place, Any]) -> None:
-        on = self._strengths if self._enabled else {}
-        for place in places:
-            if place in self._banks:
-                self._banks[place][0].write({name: values.get(place, 0.0) for name, (_, values) in on.items()})
+    def _plans_beside(self, in_weights: Mapping[str, Strength]) -> dict[str, Plan]:
+        """Return the plans of the adapters that banks hold: those that are not in the weights."""
+        return {name: plan for name, plan in self._plans.items() if name not in in_weights}
+
+    def _changes_with(self, resolved: Mapping[str, Resolved]) -> dict[Place, dict[str, Change]]:
+        """Return what each place that these adapters change would hold if they were fused."""
+        wanted: dict[Place, dict[str, Change]] = {}
+        for name, values in resolved.items():
+            for place, strength in values.items():
+                held = wanted.setdefault(place, dict(self._fused.changes.get(place, {})))
+                held[name] = (self._plans[name][place], strength)
+        return wanted
+
+    def _move(self, in_weights: dict[str, Strength], wanted: dict[Place, dict[str, Change]]) -> None:
+        """Move adapters between banks and weights: banks are made before a weight is touched, and put in after."""
+        prepared = self._banks.prepare(wanted, self._plans_beside(in_weights))
+        self._fused.put(wanted)
+        self._banks.commit(prepared)
+        self._in_weights = in_weights
+        self._live = {name: value for name, value in self._live.items() if name not in in_weights}
+        self._write_strengths(wanted)
+
+    def _write_strengths(self, places: Mapping[Place, object] | None = None) -> None:
+        on = {name: values for name, (_, values) in self._live.items()} if self._enabled else {}
+        self._banks.write(on, places)
+
+    def _mark_components(self) -> None:
+        """Let the components know whose they are as long as any adapter is loaded."""
+        for part in self.components.values():
+            mark(part, self if self._adapters else None)
 
 
-def _forget_compiled_graphs() -> None:
-    """Make compiled models look again: their guards do not notice a hook that was added to or taken from a module."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
-
-
-def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-    """Add what the layer's bank adds: the forward hook of every served layer."""
-    return getattr(layer, CHILD)(args[0] if args else kwargs["input"], output)
-
-
-def _resolve(strength: Strength, plan: Mapping[Place, Factors]) -> Resolved:
+def _resolve(strength: Strength, plan: Plan) -> Resolved:
     modules: dict[str, list[str]] = {}
     for component, path in plan:
         modules.setdefault(component, []).append(path)

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from lorica.adapters import Adapter, AdapterLayer, Factors
+from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import LoRAError, ModelError, UnknownNameError
-from lorica.runtime.bank import factors_for
+from lorica.runtime.bank import check_fits
 from lorica.runtime.targets import modules_of
 
 Place = tuple[str, str]  # component, module path
+Plan = dict[Place, AdapterLayer]  # what an adapter changes, by the live model's own paths
 SHOWN = 5  # misfits that a message lists in full
 
 
-def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) -> dict[Place, Factors]:
-    """Return the factors of each module that the adapter changes, by the live model's own paths.
+def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) -> Plan:
+    """Return what the adapter changes, by the live model's own paths.
 
     Raises:
         ModelError: if the adapter is empty, or a component or module is missing, of another type or shape. It
@@ -24,29 +25,30 @@ def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) 
     """
     if not len(adapter):
         raise ModelError(f"adapter {name!r} changes no module at all; there is nothing to load.")
-    plan: dict[Place, Factors] = {}
+    plan: Plan = {}
     misfits: list[str] = []
     for component, layers in adapter.components.items():
         part = _component(component, components, name, alone=len(adapter.components) == 1)
         modules = modules_of(components[part])
         for path, change in layers.items():
-            found, factors = _place(path, change, modules)
-            if isinstance(factors, Factors):
-                plan[part, found] = factors
+            found = _place(path, change, modules)
+            if isinstance(found, str):
+                plan[part, found] = change
             else:
-                misfits.append(f"{component}.{path}: {factors}")
+                misfits.append(f"{component}.{path}: {found}")
     if misfits:
         raise ModelError(_misfit_message(name, misfits, len(adapter)))
     return plan
 
 
-def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module]) -> tuple[str, Factors | LoRAError]:
-    """Return the live path and the factors for one layer, or why it has no place."""
+def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module]) -> str | LoRAError:
+    """Return the live path for one layer, or why it has no place."""
     try:
         found = live_path(path, modules)
-        return found, factors_for(modules[found], change)
+        check_fits(modules[found], change)
     except LoRAError as error:
-        return path, error
+        return error
+    return found
 
 
 def live_path(path: str, modules: Mapping[str, nn.Module]) -> str:
