@@ -70,7 +70,7 @@ def test_one_is_found_by_path_or_by_name(tmp_path: Path) -> None:
         found = find_checkpoint(tmp_path, wanted, ignore)
         assert found is not None
         assert found.step == 4
-    with pytest.raises(FileError, match="there is no checkpoint checkpoint-5; .* holds: checkpoint-4"):
+    with pytest.raises(FileError, match=r"there is no checkpoint checkpoint-5; .* holds: checkpoint-4"):
         find_checkpoint(tmp_path, "checkpoint-5", ignore)
 
 
@@ -78,7 +78,7 @@ def test_none_at_all_is_no_error_and_none_intact_is(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path, "latest", ignore) is None
     path = write_checkpoint(tmp_path, make(4))
     (path / "checkpoint.json").write_text("{}")
-    with pytest.raises(FileError, match="none of the 1 checkpoints .* is intact"):
+    with pytest.raises(FileError, match=r"none of the 1 checkpoints .* is intact"):
         find_checkpoint(tmp_path, "latest", ignore)
 
 

@@ -17,7 +17,10 @@ from lorica.training.refused import REFUSED
         ({"rnk": 3}, "unknown setting 'rnk'. Did you mean 'rank'?"),
         ({"zzz": 3}, "unknown setting 'zzz'. Known: adam_beta1, "),
         ({"rank": 0}, "rank: Input should be greater than 0, got 0."),
-        ({"rank": "x", "seed": -1}, "unable to parse string as an integer, got 'x'; seed: Input should be greater than"),
+        (
+            {"rank": "x", "seed": -1},
+            "parse string as an integer, got 'x'; seed: Input should be greater than",
+        ),
         ({"lr_scheduler": "cosin"}, "lr_scheduler: Input should be 'linear', 'cosine', "),
         ({"text_encoder_lr": 1e-4}, "text_encoder_lr is set, but the text encoder is not trained"),
         ({"validation_epochs": 1, "validation_steps": 2}, "validation_epochs and validation_steps are both set"),
@@ -38,7 +41,11 @@ def test_names_may_have_dashes_and_alpha_a_second_name() -> None:
 
 def test_a_run_file_comes_back_complete(tmp_path: Path) -> None:
     config = RunConfig(
-        rank=7, train_data_dir=Path('a "b" \\ c'), target_modules=("*.to_k", "all"), center_crop=True, learning_rate=3e-5
+        rank=7,
+        train_data_dir=Path('a "b" \\ c'),
+        target_modules=("*.to_k", "all"),
+        center_crop=True,
+        learning_rate=3e-5,
     )
     path = tmp_path / "run.toml"
     path.write_text(config.to_toml(), encoding="utf-8")
@@ -49,7 +56,7 @@ def test_a_run_file_comes_back_complete(tmp_path: Path) -> None:
 def test_a_wrong_run_file_is_named_with_the_setting(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text("rank = 4\nlerning_rate = 1e-4\n")
-    with pytest.raises(ConfigError, match=r"in .*run\.toml: unknown setting 'lerning_rate'. Did you mean 'learning_rate'"):
+    with pytest.raises(ConfigError, match=r"in .*run\.toml: unknown setting 'lerning_rate'. Did you mean 'learn"):
         RunConfig.from_toml(path)
     path.write_text("rank = = 4\n")
     with pytest.raises(ConfigError, match=r"run\.toml is not valid TOML: .*line 1"):

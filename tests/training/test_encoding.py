@@ -50,7 +50,11 @@ def same(one: Dataset, two: Dataset) -> bool:
     pairs = zip(one.examples, two.examples, strict=True)
     return all(
         len(a.views) == len(b.views)
-        and all(torch.equal(x, y) for left, right in zip(a.views, b.views, strict=True) for x, y in zip(left, right))
+        and all(
+            torch.equal(x, y)
+            for left, right in zip(a.views, b.views, strict=True)
+            for x, y in zip(left, right, strict=True)
+        )
         and torch.equal(a.conditioning["states"], b.conditioning["states"])
         for a, b in pairs
     )

@@ -32,7 +32,7 @@ def test_a_killed_run_goes_on_bit_for_bit(settings: Callable[..., RunConfig], tm
     killed = settings(**options, output_dir=tmp_path / "killed" / "out", resume_from_checkpoint="latest")
     run_file = tmp_path / "run.toml"
     run_file.write_text(killed.to_toml(), encoding="utf-8")
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(run_file)], env=os.environ.copy())  # noqa: S603
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(run_file)], env=os.environ.copy())
     _wait_for(lambda: bool(list_checkpoints(killed.output_dir)) or process.poll() is not None)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)

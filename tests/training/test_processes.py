@@ -23,7 +23,7 @@ from lorica.training.run import train
 train(RunConfig.from_toml(sys.argv[1]), quiet=True)
 """
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-NOISE = 2e-5  # relative; measured 3e-7 on the losses and 3e-6 on the factors, which Adam's division enlarges
+NOISE = 2e-5  # relative; measured 7e-8 on the losses and 3e-6 on the factors, which Adam's division enlarges
 
 
 @pytest.mark.slow
@@ -35,9 +35,8 @@ def test_two_processes_equal_one(settings: Callable[..., RunConfig], tmp_path: P
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [*LAUNCH, str(tmp_path / "program.py"), str(tmp_path / "run.toml")]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}  # accelerate launch starts one process only on a CPU
-    subprocess.run(command, check=True, env=environment, timeout=120)  # noqa: S603
+    subprocess.run(command, check=True, env=environment, timeout=120)
     pairs = list(zip(_losses(tmp_path / "two"), _losses(tmp_path / "one"), strict=True))
-    print(pairs, max(abs(a / b - 1) for a, b in pairs))
     assert all(a == pytest.approx(b, rel=NOISE) for a, b in pairs)
     other = read(tmp_path / "two" / "pytorch_lora_weights.safetensors")
     for component, path, layer in one.adapter.layers():

@@ -24,7 +24,9 @@ Settings = Callable[..., RunConfig]
 
 def test_the_loss_falls_on_one_picture(settings: Settings) -> None:
     losses: list[float] = []
-    train(settings(max_train_samples=1, max_train_steps=60), on_step=lambda report: losses.append(report.loss), quiet=True)
+    train(
+        settings(max_train_samples=1, max_train_steps=60), on_step=lambda report: losses.append(report.loss), quiet=True
+    )
     assert sum(losses[-15:]) < 0.8 * sum(losses[:15])
 
 
@@ -56,7 +58,9 @@ def test_the_text_encoder_is_trained_and_resumed_too(settings: Settings, tmp_pat
 
 
 def test_a_run_leaves_everything_that_belongs_to_it(settings: Settings) -> None:
-    result = _train(settings(validation_prompt="a red circle", num_validation_images=1, validation_num_inference_steps=2))
+    result = _train(
+        settings(validation_prompt="a red circle", num_validation_images=1, validation_num_inference_steps=2)
+    )
     assert sorted(path.name for path in result.output_dir.iterdir() if not path.name.startswith(".")) == [
         "README.md",
         "checkpoint-7",
@@ -85,11 +89,12 @@ def test_the_file_says_how_it_was_made_and_nothing_of_the_machine(settings: Sett
 
 def test_accumulated_micro_batches_equal_one_large_batch(settings: Settings, tmp_path: Path) -> None:
     options = {"max_train_steps": 3, "learning_rate": 1e-3}
-    large, small = _reports(settings(**options, train_batch_size=6)), _reports(
-        settings(**options, train_batch_size=3, gradient_accumulation_steps=2, output_dir=tmp_path / "small")
+    large, small = (
+        _reports(settings(**options, train_batch_size=6)),
+        _reports(settings(**options, train_batch_size=3, gradient_accumulation_steps=2, output_dir=tmp_path / "small")),
     )
     for one, two in zip(large, small, strict=True):
-        assert one.loss == pytest.approx(two.loss, rel=1e-5)  # worst measured: see the assertion's margin in the docs
+        assert one.loss == pytest.approx(two.loss, rel=1e-5)
         assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-4)
 
 

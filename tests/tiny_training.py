@@ -1,0 +1,81 @@
+"""Tiny pipelines of the real classes with random weights, and pictures to train them on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lorica.demo.base.tokenizer import make_tokenizer
+
+SIDE = 32
+COLORS = ("red", "green", "blue", "orange", "purple")
+
+
+def stable_diffusion(prediction_type: str = "v_prediction") -> Any:
+    """Return the pipeline: 32 pixels, 8 x 8 latents, two levels, 17 tokens."""
+    torch.manual_seed(3)
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 17
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=24,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8, 12),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=SIDE,
+        mid_block_add_attention=False,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=24,
+            intermediate_size=40,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            max_position_embeddings=17,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DDIMScheduler(prediction_type=prediction_type, clip_sample=False, steps_offset=1),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
+
+
+def write_pictures(folder: Path) -> Path:
+    """Write five pictures, each with its caption beside it; the last two are not square."""
+    folder.mkdir()
+    for number, color in enumerate(COLORS):
+        width = SIDE if number < 3 else SIDE + 9 * number
+        picture = Image.new("RGB", (width, SIDE), "white")
+        ImageDraw.Draw(picture).ellipse((5, 6, 7 + 4 * number, 20), fill=color)
+        picture.save(folder / f"{color}.png")
+        (folder / f"{color}.txt").write_text(f"a large {color} circle\n", encoding="utf-8")
+    return folder
