@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import lorica
+from formats_fixtures import describe, filled
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import FormatError
 from lorica.models import FAMILIES, Target
@@ -67,6 +68,18 @@ def test_shapes_choose_among_families_with_the_same_names() -> None:
         report = lorica.read(tensors).report
         assert report is not None
         assert report.base_model == family
+
+
+def test_the_numbers_of_the_original_blocks_are_looked_up() -> None:
+    adapter = lorica.read(filled(describe("kohya_sdxl")["tensors"]))
+    assert set(adapter.components["unet"]) == {
+        "down_blocks.1.attentions.0.proj_in",
+        "down_blocks.2.attentions.0.transformer_blocks.9.attn2.to_k",
+        "mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj",
+        "up_blocks.0.attentions.2.transformer_blocks.0.attn1.to_out.0",
+        "up_blocks.1.upsamplers.0.conv",
+        "down_blocks.0.downsamplers.0.conv",
+    }
 
 
 def test_a_file_that_fits_no_family_asks_for_the_target() -> None:

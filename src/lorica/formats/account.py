@@ -48,9 +48,10 @@ class Account:
             known: the modules that the file could have named.
             looks: a sentence on what the file looks like, or nothing.
         """
-        shown = [f"{key}: {reason}{self._nearest(key, known)}" for key, reason in list(self.unused.items())[:SHOWN]]
-        if len(self.unused) > SHOWN:
-            shown.append(f"and {len(self.unused) - SHOWN} more")
+        sample = self._sample()
+        shown = [f"{key}: {self.unused[key]}{self._nearest(key, known)}" for key in sample]
+        if len(self.unused) > len(sample):
+            shown.append(f"and {len(self.unused) - len(sample)} more")
         lines = "\n  ".join(shown)
         total = len(self.unused) + len(self.used)
         return FormatError(
@@ -58,6 +59,11 @@ class Account:
             f"was read.\n  {lines}\n{looks}{' ' if looks else ''}"
             "With strict=False the rest of the file is read without them."
         )
+
+    def _sample(self) -> list[str]:
+        """Return the first keys that each tell something new: another module, or another reason."""
+        told = {(reason, self.strangers.get(key)): key for key, reason in reversed(self.unused.items())}
+        return list(reversed(told.values()))[:SHOWN]
 
     def _nearest(self, key: str, known: Sequence[str]) -> str:
         if key not in self.strangers:

@@ -15,8 +15,6 @@ MARKS: dict[str, str] = {
     "double_blocks": "Flux",
     "joint_blocks": "Stable Diffusion 3",
     "joint_transformer_blocks": "AuraFlow",
-    "input_blocks": "Stable Diffusion XL in the names of its original checkpoint",
-    "output_blocks": "Stable Diffusion XL in the names of its original checkpoint",
 }
 _CROSS_KEYS = ("attn2.to_k", "attn2_to_k")
 _DOWN = ("lora_A.weight", "down.weight")

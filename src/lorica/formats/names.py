@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from lorica.errors import FormatError
 from lorica.models.clip import spellings
+from lorica.models.original import original_names
 from lorica.models.target import Target
 
 Place = tuple[str, str]  # component, module path
@@ -60,6 +61,7 @@ def flat_table(target: Target) -> Mapping[str, Place]:
     table: dict[str, Place] = {}
     for component, shapes in target.components.items():
         real = {spelling: path for path in shapes for spelling in spellings(path)}
+        real.update({original: path for path, original in original_names(shapes).items()})
         for prefix in _prefixes(component):
             table.update({flat: (component, real[path]) for flat, path in flat_names(real, prefix).items()})
     return table
