@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -87,6 +88,17 @@ def test_gpus_come_first_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> N
     first, *_, last = environment.devices()
     assert first == Device("cuda:0", "Sample GPU", 24.0)
     assert last.name == "cpu"
+
+
+def test_it_works_where_every_library_is_missing(
+    installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed()
+    for name in ("torch", "huggingface_hub", "huggingface_hub.constants"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert run(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "torch>=2.6 (not installed)\n    pip install 'torch>=2.6'" in shown
 
 
 def test_free_space_is_that_of_the_nearest_folder_there_is(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_every_verb_on_the_table_has_a_command_with_help(verb: str, capsys: pyte
     shown = capsys.readouterr().out
     assert f"Usage: lorica {verb}" in shown
     assert shown.count("--traceback") == 1
+    assert "\\b" not in shown  # click's mark for a paragraph that keeps its lines was understood
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)

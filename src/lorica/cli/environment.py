@@ -86,9 +86,11 @@ def examine() -> Environment:
 
 
 def cache_folder() -> Path:
-    """Return the folder where models from the Hub are kept."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
+    """Return the folder where models from the Hub are kept; the usual one where the Hub's library is missing."""
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return Path.home() / ".cache" / "huggingface" / "hub"
     return Path(HF_HUB_CACHE)
 
 

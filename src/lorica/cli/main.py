@@ -1,9 +1,9 @@
-"""The entry point ``lorica``: find the verb, run it, and turn errors into one paragraph and an exit code.
+r"""The entry point ``lorica``: find the verb, run it, and turn errors into one paragraph and an exit code.
 
 A verb is a file ``cli/<verb>.py`` that holds ``command``, a :class:`click.Command`, and one line in ``VERBS``.
 The file is imported only when its verb is called, so it may import what it needs at the top, except torch and what
 brings torch along: those belong inside the callback, or ``lorica VERB --help`` takes seconds. A callback returns
-None, or the exit code.
+None, or the exit code. The help text is its docstring; a paragraph that begins with a line ``\b`` keeps its lines.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Verbs(click.Group):
         command: click.Command = import_module(f"lorica.cli.{cmd_name}").command
         if all(parameter.name != "traceback" for parameter in command.params):
             command.params.append(traceback_option())
+        command.help = (command.help or "").replace(r"\b", "\b")
         return command
 
     def resolve_command(
