@@ -1,0 +1,182 @@
+"""From a request to files: seeds, strengths, sheets, and the facts in every file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lorica.errors import ConfigError, FileError, ModelError, UnknownNameError
+from lorica.generating.choices import LoraChoice
+from lorica.generating.run import Request, generate, prepare_pipeline
+from lorica.generating.sampling import Settings, Shot, count_steps, sample
+from lorica.generating.schedulers import SCHEDULERS, use_scheduler
+from tiny_base import SIDE
+
+# numpy's advice to torch, from inside diffusers' schedulers
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+QUICK = Settings(steps=2, guidance=3.0, batch_size=2)
+
+
+def make(base: Path, output: Path, **changes: Any) -> list[Path]:
+    values: dict[str, Any] = {"prompts": ["a red heart"], "settings": QUICK, "device": "cpu"}
+    return generate(Request(base=str(base), output=output, **{**values, **changes}), quiet=True)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture, dtype=float)
+
+
+def facts(path: Path) -> dict[str, str]:
+    with Image.open(path) as picture:
+        picture.load()
+        return dict(picture.text)  # type: ignore[attr-defined]
+
+
+def test_one_picture_is_one_file_that_says_how_it_was_made(base: Path, adapter: Path, tmp_path: Path) -> None:
+    files = make(base, tmp_path / "new" / "out.png", seed=7, loras=[LoraChoice(str(adapter), 0.5)])
+    assert files == [tmp_path / "new" / "out.png"]
+    assert pixels(files[0]).shape == (SIDE, SIDE, 3)
+    assert facts(files[0]) == {
+        "prompt": "a red heart",
+        "negative_prompt": "",
+        "seed": "7",
+        "steps": "2",
+        "guidance": "3",
+        "scheduler": "dpm++",
+        "base": str(base),
+        "adapters": "loud.safetensors:0.5",
+    }
+
+
+def test_several_pictures_are_a_sheet_and_a_file_each(base: Path, tmp_path: Path) -> None:
+    files = make(base, tmp_path / "out.png", prompts=["a red heart", "a blue star"], num=3, seed=4)
+    assert [path.name for path in files] == ["out.png", *(f"out-{number}.png" for number in range(1, 7))]
+    assert [facts(path)["seed"] for path in files[1:]] == ["4", "5", "6"] * 2
+    assert [facts(path)["prompt"] for path in files[3:5]] == ["a red heart", "a blue star"]
+    assert facts(files[0])["prompt"] == "a red heart\na blue star"
+
+
+def test_a_picture_depends_on_its_seed_and_not_on_its_batch(base: Path, tmp_path: Path) -> None:
+    """Measured: rounding moves a pixel by at most 1 of 255."""
+    together = make(base, tmp_path / "a.png", num=3, seed=4)
+    alone = make(base, tmp_path / "b.png", seed=6)
+    assert np.abs(pixels(together[3]) - pixels(alone[0])).max() <= 1
+    assert np.abs(pixels(together[2]) - pixels(alone[0])).max() > 20
+
+
+def test_the_strength_is_applied(base: Path, adapter: Path, tmp_path: Path) -> None:
+    plain = pixels(make(base, tmp_path / "plain.png")[0])
+    off, half, full = (
+        pixels(make(base, tmp_path / "out.png", loras=[LoraChoice(str(adapter), strength)])[0])
+        for strength in (0.0, 0.5, 1.0)
+    )
+    assert np.array_equal(plain, off)
+    assert np.abs(half - plain).max() > 5
+    assert np.abs(full - half).max() > 5
+
+
+def test_the_same_file_twice_adds_up(base: Path, adapter: Path, tmp_path: Path) -> None:
+    once = pixels(make(base, tmp_path / "once.png", loras=[LoraChoice(str(adapter), 0.75)])[0])
+    parts = [LoraChoice(str(adapter), 0.5), LoraChoice(str(adapter), 0.25)]
+    twice = pixels(make(base, tmp_path / "twice.png", loras=parts)[0])
+    assert np.abs(twice - once).mean() <= 2  # measured 0.5: rounding, which a model of noise amplifies
+
+
+def test_a_grid_has_a_column_for_each_strength_and_a_row_for_each_picture(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    shape = {"prompts": ["a red heart", "a blue star"], "loras": [LoraChoice(str(adapter), 0.8)]}
+    small = make(base, tmp_path / "a.png", grid=(0.0, 1.0), **shape)
+    large = make(base, tmp_path / "b.png", grid=(0.0, 0.5, 1.0), num=2, **shape)
+    assert [path.name for path in (*small, *large)] == ["a.png", "b.png"]
+    assert pixels(large[0]).shape[1] > pixels(small[0]).shape[1]
+    assert pixels(large[0]).shape[0] > 1.8 * pixels(small[0]).shape[0]
+    assert facts(large[0])["grid"] == "strength 0, strength 0.5, strength 1"
+
+
+def test_size_and_negative_prompt_are_passed_on(base: Path, tmp_path: Path) -> None:
+    plain = pixels(make(base, tmp_path / "a.png")[0])
+    wide = make(base, tmp_path / "b.png", settings=Settings(steps=2, height=24, width=40))
+    assert pixels(wide[0]).shape == (24, 40, 3)
+    settings = Settings(steps=2, guidance=3.0, batch_size=2, negative_prompt="a green fish")
+    assert not np.array_equal(pixels(make(base, tmp_path / "c.png", settings=settings)[0]), plain)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_every_scheduler_draws(name: str, base: Path) -> None:
+    pipeline = prepare_pipeline(str(base), device="cpu")
+    assert use_scheduler(pipeline, name) == name
+    assert type(pipeline.scheduler).__name__ == SCHEDULERS[name][0]
+    steps = Settings(steps=4)
+    assert np.ptp(np.asarray(sample(pipeline, [Shot("a heart", 1)], steps)[0])) > 0
+
+
+def test_without_a_name_ddpm_is_replaced_and_others_are_kept(base: Path) -> None:
+    pipeline = prepare_pipeline(str(base), device="cpu")
+    assert use_scheduler(pipeline) == "dpm++"
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    use_scheduler(pipeline, "EULER")
+    assert use_scheduler(pipeline) == "EulerDiscreteScheduler"
+
+
+def test_an_unknown_scheduler_is_refused_with_the_nearest(base: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'euler_a'"):
+        use_scheduler(prepare_pipeline(str(base), device="cpu"), "euler-a")
+
+
+def test_progress_is_counted_in_denoising_steps(base: Path) -> None:
+    count = []
+    shots = [Shot("a heart", seed) for seed in range(5)]
+    sample(
+        prepare_pipeline(str(base), device="cpu"),
+        shots,
+        Settings(steps=3, batch_size=2),
+        advance=lambda: count.append(1),
+    )
+    assert len(count) == count_steps(5, Settings(steps=3, batch_size=2)) == 9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": []}, "nothing to draw"),
+        ({"num": 0}, "--num"),
+        ({"grid": (0.0, 1.0)}, "--lora"),
+        ({"output": Path("out.jpg")}, "must end in .png"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Request(**{"prompts": ["x"], "output": Path("out.png"), **changes})
+
+
+def test_unknown_devices_types_and_settings_are_refused(base: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'gpu'"):
+        prepare_pipeline(str(base), device="gpu")
+    with pytest.raises(UnknownNameError, match="float16"):
+        Request(prompts=["x"], output=Path("out.png"), dtype="float17")
+    with pytest.raises(ConfigError, match="steps"):
+        Settings(steps=0)
+
+
+def test_a_folder_that_cannot_be_written_is_named(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    with pytest.raises(FileError, match="taken"):
+        make(base, tmp_path / "taken" / "out.png")
+
+
+def test_a_flow_model_refuses_a_scheduler_for_noise() -> None:
+    class FlowMatchEulerDiscreteScheduler:
+        pass
+
+    class Pipeline:
+        scheduler = FlowMatchEulerDiscreteScheduler()
+
+    with pytest.raises(ModelError, match="flow-matching"):
+        use_scheduler(Pipeline(), "ddim")
