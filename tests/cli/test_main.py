@@ -14,7 +14,7 @@ import pytest
 
 from lorica.cli import main as entry
 from lorica.cli.main import VERBS, run
-from lorica.errors import ConfigError, LoRAError, TrainingError
+from lorica.errors import ConfigError, LoRAError, StateError, TrainingError
 
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "datasets", "numpy", "matplotlib", "PIL")
 
@@ -89,7 +89,13 @@ def test_an_unknown_option_names_the_nearest_and_where_to_look(capsys: pytest.Ca
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ConfigError("rank: 0"), 2), (LoRAError("no"), 2), (TrainingError("loss is NaN"), 1), (RuntimeError("boom"), 1)],
+    [
+        (ConfigError("rank: 0"), 2),
+        (LoRAError("no"), 2),
+        (StateError("taken"), 2),
+        (TrainingError("NaN"), 1),
+        (RuntimeError("boom"), 1),
+    ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else str(value),
 )
 def test_errors_are_a_paragraph_on_standard_error_and_a_code(

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import click
 
-from lorica.errors import LoRAError, MissingExtraError, StateError, TrainingError
+from lorica.errors import LoRAError, MissingExtraError, TrainingError
 
 WRONG_INPUT = 2  # what was asked cannot be done as asked
 FAILED = 1  # it could have been done, and went wrong
 INTERRUPTED = 130  # what shells report after Ctrl-C
 
-_FAILURES = (TrainingError, StateError, MissingExtraError)  # every other LoRAError is about the input
+_FAILURES = (TrainingError, MissingExtraError)  # every other LoRAError is about what was asked for
 
 
 @dataclass(frozen=True, slots=True)

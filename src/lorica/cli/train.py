@@ -10,6 +10,7 @@ import click
 
 from lorica.cli.options import canonical, given, options_of, settings
 from lorica.cli.output import json_option, print_json
+from lorica.cli.quiet import quiet_libraries
 from lorica.errors import ConfigError, UnknownNameError
 from lorica.training.config import RunConfig
 from lorica.training.refused import REFUSED
@@ -51,6 +52,7 @@ def command(what: str, pairs: tuple[str, ...], as_json: bool, **options: Any) ->
     lorica train run.toml --set rank=8
     """
     config = configuration(what, pairs, options)
+    quiet_libraries()
     from lorica.training.run import train  # brings torch along
 
     result = train(config)
