@@ -138,21 +138,31 @@ def test_the_trigger_is_added_where_it_is_missing(caption: str, expected: str) -
     assert one(caption, trigger=" sks ") == expected
 
 
+@pytest.mark.parametrize("side", ["prefix", "suffix"])
+def test_a_trigger_in_the_prefix_or_suffix_is_not_said_twice(side: str) -> None:
+    assert one("x", trigger="sks", **{side: "a sks"}) in ("a sks x", "x a sks")
+
+
 def test_the_trigger_is_there_even_if_its_tag_was_dropped() -> None:
     assert one("sks, a", trigger="sks", tag_dropout=1.0) == "sks"
 
 
 def test_words_are_found_in_every_script() -> None:
-    assert holds_word("eine gru\u0308ne Wiese", "grüne")  # u and its dots apart, then as one character
+    assert holds_word("eine gru\u0308ne Wiese", "grüne")  # u and its dots apart, and as one character
     assert holds_word("黒猫がいる", "猫")
     assert not holds_word("grünes", "grüne")
-    assert holds_word("wow <sks>!", "<sks>")
+    assert holds_word("wow<sks>it", "<sks>")
     assert not holds_word("c", "c++")
 
 
 @pytest.mark.parametrize(
     ("prefix", "suffix", "expected"),
-    [("a photo of ", " on grey", "a photo of x on grey"), ("", ", best", "x, best"), ("", "。", "x。"), ("p", "", "p x")],
+    [
+        ("a photo of ", " on grey", "a photo of x on grey"),
+        ("", ", best", "x, best"),
+        ("", "。", "x。"),
+        ("p", "", "p x"),
+    ],
 )
 def test_prefix_and_suffix_stand_around(prefix: str, suffix: str, expected: str) -> None:
     assert one("x", prefix=prefix, suffix=suffix) == expected
@@ -188,7 +198,7 @@ def test_a_wildcard_that_is_not_closed_names_the_picture(caption: str) -> None:
 
 
 def test_no_caption_to_choose_from_is_told() -> None:
-    with pytest.raises(DataError, match="cats/b.png: there is no caption to choose from"):
+    with pytest.raises(DataError, match=r"cats/b\.png: there is no caption to choose from"):
         edit([], CaptionEdits(), generator(1, 2, "x"), where="cats/b.png")
     with pytest.raises(DataError, match="no caption"):
         variants((), CaptionEdits())

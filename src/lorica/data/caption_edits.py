@@ -31,7 +31,7 @@ from lorica.errors import ConfigError, DataError
 Captions = str | Sequence[str]  # one, or several of which one is drawn
 
 MOST_VARIANTS = 64
-CLOSING_MARKS = frozenset(",.;:!?)]、。，．；：！？")  # a suffix that begins with one gets no space before it
+CLOSING_MARKS = frozenset(",.;:!?)]、。，．；：！？")  # noqa: RUF001  # no space before a suffix that begins with one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,8 @@ class CaptionEdits:
             moved, and the mark itself is taken out. In a caption without it ``keep_tags`` counts.
         dropout: the share of captions that are empty.
         tag_dropout: the share of tags that are left out.
-        trigger: a word for what is learnt; put at the front of a caption that lacks it.
+        trigger: a word for what is learnt; put at the front of a caption where it is in neither caption nor prefix nor
+            suffix.
         prefix: put before every caption, with a space.
         suffix: put behind every caption, with a space unless it begins with a mark such as a comma.
         wildcards: draw one of ``a`` and ``b`` where a caption says ``{a|b}``.
@@ -234,10 +235,9 @@ def _orders(count: int, edits: CaptionEdits) -> Iterator[tuple[int, ...]]:
 
 def _finish(caption: str, edits: CaptionEdits) -> str:
     """Add the trigger word if it is missing, then prefix and suffix."""
-    trigger, text = edits.trigger.strip(), caption.strip()
-    if trigger and not holds_word(text, trigger):
+    text, trigger, prefix, suffix = (part.strip() for part in (caption, edits.trigger, edits.prefix, edits.suffix))
+    if trigger and not any(holds_word(part, trigger) for part in (text, prefix, suffix)):
         text = _glue(edits).join(part for part in (trigger, text) if part)
-    prefix, suffix = edits.prefix.strip(), edits.suffix.strip()
     text = " ".join(part for part in (prefix, text) if part)
     return text + suffix if suffix[:1] in CLOSING_MARKS else " ".join(part for part in (text, suffix) if part)
 
