@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from lorica.cli.complaints import FAILED
-from lorica.cli.environment import Device, Environment, Package, examine
 from lorica.cli.output import json_option, print_json
+
+if TYPE_CHECKING:
+    from lorica.cli.environment import Device, Environment, Package
 
 
 @click.command()
@@ -19,6 +22,8 @@ def command(as_json: bool) -> int:
 
     The exit code is 1 if something is missing that Lorica cannot do without.
     """
+    from lorica.cli.environment import examine
+
     facts = examine()
     if as_json:
         print_json(asdict(facts))
