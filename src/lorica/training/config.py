@@ -108,6 +108,9 @@ class RunConfig(BaseModel):
     validation_guidance_scale: float = Field(5.0, ge=0, description="guidance of a preview")
     report_to: str | None = Field(None, description="tracker of accelerate, such as tensorboard (the scripts' default)")
     logging_dir: Path = Field(Path("logs"), description="the tracker's folder, inside output_dir")
+    push_to_hub: bool = Field(False, description="upload the result to the Hub at the end")
+    hub_model_id: str | None = Field(None, description="its name there, user/name; that of output_dir if unset")
+    local_rank: int = Field(-1, description="ignored: accelerate launch tells each process its number")
 
     if not TYPE_CHECKING:  # the checker keeps the typed signature that pydantic makes
 
@@ -124,6 +127,8 @@ class RunConfig(BaseModel):
             raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
         if self.validation_epochs is not None and self.validation_steps is not None:
             raise ValueError("validation_epochs and validation_steps are both set: leave one out")
+        if self.hub_model_id is not None and not self.push_to_hub:
+            raise ValueError("hub_model_id is set, but nothing is uploaded: add push_to_hub")
         return self
 
     @classmethod

@@ -16,8 +16,19 @@ from lorica.formats import write
 from lorica.training.config import RunConfig
 
 ADAPTER, CARD, RUN = "pytorch_lora_weights.safetensors", "README.md", "run.toml"
-# Where a run was and how it was interrupted say nothing about its result.
-PLACES = frozenset({"output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint", "overwrite_output_dir"})
+# Where a run was, how it was interrupted and where it went say nothing about its result.
+PLACES = frozenset(
+    {
+        "output_dir",
+        "overwrite_output_dir",
+        "logging_dir",
+        "cache_dir",
+        "resume_from_checkpoint",
+        "push_to_hub",
+        "hub_model_id",
+        "local_rank",
+    }
+)
 
 
 def write_adapter(

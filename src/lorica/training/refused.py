@@ -10,9 +10,7 @@ REFUSED: dict[str, str] = {
     "use_8bit_adam": "the adapter's moments are small; Adam runs fused in 32 bit.",
     "enable_xformers_memory_efficient_attention": "torch's own attention does the same and is always on.",
     "enable_npu_flash_attention": "there is no support for that hardware.",
-    "push_to_hub": "the output folder is complete; upload it with: hf upload USER/NAME output_dir",
-    "hub_token": "run: hf auth login",
-    "hub_model_id": "upload the output folder with: hf upload USER/NAME output_dir",
+    "hub_token": "it would be written into run.toml; run `hf auth login` or set HF_TOKEN",
     "use_dora": "only LoRA is trained.",
     "optimizer": "the optimizer is AdamW.",
     "with_prior_preservation": "put class pictures with their captions into train_data_dir.",
@@ -21,5 +19,4 @@ REFUSED: dict[str, str] = {
     "instance_data_dir": "name the folder with train_data_dir.",
     "cache_latents": "it is always on.",
     "pre_compute_text_embeddings": "it is always on.",
-    "local_rank": "start several processes with accelerate launch, which tells each its number.",
 }

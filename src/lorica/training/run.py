@@ -11,6 +11,7 @@ from pathlib import Path
 from lorica.adapters import Adapter
 from lorica.training.config import RunConfig
 from lorica.training.folder import hold_folder, prepare_folder
+from lorica.training.hub import check_login
 from lorica.training.interrupt import RunInterrupted, StopSignal
 from lorica.training.loop import StepReport
 from lorica.training.metrics import Metrics
@@ -58,6 +59,8 @@ def train(config: RunConfig, *, on_step: OnStep | None = None, quiet: bool = Fal
         RunInterrupted: if the run was asked to stop.
     """
     started = time.perf_counter()
+    if config.push_to_hub:
+        check_login()
     accelerator = make_accelerator(config)
     reporter = Reporter(quiet=quiet or not accelerator.is_main_process)
     if not accelerator.is_main_process:  # the first process answers for the folder

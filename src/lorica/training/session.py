@@ -16,6 +16,7 @@ from lorica.training.checkpoint import (
     write_checkpoint,
 )
 from lorica.training.config import RunConfig
+from lorica.training.hub import push_folder
 from lorica.training.loop import StepReport
 from lorica.training.metrics import METRICS, plot_loss, read_metrics
 from lorica.training.outputs import RUN, base_name, write_adapter, write_card
@@ -119,6 +120,8 @@ class Session:
             plot_loss(self.folder)
             write_card(self.folder, self.config, self._card_facts(seconds), self.preview(steps))
             self.reporter.say(f"wrote {path}")
+            if self.config.push_to_hub:
+                self.reporter.say(f"uploaded to {push_folder(self.folder, self.config.hub_model_id)}")
         self.accelerator.wait_for_everyone()
         return adapter, path
 
