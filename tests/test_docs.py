@@ -18,6 +18,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / name for name in ("README.md", "CO
 GUIDES = [page for page in PAGES if "decisions" not in page.parts and page.name != "CHANGELOG.md"]  # not history
 
 BLOCK = re.compile(r"^```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"`((?:src|tests|docs|examples|benchmarks)/[\w./-]+)`")
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)(?P<path>[^)#\s]+)")
 
 
@@ -79,6 +80,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = [match["path"] for match in LINK.finditer(page.read_text(encoding="utf-8"))]
     missing = [target for target in targets if not (page.parent / target).exists()]
     assert not missing, f"{name_of(page)} links to {', '.join(missing)}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    names = [name for name in NAMED.findall(page.read_text(encoding="utf-8")) if "NNNN" not in name]
+    missing = [name for name in names if not (ROOT / name).exists()]
+    assert not missing, f"{name_of(page)} names {', '.join(missing)}"
 
 
 def test_every_public_name_is_in_the_vocabulary() -> None:
