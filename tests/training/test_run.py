@@ -105,6 +105,14 @@ def test_a_run_that_is_not_resumed_refuses_a_folder_with_checkpoints(settings: S
     _train(settings(max_train_steps=2, overwrite_output_dir=True))
 
 
+def test_a_run_does_not_go_back_behind_its_checkpoint(settings: Settings) -> None:
+    _train(settings(max_train_steps=3))
+    with pytest.raises(StateError, match="has done 3 steps, and the run is to end at 2"):
+        _train(settings(max_train_steps=2, resume_from_checkpoint="latest"))
+    finished = _train(settings(max_train_steps=3, resume_from_checkpoint="latest"))  # nothing left to do but the files
+    assert (finished.steps, len(_losses(finished))) == (3, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -95,7 +95,7 @@ class RunConfig(BaseModel):
 
     # what is written
     output_dir: Path = Field(Path("trained-lora"), description="where everything is written")
-    overwrite_output_dir: bool = Field(False, description="delete the checkpoints of an earlier run there")
+    overwrite_output_dir: bool = Field(False, description="delete the checkpoints and previews of an earlier run there")
     seed: int = Field(0, ge=0, description="everything random is a function of it and the step (scripts: none)")
     checkpointing_steps: int = Field(500, gt=0, description="steps between checkpoints")
     checkpoints_total_limit: int | None = Field(None, gt=0, description="checkpoints kept; the oldest go first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from lorica.errors import FileError, StateError
 from lorica.training.checkpoint import list_checkpoints, remove_checkpoints
+from lorica.training.preview import FOLDER as PREVIEWS
 
 LOCK = ".lock"
 
@@ -31,6 +33,7 @@ def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
         raise FileError(f"the output folder {folder} cannot be written: {error}. Choose another output_dir.") from error
     if overwrite and not resuming:
         remove_checkpoints(folder)
+        shutil.rmtree(folder / PREVIEWS, ignore_errors=True)
     elif list_checkpoints(folder) and not resuming:
         raise StateError(
             f"{folder} holds the checkpoints of an earlier run. Go on with it by --resume_from_checkpoint latest, "

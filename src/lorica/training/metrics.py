@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -83,4 +84,5 @@ def plot_loss(folder: Path) -> Path:
 def moving_average(values: list[float]) -> list[float]:
     """Return the mean of each value and those before it, over a window of a twentieth of all."""
     width = max(1, round(len(values) * WINDOW))
-    return [sum(values[max(0, end - width) : end]) / min(end, width) for end in range(1, len(values) + 1)]
+    sums = [0.0, *accumulate(values)]
+    return [(sums[end] - sums[max(0, end - width)]) / min(end, width) for end in range(1, len(values) + 1)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lorica.adapters import Adapter
+from lorica.errors import StateError
 from lorica.training.checkpoint import (
     check_facts,
     find_checkpoint,
@@ -57,7 +58,12 @@ class Session:
         self._saved = -1
 
     def begin(self) -> int:
-        """Go on from a checkpoint if that is asked for; return how many steps are already done."""
+        """Go on from a checkpoint if that is asked for; return how many steps are already done.
+
+        Raises:
+            FileError: if the checkpoint is not there or broken.
+            StateError: if it is of another run, or beyond the end of this one.
+        """
         self._describe()
         if self.is_main:
             remove_remains(self.folder)
@@ -70,6 +76,11 @@ class Session:
                 self.reporter.say(f"there is no checkpoint in {self.folder} yet: starting at step 0")
             return 0
         check_facts(found, self._facts)
+        if found.step > self.loop.plan.steps:
+            raise StateError(
+                f"the checkpoint has done {found.step} steps, and the run is to end at {self.loop.plan.steps}: "
+                "raise max_train_steps, or name an earlier checkpoint."
+            )
         restore_checkpoint(self.loop, found)
         self._saved = found.step
         self.reporter.say(f"going on from step {found.step}")
