@@ -82,6 +82,12 @@ def test_a_component_with_a_name_of_its_own_is_read_back(tmp_path: Path) -> None
     assert lorica.read(lorica.write(adapter, tmp_path)) == adapter
 
 
+def test_a_table_of_embeddings_is_refused() -> None:
+    adapter = Adapter({"text_encoder": {"text_model.embeddings.token_embedding": lora()}})
+    with pytest.raises(FormatError, match="is an embedding table"):
+        lorica.write(adapter, Path("nowhere"))
+
+
 def test_a_path_without_a_component_that_nothing_knows_is_refused() -> None:
     with pytest.raises(FormatError, match="its path begins with no component"):
         lorica.read({"a.b.lora_A.weight": torch.ones(3, 5), "a.b.lora_B.weight": torch.ones(7, 3)})

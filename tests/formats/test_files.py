@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from lorica.errors import FileError, FormatError
 from lorica.formats.files import load, save
+from lorica.formats.header import DTYPES as DTYPES_OF_FILES
+from lorica.formats.header import parse_header
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -71,6 +73,17 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     save(tensors, tmp_path / "a.safetensors", {"x": "1", "y": "2"})
     save(backwards, tmp_path / "b.safetensors", {"y": "2", "x": "1"})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_every_tensor_that_we_write_can_be_mapped(tmp_path: Path) -> None:
+    save(
+        {"a": torch.ones(3).half(), "b": torch.ones(1), "c": torch.ones(5).byte()},
+        tmp_path / "a.safetensors",
+        {"x": "yz"},
+    )
+    content = (tmp_path / "a.safetensors").read_bytes()
+    for entry in parse_header(memoryview(content), "a").entries:
+        assert entry.start % DTYPES_OF_FILES[entry.dtype].itemsize == 0
 
 
 def test_slices_and_transposed_tensors_are_written_by_value(tmp_path: Path) -> None:

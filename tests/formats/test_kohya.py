@@ -91,6 +91,13 @@ def test_a_file_that_fits_no_family_asks_for_the_target() -> None:
         lorica.read(tensors)
 
 
+def test_a_file_for_a_model_without_a_table_says_what_it_looks_like() -> None:
+    flat = "lora_unet_double_blocks_0_img_attn_proj"
+    tensors = {f"{flat}.lora_down.weight": torch.ones(3, 3072), f"{flat}.lora_up.weight": torch.ones(3072, 3)}
+    with pytest.raises(FormatError, match=r"This file looks like Flux\."):
+        lorica.read(tensors)
+
+
 def test_only_the_target_is_searched_when_there_is_one() -> None:
     sd1 = FAMILIES["sd1"].target
     path = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"

@@ -190,6 +190,6 @@ def _plain(layer: AdapterLayer, name: str) -> LoRA:
         raise FormatError(
             f"the {NAME} format holds plain LoRA layers only, and {name} is a {layer.kind} layer. Use format='kohya'."
         )
-    if name.endswith("_embedding"):
+    if name.endswith((".token_embedding", ".position_embedding")):
         raise FormatError(f"{name} is an embedding table, which stock diffusers cannot load. Use format='kohya'.")
     return layer

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
+from lorica.formats import looks
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
@@ -69,31 +70,33 @@ def _found(stored: Stored, table: Mapping[str, Place], model: Target, account: A
 
 
 def _best_family(stored: Stored) -> Target:
-    """Return the family that has the most of the file's modules in their shapes."""
-    shapes = {
-        key.partition(".")[0]: (tensor.shape[1:], stored.tensors.get(key.replace("lora_down", "lora_up")))
-        for key, tensor in stored.tensors.items()
-        if key.endswith(".lora_down.weight")
-    }
+    """Return the family that has the most of the file's modules in their sizes."""
+    sizes = dict(_sizes(stored.tensors))
     targets = [family.target for family in FAMILIES.values()]
-    counts = [sum(_fits(flat, *shape, target) for flat, shape in shapes.items()) for target in targets]
-    best = max(range(len(targets)), key=lambda index: counts[index])
-    if shapes and not counts[best]:
+    counts = [_count_fitting(sizes, target) for target in targets]
+    if sizes and not max(counts):
         raise FormatError(
             f"{stored.source} has flat (Kohya) names, which only the base model can turn into module paths, and none "
-            f"of its {len(shapes)} modules fits {', '.join(target.name for target in targets)}. Pass target= for its "
-            "base model, or load it on the live model with attach(model).load(...)."
+            f"of its {len(sizes)} modules fits {', '.join(target.name for target in targets)}. Pass target= for its "
+            "base model, or load it on the live model with attach(model).load(...). "
+            f"{looks.sentence(stored.tensors, None)}"
         )
-    return targets[best]
+    return targets[counts.index(max(counts))]
 
 
-def _fits(flat: str, down: tuple[int, ...], up: Tensor | None, target: Target) -> bool:
-    """Tell whether a module is in the target with the number of inputs and outputs that its tensors have."""
-    place = flat_table(target).get(flat)
-    if place is None:
-        return False
-    shape = target.components[place[0]][place[1]]
-    return len(shape) > 1 and shape[1] == down[0] and (up is None or shape[0] == up.shape[0])
+def _sizes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the flat name, the outputs and the inputs of every module that has both halves."""
+    for key, up in tensors.items():
+        flat, _, leaf = key.partition(".")
+        down = tensors.get(f"{flat}.lora_down.weight")
+        if leaf == "lora_up.weight" and down is not None and min(up.ndim, down.ndim) > 1:
+            yield flat, (up.shape[0], down.shape[1])
+
+
+def _count_fitting(sizes: Mapping[str, tuple[int, int]], target: Target) -> int:
+    table, components = flat_table(target), target.components
+    places = ((table.get(flat), size) for flat, size in sizes.items())
+    return sum(place is not None and components[place[0]][place[1]][:2] == size for place, size in places)
 
 
 def _no_alpha(component: str, path: str, rank: int) -> None:

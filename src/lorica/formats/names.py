@@ -51,17 +51,21 @@ def flat_names(paths: Iterable[str], prefix: str) -> dict[str, str]:
     return table
 
 
-@lru_cache(maxsize=8)
 def flat_table(target: Target) -> Mapping[str, Place]:
     """Map every flat name that files use for the modules of a model to the component and path it stands for.
 
     Raises:
         FormatError: if two modules share a flat name, naming both.
     """
+    return _table(tuple((component, tuple(shapes)) for component, shapes in target.components.items()))
+
+
+@lru_cache(maxsize=8)  # a live model's target is made anew for every load, with the same paths
+def _table(components: tuple[tuple[str, tuple[str, ...]], ...]) -> Mapping[str, Place]:
     table: dict[str, Place] = {}
-    for component, shapes in target.components.items():
-        real = {spelling: path for path in shapes for spelling in spellings(path)}
-        real.update({original: path for path, original in original_names(shapes).items()})
+    for component, paths in components:
+        real = {spelling: path for path in paths for spelling in spellings(path)}
+        real.update({original: path for path, original in original_names(set(paths)).items()})
         for prefix in _prefixes(component):
             table.update({flat: (component, real[path]) for flat, path in flat_names(real, prefix).items()})
     return table

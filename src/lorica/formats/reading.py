@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def interpret(stored: Stored, dialect: Dialect, target: Target | None, *, strict
     report = account.report(_base_model(adapter))
     if strict and report.unused:
         raise account.error(parsed.known(), looks.sentence(stored.tensors, parsed.target))
-    return Adapter(adapter.components, adapter.metadata, report=report)
+    return replace(adapter, report=report)
 
 
 def _components(

@@ -32,7 +32,6 @@ def describe(published: Published) -> dict[str, Any]:
     return {
         "title": published.title,
         "base_models": list(published.base_models),
-        "prefixes": {name: list(published.prefixes[name]) for name in parts},
         "default_targets": {name: list(UNET_TARGETS if name == "unet" else TEXT_TARGETS) for name in parts},
         "block_order": {name: blocks_of(part) for name, part in parts.items()},
         "components": {name: shapes_of(part) for name, part in parts.items()},

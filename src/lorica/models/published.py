@@ -15,7 +15,6 @@ class Published:
 
     title: str
     base_models: tuple[str, ...]
-    prefixes: Mapping[str, tuple[str, ...]]
     configs: Mapping[str, Config]
 
 
@@ -81,32 +80,26 @@ _BUNDLED_TEXT: Config = {
     "bos_token_id": 694,
     "eos_token_id": 695,
 }
-_ONE_ENCODER = {"unet": ("lora_unet",), "text_encoder": ("lora_te", "lora_te1")}
-_TWO_ENCODERS = {"unet": ("lora_unet",), "text_encoder": ("lora_te1",), "text_encoder_2": ("lora_te2",)}
 
 PUBLISHED: dict[str, Published] = {
     "sd1": Published(
         "Stable Diffusion 1.x",
         ("stable-diffusion-v1", "stable-diffusion-v1-4", "stable-diffusion-v1-5", "sd_v1", "sd_1.5", "sd1"),
-        _ONE_ENCODER,
         {"unet": _SD1_UNET, "text_encoder": _CLIP_L},
     ),
     "sd2": Published(
         "Stable Diffusion 2.x",
         ("stable-diffusion-2", "stable-diffusion-2-1", "stable-diffusion-v2-512", "stable-diffusion-v2-768-v", "sd_v2"),
-        _ONE_ENCODER,
         {"unet": _SD2_UNET, "text_encoder": _OPENCLIP_H},
     ),
     "sdxl": Published(
         "Stable Diffusion XL",
         ("stable-diffusion-xl-v1-base", "stable-diffusion-xl-base-1.0", "sdxl_base_v1-0", "sdxl"),
-        _TWO_ENCODERS,
         {"unet": _SDXL_UNET, "text_encoder": _CLIP_L, "text_encoder_2": _OPENCLIP_BIGG},
     ),
     "bundled": Published(
         "the bundled model",
         ("bundled",),
-        _ONE_ENCODER,
         {"unet": _BUNDLED_UNET, "text_encoder": _BUNDLED_TEXT},
     ),
 }

@@ -19,7 +19,6 @@ class Table:
     base_models: tuple[str, ...]
     block_order: Mapping[str, tuple[str, ...]]
     default_targets: Mapping[str, tuple[str, ...]]
-    prefixes: Mapping[str, tuple[str, ...]]
     components: Mapping[str, Mapping[str, tuple[int, ...]]]
 
 
@@ -31,7 +30,6 @@ def read_table(name: str) -> Table:
         base_models=tuple(raw["base_models"]),
         block_order=_tuples(raw["block_order"]),
         default_targets=_tuples(raw["default_targets"]),
-        prefixes=_tuples(raw["prefixes"]),
         components={name: _tuples(modules) for name, modules in raw["components"].items()},
     )
 

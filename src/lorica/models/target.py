@@ -11,7 +11,7 @@ from lorica.models.table import Table, read_table
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False)  # compared as an object, so that tables made from it can be kept
+@dataclass(frozen=True)
 class Target:
     """The modules that an adapter can change.
 
@@ -55,11 +55,6 @@ class Family:
     def default_targets(self) -> Mapping[str, tuple[str, ...]]:
         """Component to globs of the module paths that training adapts if nothing else is asked for."""
         return self._table.default_targets
-
-    @property
-    def prefixes(self) -> Mapping[str, tuple[str, ...]]:
-        """Component to the prefixes of its flat names (``lora_unet``); the first is the one that is written."""
-        return self._table.prefixes
 
     @cached_property
     def target(self) -> Target:
