@@ -145,6 +145,7 @@ def test_half_precision_keeps_the_masters_in_full(settings: Settings) -> None:
         ({"resolution": 30}, ConfigError, "resolution is 30; this model needs a multiple of 8, such as 32"),
         ({"mixed_precision": "fp16"}, ConfigError, "fp16, which needs a GPU"),
         ({"report_to": "nonsense"}, MissingExtraError, "report_to='nonsense' cannot be used"),
+        ({"report_to": "wandb"}, MissingExtraError, "report_to='wandb' is not installed"),
         ({"pretrained_model_name_or_path": "/gone/model"}, FileError, "there is no base model at /gone/model"),
         (
             {"instance_prompt": LONG, "on_long_caption": "stop"},
@@ -155,6 +156,7 @@ def test_half_precision_keeps_the_masters_in_full(settings: Settings) -> None:
         ({"prediction_type": "epsilon", "resume_from_checkpoint": "/gone"}, FileError, "there is no checkpoint /gone"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.log_with=wandb")  # accelerate says it in its own way too
 def test_each_fault_is_met_before_training(
     settings: Settings, change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
@@ -212,3 +214,16 @@ def test_a_step_applies_a_gradient_no_longer_than_allowed(
     report = next(loop.run(0, lambda: False))
     assert report.gradient_norm > 1e-2  # or the test would pass by doing nothing
     assert applied == [pytest.approx(1e-3, rel=1e-3)]
+
+
+def test_a_tracker_gets_every_step(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    logged: list[tuple[int, dict[str, float]]] = []
+
+    def keep(_: object, values: dict[str, float], step: int) -> None:
+        logged.append((step, values))
+
+    monkeypatch.setattr("accelerate.Accelerator.log", keep)
+    train(settings(report_to="tensorboard", max_train_steps=2), quiet=True)
+    assert [step for step, _ in logged] == [1, 2]
+    assert logged[0][1].keys() == {"loss", "lr", "gradient_norm"}

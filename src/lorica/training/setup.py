@@ -43,6 +43,10 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         accelerator.init_trackers("lorica")
     except (ImportError, ValueError) as error:
         raise MissingExtraError(f"the tracker report_to={config.report_to!r} cannot be used: {error}") from error
+    if not accelerator.trackers:  # accelerate leaves out those that are not installed
+        raise MissingExtraError(
+            f"the tracker report_to={config.report_to!r} is not installed; pip install it, or unset it."
+        )
     return accelerator
 
 
