@@ -1,0 +1,103 @@
+"""Every micro-batch comes from one bucket, every epoch sees every picture, and a step knows nothing of those before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+
+import pytest
+
+from lorica.data.bucket_batches import bucket_batch, bucket_batches_per_epoch, bucket_members
+from lorica.data.buckets import Size
+from lorica.errors import DataError
+from lorica.training.plan import Plan
+from lorica.training.rng import generator
+
+RANDOM = partial(generator, 5)
+BUCKETS = {Size(640, 384): range(7), Size(512, 512): range(7, 18), Size(384, 640): range(18, 20)}
+PICTURES = 20
+
+
+def bucket_of(index: int) -> Size:
+    return next(frame for frame, pictures in BUCKETS.items() if index in pictures)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 13])
+def test_every_batch_is_full_and_of_one_bucket(size: int) -> None:
+    for number in range(40):
+        batch = bucket_batch(number, size, BUCKETS, RANDOM)
+        assert len(batch) == size
+        assert len({bucket_of(index) for index in batch}) == 1
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 13])
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_an_epoch_sees_every_picture_once_and_fills_the_last_batches(size: int, epoch: int) -> None:
+    length = bucket_batches_per_epoch(size, BUCKETS)
+    row = [i for n in range(epoch * length, (epoch + 1) * length) for i in bucket_batch(n, size, BUCKETS, RANDOM)]
+    seen = Counter(row)
+    assert sorted(seen) == list(range(PICTURES))
+    for pictures in BUCKETS.values():
+        times = [seen[index] for index in pictures]
+        assert sum(times) == -(-len(pictures) // size) * size
+        assert max(times) - min(times) <= 1  # the filling is spread evenly
+
+
+def test_with_batches_of_one_an_epoch_is_a_permutation() -> None:
+    assert bucket_batches_per_epoch(1, BUCKETS) == PICTURES
+    assert sorted(bucket_members(0, 1, BUCKETS, RANDOM, parts=PICTURES)) == list(range(PICTURES))
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_a_batch_holds_a_picture_twice_only_where_the_bucket_is_smaller(size: int) -> None:
+    for number in range(30):
+        batch = bucket_batch(number, size, BUCKETS, RANDOM)
+        assert len(set(batch)) == min(size, len(BUCKETS[bucket_of(batch[0])]))
+
+
+def test_batches_of_different_buckets_are_mixed_anew_each_epoch() -> None:
+    length = bucket_batches_per_epoch(3, BUCKETS)
+    orders = [[bucket_of(bucket_batch(e * length + n, 3, BUCKETS, RANDOM)[0]) for n in range(length)] for e in range(3)]
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[0] != sorted(orders[0])
+    fills = [
+        Counter(i for n in range(length) for i in bucket_batch(e * length + n, 3, BUCKETS, RANDOM)) for e in range(9)
+    ]
+    twice = [frozenset(index for index, times in seen.items() if times > 1) for seen in fills]
+    assert len(set(twice)) > 3  # not always the same pictures are second sights
+
+
+def test_a_step_does_not_depend_on_those_before_it_nor_on_the_order_of_the_buckets() -> None:
+    row = [bucket_members(step, 3, BUCKETS, RANDOM, parts=2) for step in range(12)]
+    backwards = dict(reversed(BUCKETS.items()))
+    assert bucket_members(9, 3, backwards, partial(generator, 5), parts=2) == row[9]
+    assert bucket_members(9, 3, BUCKETS, partial(generator, 6), parts=2) != row[9]
+
+
+@pytest.mark.parametrize(("accumulation", "processes"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_micro_batches_of_every_process_are_of_one_bucket_and_share_the_row(accumulation: int, processes: int) -> None:
+    size, parts = 4, accumulation * processes
+    for step in range(6):
+        row = bucket_members(step, size, BUCKETS, RANDOM, parts=parts)
+        whole = [i for part in range(parts) for i in bucket_batch(step * parts + part, size, BUCKETS, RANDOM)]
+        assert row == whole
+        taken: list[int] = []
+        for process in range(processes):
+            plan = Plan(
+                steps=9, batch=size, accumulation=accumulation, processes=processes, process=process, pictures=PICTURES
+            )
+            assert plan.size == len(row)
+            for places in plan.micro_batches():
+                assert len({bucket_of(row[place]) for place in places}) == 1
+                taken += places
+        assert sorted(taken) == list(range(len(row)))
+
+
+def test_a_picture_named_twice_comes_twice_an_epoch() -> None:
+    buckets = {Size(8, 9): [0, 1, 1], Size(9, 8): [2]}
+    assert sorted(bucket_members(3, 1, buckets, RANDOM, parts=4)) == [0, 1, 1, 2]
+
+
+def test_no_picture_at_all_is_refused() -> None:
+    with pytest.raises(DataError, match="no picture in any bucket"):
+        bucket_batch(0, 2, {Size(8, 9): []}, RANDOM)
