@@ -113,6 +113,7 @@ def test_a_tensor_that_is_not_aligned_is_read(tmp_path: Path) -> None:
     path = raw_file(tmp_path / "a.safetensors", header, b"\x01\x02\x03" + values.numpy().tobytes())
     stored = load(path)
     assert torch.equal(stored.tensors["b"], values)
+    assert stored.tensors["b"].data_ptr() % 4 == 0
     assert [block.tolist() for block in stored.blocks] == [[1, 2, 3], [1.5, -2.0]]
 
 
@@ -176,6 +177,8 @@ LYING = {
     "enormous shape": ({"a": entry([1 << 40, 1 << 40], 0, 8)}, FileError, "but its place in the file has 8"),
     "enormous and consistent": ({"a": entry([1 << 58], 0, 1 << 60)}, FileError, "is cut short: its tensors need"),
     "overlap": ({"a": entry([2], 0, 8), "b": entry([1], 4, 8)}, FileError, "overlap or leave a hole"),
+    "shape of a smaller size": ({"a": entry([1], 0, 8)}, FileError, "is 4 bytes, but its place in the file has 8"),
+    "hole in the middle": ({"a": entry([2], 0, 2, "U8"), "b": entry([1], 4, 8)}, FileError, "leave a hole between"),
     "hole at the start": ({"a": entry([1], 4, 8)}, FileError, "holds 8 bytes of tensors, but its header accounts for"),
     "rest": ({"a": entry([1], 0, 4)}, FileError, "holds 8 bytes of tensors, but its header accounts for 4"),
 }  # fmt: skip
@@ -186,6 +189,13 @@ def test_a_header_that_lies_is_refused(kind: str, tmp_path: Path) -> None:
     header, error, message = LYING[kind]
     with pytest.raises(error, match=message):
         load(raw_file(tmp_path / "a.safetensors", header, bytes(8)))
+
+
+def test_a_header_beyond_the_limit_of_the_format_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorica.formats.header.LARGEST_HEADER", 60)
+    save({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"x": "y" * 60})
+    with pytest.raises(FileError, match="at most 60 are allowed"):
+        load(tmp_path / "a.safetensors")
 
 
 def test_a_header_of_any_length_is_not_taken_for_another_kind_of_file(tmp_path: Path) -> None:

@@ -49,3 +49,9 @@ def test_other_models_have_none() -> None:
     ]
     assert list(original_names(strange)) == strange[:1]
     assert original_names(list(FAMILIES["sd1"].target.components["text_encoder"])) == {}
+
+
+def test_an_upsampler_stands_behind_the_attention_if_its_block_has_one() -> None:
+    sd1 = original_names(FAMILIES["sd1"].target.components["unet"])
+    assert sd1["up_blocks.0.upsamplers.0.conv"] == "output_blocks.2.1.conv"
+    assert sd1["up_blocks.1.upsamplers.0.conv"] == "output_blocks.5.2.conv"

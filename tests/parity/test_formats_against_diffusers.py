@@ -81,6 +81,17 @@ def test_stock_diffusers_gives_every_module_its_scaling(family: str, choice: str
         assert effective_scalings(getattr(pipe, name)) == pytest.approx(expected)
 
 
+def test_an_adapter_in_the_older_spelling_of_the_text_encoder_gets_its_scalings(tmp_path: Path) -> None:
+    pipe = sd_pipeline()
+    live = mixed_adapter(pipe, LINEAR).components["text_encoder"]
+    older = {f"text_model.{path}": layer for path, layer in live.items()}
+    lorica.write(Adapter({"text_encoder": older}), tmp_path)
+    state, alphas, metadata = pipe.lora_state_dict(tmp_path, return_lora_metadata=True)
+    pipe.load_lora_into_text_encoder(state, alphas, pipe.text_encoder, adapter_name="a", metadata=metadata)
+    expected = {path: layer.alpha / layer.rank for path, layer in live.items()}
+    assert effective_scalings(pipe.text_encoder) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_stock_diffusers_gives_the_output_of_the_change_by_hand(choice: str, tmp_path: Path) -> None:
     _, inputs = sd15()
