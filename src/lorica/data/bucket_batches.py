@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 import torch
 
@@ -39,14 +41,16 @@ def bucket_batch(number: int, size: int, buckets: Buckets, random: Random) -> li
     Raises:
         DataError: if the buckets are empty.
     """
-    batches = [(frame, start) for frame in sorted(buckets) for start in range(0, len(buckets[frame]), size)]
-    if not batches:
+    frames = sorted(frame for frame, pictures in buckets.items() if pictures)
+    if not frames:
         raise DataError("there is no picture in any bucket.")
-    epoch, place = divmod(number, len(batches))
-    frame, start = batches[int(torch.randperm(len(batches), generator=random(epoch, "buckets"))[place])]
-    pictures = buckets[frame]
-    order = torch.randperm(len(pictures), generator=random(epoch, f"order/{frame}")).tolist()
-    return [pictures[order[(start + offset) % len(order)]] for offset in range(size)]
+    ends = list(accumulate(-(-len(buckets[frame]) // size) for frame in frames))  # batches up to and with each bucket
+    epoch, place = divmod(number, ends[-1])
+    batch = int(torch.randperm(ends[-1], generator=random(epoch, "buckets"))[place])
+    chosen = bisect_right(ends, batch)
+    start, pictures = (batch - [0, *ends][chosen]) * size, buckets[frames[chosen]]
+    order = torch.randperm(len(pictures), generator=random(epoch, f"order/{frames[chosen]}"))
+    return [pictures[int(order[(start + offset) % len(order)])] for offset in range(size)]
 
 
 def bucket_batches_per_epoch(size: int, buckets: Buckets) -> int:

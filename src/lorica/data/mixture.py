@@ -9,8 +9,9 @@ from itertools import accumulate
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from lorica.data.batches import Random, permutation
+from lorica.data.batches import Random
 from lorica.errors import ConfigError, DataError
 
 WEIGHT_UNIT = 1000  # weights count to three decimals
@@ -68,14 +69,14 @@ def mixture_members(step: int, size: int, sources: Sequence[Source], random: Ran
     cycle. The places of one set see its pictures one after another, a new order each time through. So shares are exact
     in every cycle, and of one set no picture comes a third time before each came twice.
     """
-    orders: dict[tuple[int, int], list[int]] = {}
+    orders: dict[tuple[int, int], Tensor] = {}
     row: list[Entry] = []
     for number, drawn in _drawn(step * size, size, draws(sources), random):
         source = sources[number]
         turn, place = divmod(drawn, source.count)
         if (number, turn) not in orders:
-            orders[number, turn] = permutation(turn, source.count, _named(random, source.name))
-        row.append(_entry(sources, number, orders[number, turn][place]))
+            orders[number, turn] = torch.randperm(source.count, generator=random(turn, f"order/{source.name}"))
+        row.append(_entry(sources, number, int(orders[number, turn][place])))
     return row
 
 
@@ -139,10 +140,6 @@ def _drawn(first: int, size: int, places: Sequence[int], random: Random) -> list
 def _entry(sources: Sequence[Source], number: int, item: int) -> Entry:
     source, before = sources[number], sum(earlier.count for earlier in sources[:number])
     return Entry(source.name, item, before + item, source.loss_weight)
-
-
-def _named(random: Random, name: str) -> Random:
-    return lambda turn, purpose: random(turn, f"{purpose}/{name}")
 
 
 def _own(source: Source) -> int:
