@@ -6,6 +6,7 @@ from collections import Counter
 from functools import partial
 
 import pytest
+import torch
 
 from lorica.data.bucket_batches import bucket_batch, bucket_batches_per_epoch, bucket_members
 from lorica.data.buckets import Size
@@ -41,6 +42,17 @@ def test_an_epoch_sees_every_picture_once_and_fills_the_last_batches(size: int, 
         times = [seen[index] for index in pictures]
         assert sum(times) == -(-len(pictures) // size) * size
         assert max(times) - min(times) <= 1  # the filling is spread evenly
+
+
+def test_an_epoch_written_out() -> None:
+    """Batches of three: each bucket's order is cut, and filled from its own beginning."""
+    length = bucket_batches_per_epoch(3, BUCKETS)
+    expected: list[list[int]] = []
+    for frame, pictures in BUCKETS.items():
+        order = torch.randperm(len(pictures), generator=RANDOM(1, f"order/{frame}")).tolist()
+        endless = [pictures[place] for place in order] * 2
+        expected += [endless[start : start + 3] for start in range(0, len(pictures), 3)]
+    assert sorted(bucket_batch(length + n, 3, BUCKETS, RANDOM) for n in range(length)) == sorted(expected)
 
 
 def test_with_batches_of_one_an_epoch_is_a_permutation() -> None:

@@ -33,6 +33,7 @@ def test_a_mask_lies_beside_the_picture_under_the_same_name(tmp_path: Path) -> N
     assert is_mask(tmp_path / "mask" / "a.webp", tmp_path)
     assert is_mask(tmp_path / "deeper" / "mask" / "a.webp", tmp_path)
     assert not is_mask(tmp_path / "mask.png", tmp_path)
+    assert not is_mask(tmp_path / "mask", tmp_path)
     assert not is_mask(tmp_path / "mask" / "a.webp", tmp_path / "mask")
     (tmp_path / "mask" / "a.png").touch()
     with pytest.raises(DataError, match=r"has two masks, .*a\.png and .*a\.webp"):

@@ -65,10 +65,22 @@ def test_a_regularisation_set_comes_as_often_as_all_others() -> None:
 
 def test_two_regularisation_sets_share_that_half() -> None:
     other = Source(name="other class", count=2, prior=True)
-    assert draws([CATS, CLASS, other]) == (2, 1, 1)
+    assert draws([CATS, CLASS, other]) == draws([DOGS, CLASS, other]) == (2, 1, 1)
     assert draws([Source(name="a", count=5, weight=2), CLASS]) == (1, 1)
     weighted = Source(name="class", count=11, prior=True, weight=0.5)
     assert draws([Source(name="a", count=5, weight=2), weighted]) == (4, 1)
+    assert draws([Source(name="a", count=5, weight=2), weighted, other]) == (4, 1, 4)
+
+
+def test_an_epoch_counts_repeats_and_does_not_wait_for_a_large_regularisation_set() -> None:
+    assert epoch_length([Source(name="a", count=4, repeats=3), Source(name="b", count=6, repeats=2)]) == 24
+    assert epoch_length([DOGS, Source(name="class", count=100, prior=True)]) == 10
+
+
+def test_sets_of_one_size_have_orders_of_their_own() -> None:
+    row = row_of([Source(name="a", count=9), Source(name="b", count=9)], 18)
+    orders = [[entry.item for entry in row if entry.source == name] for name in "ab"]
+    assert orders[0] != orders[1]
 
 
 def test_an_entry_says_where_the_picture_is_among_all() -> None:
