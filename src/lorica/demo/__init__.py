@@ -1,0 +1,1 @@
+"""The bundled base model and its pictures: drawing, scoring, the quickstart."""

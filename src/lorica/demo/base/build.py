@@ -43,6 +43,7 @@ def assemble(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPToke
     pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(output, safe_serialization=True)
+    _load_in_single_precision(output / "text_encoder" / "config.json")
     _write_older_tokenizer_files(tokenizer, output / "tokenizer")
 
 
@@ -50,6 +51,11 @@ def _autoencoder(folder: Path) -> AutoencoderKL:
     if not folder.exists():
         train_autoencoder(AUTOENCODER_CYCLES, AUTOENCODER_STEPS).save_pretrained(folder)
     return AutoencoderKL.from_pretrained(folder).eval()
+
+
+def _load_in_single_precision(config: Path) -> None:
+    """Say float32 in a config: transformers loads what the file says, diffusers float32, and the two must agree."""
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
 
 
 def _write_older_tokenizer_files(tokenizer: CLIPTokenizer, folder: Path) -> None:

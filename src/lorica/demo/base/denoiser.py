@@ -21,7 +21,8 @@ from lorica.demo.drawing import Scene, draw
 CHANNELS = (48, 80, 96)
 WIDTH = 128  # of the text encoder
 EMPTY_CAPTIONS = 0.1  # share, for classifier-free guidance
-EMA_DECAY = 0.9993
+EMA_DECAY = 0.999
+LEAST_SHARE = 0.2  # of the density of noise levels, at both ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +143,25 @@ def _loss(
     tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     latents = pictures.latents[chosen].float()
     noise = torch.randn(latents.shape, generator=noise_source)
-    spread = (torch.arange(batch) + torch.rand((), generator=noise_source)) / batch  # stratified: less variance
-    time = (spread * 1000).long().clamp(0, 999)
+    time = _choose_times(schedule, batch, noise_source)
     times = cast("Any", time)  # diffusers asks for an IntTensor, which a tensor of integers is not to a type checker
     noisy, target = schedule.add_noise(latents, noise, times), schedule.get_velocity(latents, noise, times)
     with torch.autocast("cpu", torch.bfloat16):
         predicted = model(noisy, time, tokens)
     return F.mse_loss(predicted.float(), target)
+
+
+def _choose_times(schedule: DDPMScheduler, count: int, generator: torch.Generator) -> Tensor:
+    """Draw noise levels, mostly those at which shapes are decided, ``(count,)``.
+
+    The density is the min-SNR weight ``min(snr, 5) / (snr + 1)`` (Hang et al. 2023, arXiv:2303.09556) with a floor:
+    drawn by weight, not weighted, so that no step is spent on what counts little. Stratified, for less variance.
+    """
+    kept = schedule.alphas_cumprod.double()
+    snr = kept / (1 - kept)
+    share = (snr.clamp(max=5) / (snr + 1)).clamp(min=LEAST_SHARE).cumsum(0)
+    places = (torch.arange(count) + torch.rand((), generator=generator)) / count
+    return torch.searchsorted(share / share[-1], places.double()).clamp(max=len(share) - 1)
 
 
 def _warm_then_fall(step: int, steps: int) -> float:
