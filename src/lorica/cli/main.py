@@ -20,6 +20,7 @@ from lorica.errors import UnknownNameError
 
 VERBS: dict[str, str] = {
     "quickstart": "Train a LoRA on bundled pictures and show what it does.",
+    "prepare": "Check a folder of pictures and captions before training.",
     "train": "Train a LoRA on your own pictures.",
     "generate": "Make pictures from prompts, with any number of LoRAs.",
     "doctor": "Say what is installed, what is missing, and how to get it.",
