@@ -62,6 +62,7 @@ def test_lora_plus_raises_the_rate_of_up_alone() -> None:
     assert not rates.requires_grad
     # first: down 2 * 7, up 5 * 2; last: down 2 * 3 * 2 * 2, up 11 * 2
     assert rates.tolist() == [1.0] * 14 + [16.0] * 10 + [1.0] * 24 + [16.0] * 22
+    assert torch.equal(element_rates(flat, dict(reversed(pieces.items())), lora_plus(16.0)), rates)
 
 
 def test_rates_lie_where_the_factors_lie() -> None:
