@@ -76,6 +76,7 @@ def test_metadata_gives_captions_and_lists_of_them(tmp_path: Path) -> None:
         ('["a.png"]', "line 2: expected an object, got"),
         ('{"text": "a"}', "line 2: there is no text 'file_name'; it holds 'text'"),
         ('{"file_name": 3, "text": "a"}', "there is no text 'file_name'"),
+        ('{"file_name": "", "text": "a"}', "there is no text 'file_name'"),
         ("{}", "it holds nothing"),
         ('{"file_name": "a.png", "txt": "a"}', "there is no text 'text'; it holds 'file_name', 'txt'"),
         ('{"file_name": "a.png", "text": 5}', "there is no text 'text'"),
