@@ -1,0 +1,261 @@
+"""One training step: our loop beside the inner loop of the diffusers text-to-image LoRA script, in one process.
+
+Both train a rank-4 adapter on the attention of the same model, batch and data, in float32. The script's loop is written
+anew here from its behaviour: it encodes pictures and captions at every step (*as it is*), or is given both (*cached*).
+The floor is forward plus backward to the inputs, without any adapter.
+
+Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1]. Prints medians, ratios and the
+split of the script's step; writes benchmarks/results/train_step_MODEL.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel
+
+import lorica
+from lorica.data.items import Item
+from lorica.training.config import RunConfig
+from lorica.training.dataset import Dataset, Example
+from lorica.training.recipe import RecipeSettings
+from lorica.training.recipes.sd import StableDiffusion
+from lorica.training.setup import prepare_loop, prepare_trainable
+
+RANK = 4
+PICTURES = 8
+SIDES = {"bundled": 64, "sd15": 256}  # pixels
+ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
+PARTS = ("encode", "forward", "backward", "clip", "optimizer")
+
+
+def make_pipeline(model: str) -> StableDiffusionPipeline:
+    """Return the bundled pipeline, or one of the size of SD 1.5 with random weights."""
+    pipeline = StableDiffusionPipeline.from_pretrained(lorica.bundled_model(), dtype=torch.float32)
+    if model == "bundled":
+        return pipeline
+    torch.manual_seed(0)
+    vocabulary = len(pipeline.tokenizer)
+    text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )
+    unet = UNet2DConditionModel(cross_attention_dim=768)
+    text.update({"vocab_size": vocabulary, "bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1})
+    parts = {"vae": vae, "unet": unet, "text_encoder": CLIPTextModel(text), "scheduler": DDPMScheduler()}
+    return StableDiffusionPipeline(
+        **parts,
+        tokenizer=pipeline.tokenizer,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+class Script:
+    """The inner loop of the script: PEFT's adapter, AdamW, accelerate around everything."""
+
+    def __init__(self, pipeline: Any, pixels: Tensor, tokens: Tensor, batch: int) -> None:
+        self.accelerator = Accelerator()
+        self.vae, self.text, self.unet = (pipeline.components[name] for name in ("vae", "text_encoder", "unet"))
+        for part in (self.vae, self.text, self.unet):
+            part.requires_grad_(False)
+        self.schedule = DDPMScheduler.from_config(pipeline.scheduler.config)
+        self.unet.add_adapter(
+            LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=ATTENTION)
+        )
+        self.factors = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(self.factors, lr=1e-4, weight_decay=1e-2)
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+        self.unet, self.optimizer, self.rates = self.accelerator.prepare(self.unet, optimizer, rates)
+        self.pixels, self.tokens, self.batch = pixels, tokens, batch
+        self.split = dict.fromkeys(PARTS, 0.0)
+        with torch.no_grad():
+            self.latents = [self.encode_pictures(row[None]) for row in pixels]
+            self.states = [self.text(row[None])[0] for row in tokens]
+
+    def encode_pictures(self, pixels: Tensor) -> Tensor:
+        """Return scaled latents of some pictures."""
+        return self.vae.encode(pixels).latent_dist.sample() * self.vae.config.scaling_factor
+
+    def step(self, number: int, *, cached: bool) -> None:
+        """Do one step."""
+        rows = [(number * self.batch + place) % PICTURES for place in range(self.batch)]
+        with self.accelerator.accumulate(self.unet):
+            mark = time.perf_counter()
+            latents, states = self._inputs(rows, cached=cached)
+            mark = self._note("encode", mark)
+            noise = torch.randn_like(latents)
+            times = torch.randint(0, 1000, (len(rows),)).long()
+            noisy = self.schedule.add_noise(latents, noise, times)
+            velocity = self.schedule.config.prediction_type == "v_prediction"
+            target = self.schedule.get_velocity(latents, noise, times) if velocity else noise
+            predicted = self.unet(noisy, times, states, return_dict=False)[0]
+            loss = F.mse_loss(predicted.float(), target.float(), reduction="mean")
+            self.accelerator.gather(loss.repeat(self.batch)).mean().item()
+            mark = self._note("forward", mark)
+            self.accelerator.backward(loss)
+            mark = self._note("backward", mark)
+            self.accelerator.clip_grad_norm_(self.factors, 1.0)
+            mark = self._note("clip", mark)
+            self.optimizer.step()
+            self.rates.step()
+            self.optimizer.zero_grad()
+            self._note("optimizer", mark)
+            loss.detach().item()
+
+    def _inputs(self, rows: Sequence[int], *, cached: bool) -> tuple[Tensor, Tensor]:
+        if cached:
+            return torch.cat([self.latents[row] for row in rows]), torch.cat([self.states[row] for row in rows])
+        return self.encode_pictures(self.pixels[rows]), self.text(self.tokens[rows], return_dict=False)[0]
+
+    def _note(self, part: str, since: float) -> float:
+        now = time.perf_counter()
+        self.split[part] += now - since
+        return now
+
+
+class Ours:
+    """Our loop, as ``lorica train`` runs it, on encoded pictures in memory."""
+
+    def __init__(self, pipeline: Any, pixels: Tensor, captions: Sequence[str], batch: int) -> None:
+        config = RunConfig(train_batch_size=batch, max_train_steps=100_000, rank=RANK)
+        accelerator = Accelerator()
+        self.recipe = StableDiffusion(pipeline, RecipeSettings(device=accelerator.device, dtype=torch.float32))
+        examples = tuple(
+            Example(
+                Item(Path(f"{index}.png"), caption),
+                (self.recipe.encode_picture(row),),
+                self.recipe.encode_text(caption),
+            )
+            for index, (row, caption) in enumerate(zip(pixels, captions, strict=True))
+        )
+        self.trainable = prepare_trainable(config, self.recipe)
+        dataset = Dataset(examples, "", self.recipe.identify())
+        self.loop = prepare_loop(config, self.recipe, dataset, self.trainable, accelerator)
+        self.steps = self.loop.run(0, lambda: False)
+
+    def step(self, number: int) -> None:
+        """Do one step."""
+        del number
+        next(self.steps)
+
+    def floor(self, number: int) -> None:
+        """Run the model forward, and backward to its inputs."""
+        torch.manual_seed(number)
+        example = self.loop.dataset.examples[number % PICTURES]
+        latents = example.views[0].mean.expand(self.loop.plan.batch, -1, -1, -1).clone().requires_grad_(True)
+        states = example.conditioning["states"].expand(self.loop.plan.batch, -1, -1)
+        with self.trainable.enabled(False):
+            times = torch.randint(1000, (self.loop.plan.batch,))
+            self.recipe.predict(latents, times, {"states": states}).square().mean().backward()
+
+
+def peak_megabytes(run: Callable[[], None]) -> float:
+    """Return how far the resident memory rises above where it is now while ``run`` runs (Linux)."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
+
+
+def milliseconds(run: Callable[[int], None], number: int) -> float:
+    """Return how long one call takes."""
+    start = time.perf_counter()
+    run(number)
+    return (time.perf_counter() - start) * 1e3
+
+
+def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
+    """Time every side in turn, step by step, and measure the memory of each."""
+    torch.manual_seed(0)
+    side = SIDES[model]
+    pixels = torch.rand(PICTURES, 3, side, side) * 2 - 1
+    captions = [f"a picture of thing number {index}" for index in range(PICTURES)]
+    pipeline = make_pipeline(model)
+    tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    ours, script = Ours(pipeline, pixels, captions, batch), Script(make_pipeline(model), pixels, tokens, batch)
+    sides: dict[str, Callable[[int], None]] = {
+        "script": lambda number: script.step(number, cached=False),
+        "script, cached": lambda number: script.step(number, cached=True),
+        "ours": ours.step,
+        "floor": ours.floor,
+    }
+    for run in sides.values():
+        run(0)
+        run(1)
+    script.split = dict.fromkeys(PARTS, 0.0)
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(steps):
+        for name, run in sides.items():
+            times[name].append(milliseconds(run, number))
+    split = {part: round(seconds / (2 * steps) * 1e3, 2) for part, seconds in script.split.items()}
+    memory = {name: peak_megabytes(lambda run=run: (run(0), run(1))[0]) for name, run in sides.items()}
+    return {
+        "model": model,
+        "batch": batch,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.processor() or platform.machine(),
+        "milliseconds": {name: round(statistics.median(row), 2) for name, row in times.items()},
+        "fastest": {name: round(min(row), 2) for name, row in times.items()},
+        "peak_megabytes": {name: round(value, 1) for name, value in memory.items()},
+        "script_split_milliseconds": {**split, "note": "encode is the mean of a cached and an uncached step"},
+    }
+
+
+def report(figures: dict[str, Any]) -> None:
+    """Print the table and the ratios."""
+    times, memory = figures["milliseconds"], figures["peak_megabytes"]
+    print("| side | ms a step | script / side | cached / side | peak MB above the model |\n|---|---:|---:|---:|---:|")
+    for name, value in times.items():
+        ratios = f"{times['script'] / value:.2f} | {times['script, cached'] / value:.2f}"
+        print(f"| {name} | {value:.1f} | {ratios} | {memory[name]:.0f} |")
+    print(f"ours above the floor: {times['ours'] / times['floor'] - 1:.1%}")
+    print(
+        "the script's step: "
+        + ", ".join(f"{part} {value}" for part, value in figures["script_split_milliseconds"].items())
+    )
+
+
+def main() -> None:
+    """Read the options, compare, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SIDES, default="bundled")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=1)
+    options = parser.parse_args()
+    figures = compare(options.model, options.steps, options.batch)
+    report(figures)
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / f"train_step_{options.model}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
