@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import lorica
 from lorica.cli.main import VERBS, program
+from lorica.models import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -42,12 +44,20 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run in, with the six pictures of the bundled subject in ``pictures/``."""
+    """A folder to run in, with the pictures of the bundled subject and the file that the quickstart leaves."""
     from lorica.demo.subject import write_subject
 
     write_subject(tmp_path / "pictures")
+    path, (out, width) = next(iter(attention_of_the_bundled_unet().items()))
+    layer = lorica.LoRA(torch.zeros(2, width), torch.zeros(out, 2))
+    lorica.write(lorica.Adapter({"unet": {path: layer}}), tmp_path / "quickstart")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def attention_of_the_bundled_unet() -> dict[str, tuple[int, ...]]:
+    shapes = FAMILIES["bundled"].target.components["unet"]
+    return {path: shape for path, shape in shapes.items() if path.endswith("attn2.to_q")}
 
 
 def test_there_are_pages() -> None:
