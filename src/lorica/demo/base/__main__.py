@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lorica.demo.base.build import DENOISER_STEPS, build
+from lorica.demo.measure import main as measure
 
 
 def main() -> None:
@@ -16,6 +17,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=DENOISER_STEPS, help="training steps of the UNet")
     options = parser.parse_args()
     print(f"The base model is in {build(options.work, options.output, options.steps)}.")
+    measure(["--model", str(options.output)])
 
 
 main()

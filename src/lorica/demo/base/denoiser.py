@@ -165,8 +165,8 @@ def _choose_times(schedule: DDPMScheduler, count: int, generator: torch.Generato
 
 
 def _warm_then_fall(step: int, steps: int) -> float:
-    """Return the share of the learning rate: up in 200 steps, flat until 55 %, then straight down to 2 %."""
-    rise, fall = min(1.0, (step + 1) / 200), max(0.0, (step / steps - 0.55) / 0.45)
+    """Return the share of the learning rate: up in 200 steps, flat until 60 %, then straight down to 2 %."""
+    rise, fall = min(1.0, (step + 1) / 200), max(0.0, (step / steps - 0.6) / 0.4)
     return rise * (1 - 0.98 * fall)
 
 
