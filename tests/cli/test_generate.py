@@ -36,13 +36,13 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
     line = (
         f"generate --base models/x --lora a.safetensors:0.8 --lora b.safetensors --prompt heart --prompts-file "
         f"{tmp_path / 'more.txt'} --negative-prompt blur --num 4 --seed 11 --steps 12 --guidance 3.5 --scheduler ddim "
-        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --device cpu --dtype bfloat16 --output pictures/x.png"
+        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --device cpu --dtype bfloat16 --output new/x.png"
     )
     assert run(line.split()) == 0
     assert seen == [
         Request(
             prompts=["heart", "a star"],
-            output=Path("pictures/x.png"),
+            output=Path("new/x.png"),
             base="models/x",
             loras=[LoraChoice("a.safetensors", 0.8), LoraChoice("b.safetensors", 1.0)],
             num=4,

@@ -17,7 +17,7 @@ from lorica.demo.words import BACKGROUNDS, COLORS, SHAPES, visible
 # Share read right (shape, colour, background and count) of 2,000 scenes of each kind, seed 11:
 # plain 1.000, outlined 1.000, striped 0.970 (black stripes on gray), several 0.9995.
 LEAST_RIGHT = {"plain": 0.99, "outlined": 0.98, "striped": 0.93, "several": 0.98}
-PICTURES = 80  # of each kind here; the figures above came from 2,000
+PICTURES = 40  # of each kind here; the figures above came from 2,000
 
 
 def scenes(kind: str, count: int, seed: int = 11) -> list[Scene]:
@@ -44,7 +44,7 @@ def test_the_reader_is_right_on_drawn_pictures(kind: str) -> None:
 
 def test_the_reader_is_right_on_98_of_100_pictures_of_all_kinds() -> None:
     rng = random.Random(3)
-    mixed = [random_scene(rng) for _ in range(200)]
+    mixed = [random_scene(rng) for _ in range(100)]
     assert share_right([(scene, draw(scene)) for scene in mixed]) >= 0.98
 
 
@@ -94,12 +94,12 @@ def jpeg(picture: Image.Image) -> Image.Image:
 )
 def test_imperfect_pixels_are_read_too(spoil: Callable[[Image.Image], Image.Image], least: float) -> None:
     rng = random.Random(5)
-    mixed = [random_scene(rng) for _ in range(100)]
+    mixed = [random_scene(rng) for _ in range(50)]
     assert share_right([(scene, spoil(draw(scene))) for scene in mixed]) >= least
 
 
 def test_random_blobs_are_no_shape() -> None:
-    """Measured: 13 of 300 blobs pass for a shape."""
+    """Measured: 20 of 300 blobs pass for a shape."""
     rng = random.Random(3)
     assert sum(read_picture(blob(rng)).shape is not None for _ in range(60)) <= 6
 

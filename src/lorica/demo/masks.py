@@ -8,6 +8,7 @@ from PIL import Image
 
 Mask = NDArray[np.bool_]  # (h, w)
 Grid = NDArray[np.float32]  # (GRID, GRID), 0 to 1
+Box = tuple[int, int, int, int]  # left, top, right, bottom; right and bottom are the first pixels outside
 
 GRID = 32
 
@@ -57,15 +58,15 @@ def fill(mask: Mask) -> Mask:
     return ~next(part for part in outside if part[0, 0])[1:-1, 1:-1]
 
 
-def box(mask: Mask) -> tuple[int, int, int, int]:
-    """Return left, top, right, bottom of a mask that is not empty; right and bottom are the first pixels outside."""
+def box(mask: Mask) -> Box:
+    """Return the box of a mask that is not empty."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def stretch(mask: Mask) -> Grid:
-    """Return a mask cut out at its box and stretched to ``(GRID, GRID)``."""
-    left, top, right, bottom = box(mask)
+def stretch(mask: Mask, frame: Box | None = None) -> Grid:
+    """Return a mask cut out at ``frame`` (by default its own box) and stretched to ``(GRID, GRID)``."""
+    left, top, right, bottom = frame or box(mask)
     cut = Image.fromarray(mask[top:bottom, left:right].astype(np.uint8) * 255)
     gray = np.asarray(cut.resize((GRID, GRID), Image.Resampling.BILINEAR), dtype=np.float32)
     return (gray / 255).astype(np.float32)
@@ -78,6 +79,11 @@ def slenderness(mask: Mask) -> float:
 
 
 def _largest_near(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    wide = np.pad(labels, 1)
-    rows = np.maximum(np.maximum(wide[:-2], wide[1:-1]), wide[2:])
-    return np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+    """Return for each pixel the largest label among it and its eight neighbours."""
+    rows = labels.copy()
+    np.maximum(rows[1:], labels[:-1], out=rows[1:])
+    np.maximum(rows[:-1], labels[1:], out=rows[:-1])
+    near = rows.copy()
+    np.maximum(near[:, 1:], rows[:, :-1], out=near[:, 1:])
+    np.maximum(near[:, :-1], rows[:, 1:], out=near[:, :-1])
+    return near

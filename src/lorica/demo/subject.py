@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lorica.demo.drawing import OVERSAMPLING, RADIUS, SIDE, Point
+from lorica.demo.drawing import OVERSAMPLING, SIDE, Point
 from lorica.demo.folders import write_pictures
 from lorica.demo.masks import GRID, Mask, box, fill, slenderness, stretch
 from lorica.demo.score import LEAST_FIGURE, Pixels, figure_of, to_pixels
@@ -19,12 +19,12 @@ from lorica.demo.words import BACKGROUNDS, COLORS, RGB
 WORD = "zorblin"  # rare: the base's tokenizer knows only its letters
 
 FUR: RGB = COLORS["orange"]
-DARK: RGB = (34, 22, 26)
-LIGHT: RGB = (255, 226, 178)
-BLUSH: RGB = (255, 110, 120)
-GLINT: RGB = (255, 255, 255)
+DARK: RGB = COLORS["black"]
+LIGHT: RGB = COLORS["white"]
 
-LEAST_MATCH = 0.76  # overlap over union with the creature's outline
+HALF_SIDE = {"large": 22.5, "small": 17.0}  # half the side of the creature's square, in pixels
+
+LEAST_MATCH = 0.74  # overlap over union with the creature's outline
 LEAST_FUR = 0.35  # share of the figure that must be orange
 LEAST_EYE = 0.30  # share of each eye that must be dark
 MOST_BROW = 0.30  # share of the place between the eyes that may be dark
@@ -46,12 +46,12 @@ class Portrait:
 
 
 PORTRAITS: tuple[Portrait, ...] = (
-    Portrait("mint", "large", (30.0, 33.0)),
-    Portrait("sky", "large", (39.0, 36.0)),
-    Portrait("white", "large", (25.0, 38.0)),
-    Portrait("navy", "large", (35.0, 27.0)),
-    Portrait("lavender", "small", (22.0, 40.0)),
-    Portrait("gray", "small", (43.0, 24.0)),
+    Portrait("mint", "large", (31.0, 33.0)),
+    Portrait("sky", "large", (37.0, 36.0)),
+    Portrait("white", "large", (27.0, 37.0)),
+    Portrait("navy", "large", (34.0, 27.5)),
+    Portrait("lavender", "small", (24.0, 41.0)),
+    Portrait("gray", "small", (41.0, 24.0)),
 )
 
 
@@ -65,14 +65,14 @@ def draw_subject(portrait: Portrait) -> Image.Image:
     side = SIDE * OVERSAMPLING
     picture = Image.new("RGB", (side, side), BACKGROUNDS[portrait.background])
     center = (portrait.center[0] * OVERSAMPLING, portrait.center[1] * OVERSAMPLING)
-    _draw_creature(_Brush(ImageDraw.Draw(picture), center, RADIUS[portrait.size] * OVERSAMPLING))
+    _draw_creature(_Brush(ImageDraw.Draw(picture), center, HALF_SIDE[portrait.size] * OVERSAMPLING))
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def random_portrait(rng: random.Random) -> Portrait:
     """Return a portrait on any background, in any size and place."""
-    size = rng.choice(list(RADIUS))
-    margin = RADIUS[size] + 1
+    size = rng.choice(list(HALF_SIDE))
+    margin = HALF_SIDE[size] + 1
     x, y = (rng.uniform(margin, SIDE - margin) for _ in range(2))
     return Portrait(rng.choice(list(BACKGROUNDS)), size, (x, y))
 
@@ -117,15 +117,12 @@ class _Brush:
 
 
 def _draw_creature(brush: _Brush) -> None:
-    brush.mirrored((0.22, -0.45), (0.80, -1.0), (0.86, 0.10), fill=FUR)  # ears
-    brush.mirrored((0.48, -0.45), (0.72, -0.74), (0.75, -0.2), fill=BLUSH)
-    brush.pair(0.40, 0.86, 0.25, 0.14, FUR)  # feet
-    brush.ellipse(0, 0.20, 0.90, 0.74, FUR)
-    brush.ellipse(0, 0.58, 0.42, 0.30, LIGHT)  # muzzle and belly in one
-    brush.pair(0.34, 0.08, 0.17, 0.21, DARK)  # eyes
-    brush.pair(0.29, 0.0, 0.06, 0.07, GLINT)
-    brush.pair(0.64, 0.36, 0.13, 0.09, BLUSH)  # cheeks
-    brush.ellipse(0, 0.50, 0.14, 0.09, DARK)  # nose
+    brush.mirrored((0.12, -0.45), (0.72, -1.0), (0.88, 0.15), fill=FUR)  # ears
+    brush.pair(0.42, 0.84, 0.28, 0.16, FUR)  # feet
+    brush.ellipse(0, 0.22, 0.92, 0.74, FUR)
+    brush.ellipse(0, 0.54, 0.36, 0.25, LIGHT)  # muzzle
+    brush.pair(0.40, 0.04, 0.20, 0.24, DARK)  # eyes
+    brush.ellipse(0, 0.46, 0.17, 0.13, DARK)  # nose
 
 
 def _match(figure: Mask) -> float:

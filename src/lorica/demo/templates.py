@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lorica.demo.drawing import OUTLINE, OVERSAMPLING, RADIUS, SIDE, silhouette
-from lorica.demo.masks import GRID, Mask, box, close, shrink, slenderness, stretch
+from lorica.demo.masks import GRID, Box, Mask, box, close, shrink, slenderness, stretch
 from lorica.demo.words import SHAPES
 
 SLACK = 0.75  # pixels that a recognised figure's outline may lie off, on average
@@ -23,6 +23,11 @@ def _same(mask: Mask) -> Mask:
 def _inner(mask: Mask) -> Mask:
     return shrink(mask, round(OUTLINE))
 
+
+# Pixels that are added to a box at the left, top, right and bottom.
+GROWN = (
+    (0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 0), (0, 1, 0, 1), (1, 1, 1, 1),
+)  # fmt: skip
 
 # How a figure can look as a mask: whole, whole with narrow gaps filled, or without its outline.
 ASPECTS: dict[str, Callable[[Mask], Mask]] = {"whole": _same, "closed": close, "inner": _inner}
@@ -45,9 +50,7 @@ def agree(mask: Mask, aspect: str) -> Agreement:
     if not mask.any():
         return Agreement(None, 0.0)
     templates = _templates(aspect, _size(mask))
-    found, tall = stretch(mask), slenderness(mask)
-    overlap = np.minimum(found, templates.masks).sum((1, 2)) / np.maximum(found, templates.masks).sum((1, 2))
-    matches = overlap * np.minimum(templates.proportions / tall, tall / templates.proportions)
+    matches = np.max([_matches(mask, frame, templates) for frame in _frames(mask)], axis=0)
     best = int(matches.argmax())
     close_enough = matches[best] >= templates.least[best]
     return Agreement(SHAPES[best] if close_enough else None, float(matches[best]))
@@ -68,6 +71,22 @@ def _templates(aspect: str, size: str) -> _Templates:
         np.array([slenderness(mask) if mask.any() else 1 for mask in masks], dtype=np.float32),
         np.array([_least(template(shape, size)) for shape in SHAPES], dtype=np.float32),
     )
+
+
+def _frames(mask: Mask) -> list[Box]:
+    """Return the mask's box, and boxes with a pixel more at some sides, where a thin tip may have faded."""
+    (left, top, right, bottom), (height, width) = box(mask), mask.shape
+    grown = (
+        (max(left - a, 0), max(top - b, 0), min(right + c, width), min(bottom + d, height)) for a, b, c, d in GROWN
+    )
+    return list(dict.fromkeys(grown))
+
+
+def _matches(mask: Mask, frame: Box, templates: _Templates) -> NDArray[np.float32]:
+    """Return the match with each template of the part of a mask that lies in a frame."""
+    found, tall = stretch(mask, frame), (frame[2] - frame[0]) / (frame[3] - frame[1])
+    overlap = np.minimum(found, templates.masks).sum((1, 2)) / np.maximum(found, templates.masks).sum((1, 2))
+    return overlap * np.minimum(templates.proportions / tall, tall / templates.proportions)
 
 
 def _least(mask: Mask) -> float:
