@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 def command(folder: Path, base: str, as_json: bool) -> None:
     """Train a LoRA on bundled pictures of a small orange creature and show what it does."""
     quiet_libraries()
-    from dataclasses import asdict
-
     from lorica.demo.quickstart import quickstart  # brings torch along
 
     report = quickstart(folder, base=base)
