@@ -11,11 +11,13 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from lorica.demo.base.autoencoder import train_autoencoder
+from lorica.demo.base.decoder import sharpen_decoder
 from lorica.demo.base.denoiser import Denoiser, make_pictures, make_schedule, train_denoiser
 from lorica.demo.base.tokenizer import make_tokenizer
 
 AUTOENCODER_CYCLES, AUTOENCODER_STEPS = 2, 2000
 DENOISER_STEPS = 12_000
+DECODER_STEPS = 1500
 PICTURES = 40_000
 
 
@@ -25,6 +27,7 @@ def build(work: Path, output: Path, denoiser_steps: int = DENOISER_STEPS) -> Pat
     autoencoder, tokenizer = _autoencoder(work / "vae"), make_tokenizer()
     pictures = make_pictures(autoencoder, PICTURES, seed=0)
     denoiser = train_denoiser(pictures, tokenizer, denoiser_steps, state=work / "denoiser.pt")
+    sharpen_decoder(autoencoder, pictures, DECODER_STEPS)
     assemble(autoencoder, denoiser, tokenizer, output)
     return output
 
