@@ -27,7 +27,7 @@ from lorica.generating.schedulers import use_scheduler
 from lorica.training.progress import Reporter
 
 STEPS = 25
-GUIDANCE = 4.0
+GUIDANCE = 6.0
 SCHEDULER = "dpm++"
 SEED = 2026
 BATCH = 20
