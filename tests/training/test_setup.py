@@ -92,15 +92,6 @@ def test_checkpointing_gradients_changes_memory_and_nothing_else(settings: Setti
     assert one.adapter == other.adapter
 
 
-def test_noise_is_offset_by_channel(session: Callable[..., Session]) -> None:
-    shape = torch.Size((4, 50, 60))
-    noise = session(noise_offset=0.5).loop._noise(shape, torch.Generator().manual_seed(1))
-    plain = session().loop._noise(shape, torch.Generator().manual_seed(1))
-    offset = noise - plain
-    assert offset.flatten(1).std(dim=1).max() < 1e-6
-    assert offset.mean((1, 2)).abs().min() > 1e-3
-
-
 def test_latents_are_drawn_from_the_distribution(session: Callable[..., Session]) -> None:
     dataset = session().loop.dataset
     mean, std = dataset.examples[0].views[0]

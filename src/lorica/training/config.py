@@ -75,8 +75,55 @@ class RunConfig(BaseModel):
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
         None, description="what the model predicts; from its scheduler if unset"
     )
-    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting (arXiv:2303.09556), 5 recommended")
+    rescale_zero_terminal_snr: bool = Field(
+        False,
+        validation_alias=AliasChoices("rescale_zero_terminal_snr", "zero_terminal_snr"),
+        description="end the noise schedule in nothing but noise (arXiv:2305.08891); for v_prediction",
+    )
+    loss_type: Literal["mse", "huber", "smooth_l1", "pseudo_huber"] = Field(
+        "mse", description="distance between prediction and target"
+    )
+    huber_delta: float = Field(
+        0.1,
+        gt=0,
+        validation_alias=AliasChoices("huber_delta", "huber_c"),
+        description="error from which the losses other than mse grow straight",
+    )
+    snr_gamma: float | None = Field(
+        None,
+        gt=0,
+        validation_alias=AliasChoices("snr_gamma", "min_snr_gamma"),
+        description="min-SNR weighting (arXiv:2303.09556), 5 recommended",
+    )
+    soft_min_snr: bool = Field(False, description="snr_gamma without its corner (arXiv:2401.11605)")
+    debiased_estimation: bool = Field(
+        False,
+        validation_alias=AliasChoices("debiased_estimation", "debiased_estimation_loss"),
+        description="weight by the square root of the SNR instead (arXiv:2310.08442)",
+    )
+    min_timestep: int = Field(0, ge=0, description="no timestep below it is trained; 0 is the clean picture")
+    max_timestep: int | None = Field(None, gt=0, description="none from it on is trained; all if unset")
+
+    # the noise
     noise_offset: float = Field(0.0, ge=0, description="noise shared by all pixels of a channel, 0.1 for dark pictures")
+    pyramid_noise_levels: int = Field(
+        0,
+        ge=0,
+        validation_alias=AliasChoices("pyramid_noise_levels", "multires_noise_iterations"),
+        description="coarser noises that are added, 6 is usual; 0 for none",
+    )
+    pyramid_noise_discount: float = Field(
+        0.3,
+        ge=0,
+        validation_alias=AliasChoices("pyramid_noise_discount", "multires_noise_discount"),
+        description="how much each of them counts of the one before",
+    )
+    input_perturbation: float = Field(
+        0.0,
+        ge=0,
+        validation_alias=AliasChoices("input_perturbation", "ip_noise_gamma"),
+        description="more noise in the input than in the target (arXiv:2301.11706), 0.1 recommended",
+    )
 
     # the adapter
     rank: int = Field(4, gt=0, description="rank of the adapter")
@@ -131,6 +178,16 @@ class RunConfig(BaseModel):
             raise ValueError("hub_model_id is set, but nothing is uploaded: add push_to_hub")
         return self
 
+    @model_validator(mode="after")
+    def _agree_on_the_loss(self) -> RunConfig:
+        if self.soft_min_snr and self.snr_gamma is None:
+            raise ValueError("soft_min_snr is set, but not where it levels off: add snr_gamma, such as 5")
+        if self.debiased_estimation and self.snr_gamma is not None:
+            raise ValueError("debiased_estimation and snr_gamma both weigh the loss: leave one out")
+        if self.max_timestep is not None and self.max_timestep <= self.min_timestep:
+            raise ValueError(f"max_timestep is {self.max_timestep}, not above min_timestep, {self.min_timestep}")
+        return self
+
     @classmethod
     def from_toml(cls, path: str | Path) -> RunConfig:
         """Read a run file: one ``name = value`` a line, names as on the command line.
@@ -157,20 +214,34 @@ class RunConfig(BaseModel):
 
 def known_names() -> list[str]:
     """Return every name that a run file may hold, aliases included."""
-    return [*RunConfig.model_fields, "lora_alpha"]
+    return [*RunConfig.model_fields, *_second_names(RunConfig)]
 
 
 def _refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
-    known = [*model.model_fields, "lora_alpha"]
-    if {"alpha", "lora_alpha"} <= set(values):
-        raise ConfigError("alpha and lora_alpha are two names of one setting: give one of them.")
-    for name in values:
+    given, second_names = set(values), _second_names(model)
+    known = [*model.model_fields, *second_names]
+    for second, first in second_names.items():
+        if {first, second} <= given:
+            raise ConfigError(f"{first} and {second} are two names of one setting: give one of them.")
+    for name in given:
         if name in REFUSED:
             raise ConfigError(f"{name} is not offered: {REFUSED[name]}")
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
             raise ConfigError(f"unknown setting {name!r}.{hint}")
+
+
+def _second_names(model: type[BaseModel]) -> dict[str, str]:
+    """Return the other names of settings, each with the first."""
+    aliases = {name: field.validation_alias for name, field in model.model_fields.items()}
+    return {
+        str(second): name
+        for name, alias in aliases.items()
+        if isinstance(alias, AliasChoices)
+        for second in alias.choices
+        if second != name
+    }
 
 
 def _readable(error: ValidationError) -> str:

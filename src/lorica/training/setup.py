@@ -18,6 +18,7 @@ from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
 from lorica.training.encoding import Framing, load_dataset
 from lorica.training.loop import Loop
+from lorica.training.objective import objective_of, weighting_of
 from lorica.training.optimizer import Optimizer
 from lorica.training.pipelines import load_pipeline
 from lorica.training.plan import Plan, make_plan
@@ -80,7 +81,11 @@ def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
 
 
 def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
-    """Load the base model and the recipe that trains it."""
+    """Load the base model and the recipe that trains it.
+
+    Raises:
+        ConfigError: if the limits of the timesteps or zero terminal SNR do not fit the model.
+    """
     pipeline = load_pipeline(
         config.pretrained_model_name_or_path,
         revision=config.revision,
@@ -93,9 +98,14 @@ def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
         dtype=precision_of(config, accelerator),
         train_text_encoder=config.train_text_encoder,
         prediction_type=config.prediction_type,
-        snr_gamma=config.snr_gamma,
+        weighting=weighting_of(config),
+        least_time=config.min_timestep,
+        most_time=config.max_timestep,
+        zero_terminal_snr=config.rescale_zero_terminal_snr,
     )
-    return load_recipe(pipeline, settings)
+    recipe = load_recipe(pipeline, settings)
+    recipe.sample_time(1, torch.Generator())  # limits outside of the schedule are refused before anything is encoded
+    return recipe
 
 
 def side_of(config: RunConfig, recipe: Recipe) -> int:
@@ -202,7 +212,7 @@ def prepare_loop(
         precision=dtype,
         seed=config.seed,
         longest=config.max_grad_norm,
-        noise_offset=config.noise_offset,
+        objective=objective_of(config),
     )
 
 

@@ -11,6 +11,21 @@ from lorica.training.loop import Loop
 from lorica.training.outputs import base_name
 
 FACTOR, MEMORY = "factor/", "adam/"
+# Settings that are facts as they stand.
+UNCHANGED = (
+    "rescale_zero_terminal_snr",
+    "loss_type",
+    "huber_delta",
+    "snr_gamma",
+    "soft_min_snr",
+    "debiased_estimation",
+    "min_timestep",
+    "max_timestep",
+    "noise_offset",
+    "pyramid_noise_levels",
+    "pyramid_noise_discount",
+    "input_perturbation",
+)
 
 
 def take_checkpoint(loop: Loop, step: int, facts: dict[str, object]) -> Checkpoint:
@@ -54,8 +69,7 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "samples a step (train_batch_size x gradient_accumulation_steps x processes)": plan.size,
         "seed": config.seed,
         "prediction_type": dict(loop.recipe.describe())["modelspec.prediction_type"],
-        "snr_gamma": config.snr_gamma,
-        "noise_offset": config.noise_offset,
+        **{name: getattr(config, name) for name in UNCHANGED},
     }
 
 
