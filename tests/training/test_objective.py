@@ -48,7 +48,7 @@ class Facts:
         """Prediction minus velocity, the adapter being nothing yet."""
         noise = self.plain if noise is None else noise
         noisy = self.a * self.latents + self.s * (noise if mixed is None else mixed)
-        told = self.loop.dataset.conditioning(self.row)
+        told = self.loop.dataset.conditioning(self.row, [torch.Generator()] * 2)
         return self.loop.recipe.predict(noisy, self.time, told) - (self.a * noise - self.s * self.latents)
 
 

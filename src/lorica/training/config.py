@@ -39,6 +39,36 @@ class RunConfig(BaseModel):
     train_data_dir: Path | None = Field(None, description="folder of pictures with metadata.jsonl or .txt captions")
     caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
+    shuffle_tags: bool = Field(
+        False,
+        validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"),
+        description="put the tags of a caption into another order each time",
+    )
+    keep_tokens: int = Field(0, ge=0, description="tags at the front that are neither moved nor dropped")
+    keep_tokens_separator: str | None = Field(None, description="a mark such as ||| behind the tags that are kept")
+    caption_separator: str = Field(",", min_length=1, description="what stands between tags")
+    caption_dropout: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("caption_dropout", "caption_dropout_rate"),
+        description="share of captions that are left empty, for guidance",
+    )
+    tag_dropout: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("tag_dropout", "caption_tag_dropout_rate"),
+        description="share of tags that are left out",
+    )
+    trigger_word: str | None = Field(None, description="put at the front of captions that do not hold it")
+    caption_prefix: str | None = Field(None, description="put before every caption that is not empty")
+    caption_suffix: str | None = Field(None, description="put behind every caption that is not empty")
+    enable_wildcards: bool = Field(
+        False,
+        validation_alias=AliasChoices("enable_wildcards", "enable_wildcard"),
+        description="draw one of {a|b}, and one line of a .txt file",
+    )
     on_long_caption: Literal["cut", "stop"] = Field(
         "cut", description="what to do with more tokens than the model reads"
     )
@@ -60,6 +90,12 @@ class RunConfig(BaseModel):
     # the optimizer
     learning_rate: float = Field(1e-4, gt=0, description="learning rate")
     text_encoder_lr: float | None = Field(None, gt=0, description="that of the text encoder; learning_rate if unset")
+    lora_plus_ratio: float | None = Field(
+        None,
+        gt=0,
+        validation_alias=AliasChoices("lora_plus_ratio", "loraplus_lr_ratio"),
+        description="rate of the up factors over that of the down factors (arXiv:2402.12354), 16 recommended",
+    )
     scale_lr: bool = Field(False, description="multiply the rates by accumulation, batch size and processes")
     lr_scheduler: Schedule = Field("constant", description="schedule of the learning rate")
     lr_warmup_steps: int = Field(0, ge=0, description="steps of rising rate (scripts: 500)")
@@ -130,6 +166,13 @@ class RunConfig(BaseModel):
     alpha: float | None = Field(
         None, gt=0, validation_alias=AliasChoices("alpha", "lora_alpha"), description="strength is alpha / rank"
     )
+    rank_pattern: tuple[str, ...] = Field((), description="GLOB=RANK of single layers, such as *.attn2.*=8")
+    alpha_pattern: tuple[str, ...] = Field((), description="GLOB=ALPHA of single layers; else alpha, else their rank")
+    init_lora_weights: Literal["gaussian", "zero", "orthogonal", "pissa"] = Field(
+        "gaussian",
+        description="first values of the factors; pissa (arXiv:2404.02948) doubles the rank of the file",
+    )
+    scale_weight_norms: float | None = Field(None, gt=0, description="longest change of a layer, 1 is usual")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped")
     target_modules: tuple[str, ...] = Field(
         ("attention",), description="attention, attention+ff, all-linear, all, or globs on module paths"
@@ -174,8 +217,19 @@ class RunConfig(BaseModel):
             raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
         if self.validation_epochs is not None and self.validation_steps is not None:
             raise ValueError("validation_epochs and validation_steps are both set: leave one out")
+        if self.scale_weight_norms is not None and self.init_lora_weights == "pissa":
+            raise ValueError("scale_weight_norms would shrink what pissa takes from the base: leave one out")
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError("hub_model_id is set, but nothing is uploaded: add push_to_hub")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_captions(self) -> RunConfig:
+        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout):
+            raise ValueError("keep_tokens is set, but no tag is moved or dropped: add shuffle_tags or tag_dropout")
+        mark = self.keep_tokens_separator
+        if mark is not None and (not mark or mark in self.caption_separator):
+            raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
         return self
 
     @model_validator(mode="after")

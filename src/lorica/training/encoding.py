@@ -10,14 +10,16 @@ from functools import partial
 from torch import Tensor
 
 from lorica.data.cache import Cache, digest_of_bytes, key_of
+from lorica.data.caption_edits import CaptionEdits
 from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
 from lorica.data.items import Item
 from lorica.data.views import views_of
 from lorica.errors import DataError
 from lorica.training.dataset import Dataset, Example
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Conditioning, Latents, Recipe
+from lorica.training.recipe import Latents, Recipe
 from lorica.training.rng import generator
+from lorica.training.texts import encode_texts
 
 AHEAD = 4  # pictures that each worker may decode before they are needed
 
@@ -42,32 +44,32 @@ class _Read:
 
 
 def load_dataset(
-    items: Sequence[Item], recipe: Recipe, framing: Framing, cache: Cache, *, reporter: Reporter, workers: int = 0
+    items: Sequence[Item],
+    recipe: Recipe,
+    framing: Framing,
+    cache: Cache,
+    *,
+    reporter: Reporter,
+    workers: int = 0,
+    edits: CaptionEdits | None = None,
 ) -> Dataset:
-    """Encode every caption and every view of every picture, or take them from the cache.
+    """Encode every view of every picture, and every text that its captions can become, or take them from the cache.
 
     Raises:
         DataError: if a picture cannot be read.
     """
     identities = recipe.identify()
-    texts = _encode_captions(items, recipe, identities.text, cache)
+    texts = encode_texts(items, edits or CaptionEdits(), recipe, identities.text, cache)
     read = partial(_read, framing=framing, model_key=identities.pictures, cache=cache)
     examples: list[Example] = []
-    contents: list[tuple[str, str]] = []
+    contents: list[tuple[str, ...]] = []
     with reporter.progress("encoding pictures", len(items)) as advance:
         for item, file in zip(items, _ahead(read, items, workers), strict=True):
             latents = tuple(_encode(key, found, recipe, cache) for key, found in file.views)
-            examples.append(Example(item, latents, texts[item.caption]))
-            contents.append((file.digest, item.caption))
+            examples.append(Example(item, latents))
+            contents.append((file.digest, *item.captions))
             advance()
-    return Dataset(tuple(examples), key_of(*contents), identities)
-
-
-def _encode_captions(items: Sequence[Item], recipe: Recipe, model_key: str, cache: Cache) -> dict[str, Conditioning]:
-    return {
-        caption: cache.get(key_of("text", model_key, caption), partial(recipe.encode_text, caption))
-        for caption in dict.fromkeys(item.caption for item in items)
-    }
+    return Dataset(tuple(examples), texts, key_of(*contents), identities)
 
 
 def _read(item: Item, *, framing: Framing, model_key: str, cache: Cache) -> _Read:

@@ -60,6 +60,7 @@ class Loop:
         seed: with the step, the source of everything random.
         longest: the longest gradient that is applied.
         objective: how samples are noised and compared.
+        longest_change: the longest change that a layer may have, if there is a limit.
     """
 
     recipe: Recipe
@@ -73,6 +74,7 @@ class Loop:
     seed: int
     longest: float
     objective: Objective = field(default_factory=Objective)
+    longest_change: float | None = None
 
     def run(self, first: int, stopping: Callable[[], bool]) -> Iterator[StepReport]:
         """Do the steps from ``first`` on, one each time the iterator is asked.
@@ -95,16 +97,20 @@ class Loop:
         facts = torch.stack([loss, norm, stopped]).tolist()
         if not self._is_finite(facts[0], facts[1]):
             raise TrainingError(self._complaint(step, facts[0], facts[1], self._suspects(row, micro_batches, losses)))
-        self.scaler.step(self.optimizer.adam)
+        with self.optimizer.element_rates():
+            self.scaler.step(self.optimizer.adam)
         self.scaler.update()
         self.optimizer.clear()
+        if self.longest_change is not None:
+            self.trainable.limit_norms(self.longest_change)
         return StepReport(step + 1, facts[0], facts[1], rate, stop=facts[2] > 0)
 
     def _backward(self, step: int, places: Sequence[int], row: Sequence[int], times: Tensor) -> Tensor:
         """Add the gradient of one micro-batch; return its mean loss."""
         device = self.accelerator.device
         batch = self._batch(step, places, row).to(device)
-        conditioning = self.dataset.conditioning([row[place] for place in places])
+        sources = [generator(self.seed, step, f"caption/{place}") for place in places]
+        conditioning = self.dataset.conditioning([row[place] for place in places], sources)
         on_device = {name: tensor.to(device) for name, tensor in conditioning.items()}
         self.trainable.set_dropout_key(f"{self.seed}/{step}/{places[0]}")
         with _autocast(device.type, self.precision):

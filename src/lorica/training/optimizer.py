@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
+from lorica.runtime.norms import apply_rates, element_rates
 from lorica.training.config import RunConfig
 
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch has Adam as one kernel
@@ -31,6 +33,7 @@ class Optimizer:
         self._rates = dict(rates)
         self._share = schedule(config, steps)
         self._parameters = dict(parameters)
+        self._element_rates: dict[str, Tensor] = {}
         self.adam = torch.optim.AdamW(
             [{"params": [group], "lr": rates[name]} for name, group in parameters.items()],
             betas=(config.adam_beta1, config.adam_beta2),
@@ -38,6 +41,18 @@ class Optimizer:
             eps=config.adam_epsilon,
             fused=all(group.device.type in FUSED for group in parameters.values()),
         )
+
+    def set_element_rates(self, pieces: Mapping[str, Tensor], rate: Callable[[str], float]) -> None:
+        """Give single factors a share of the learning rate of their own, by name."""
+        self._element_rates = {name: element_rates(flat, pieces, rate) for name, flat in self._parameters.items()}
+
+    @contextmanager
+    def element_rates(self) -> Iterator[None]:
+        """Make the step that is done within the ``with`` block as long as the rates of single factors say."""
+        before = {name: self._parameters[name].detach().clone() for name in self._element_rates}
+        yield
+        for name, rates in self._element_rates.items():
+            apply_rates(self._parameters[name].data, before[name], rates)
 
     def set_rates(self, step: int) -> float:
         """Set the learning rates of one step, counted from 0; return that of the first group."""

@@ -120,8 +120,8 @@ class Recipe(Protocol):
         """Return the latents of one picture, given ``(3, h, w)`` in -1 to 1."""
         ...
 
-    def release_encoders(self) -> None:
-        """Free the device of the parts that training itself does not need."""
+    def release_encoders(self, *, keep_text: bool = False) -> None:
+        """Free the device of what training does not need; with ``keep_text`` it goes on encoding texts."""
         ...
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:

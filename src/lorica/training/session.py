@@ -26,6 +26,7 @@ from lorica.training.progress import Reporter
 from lorica.training.recipe import Sampling
 from lorica.training.setup import (
     collect_items,
+    edits_of,
     prepare_dataset,
     prepare_loop,
     prepare_recipe,
@@ -33,6 +34,7 @@ from lorica.training.setup import (
     side_of,
 )
 from lorica.training.state import facts_of, restore_checkpoint, take_checkpoint
+from lorica.training.texts import whole_texts
 
 FINAL_SHARE = 0.1  # share of the steps whose mean loss is called final
 
@@ -108,7 +110,8 @@ class Session:
     def preview(self, step: int) -> list[tuple[Path, str]]:
         """Draw the preview pictures of a step; return them with their prompts."""
         config = self.config
-        captions = [item.caption for item in self._items]
+        edits = edits_of(config)
+        captions = [whole_texts(item, edits)[0] for item in self._items]
         prompts = prompts_of(config.validation_prompt, captions, config.num_validation_images)
         if not self.is_main or not prompts:
             return []

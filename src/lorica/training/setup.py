@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from lorica.data.cache import Cache, cache_folder
+from lorica.data.caption_edits import CaptionEdits
 from lorica.data.items import Item, find_items
 from lorica.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
 from lorica.runtime.targets import choose_modules
@@ -17,6 +18,7 @@ from lorica.runtime.trainable import Trainable
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
 from lorica.training.encoding import Framing, load_dataset
+from lorica.training.layers import alphas_of, ranks_of, rate_of, set_first_values
 from lorica.training.loop import Loop
 from lorica.training.objective import objective_of, weighting_of
 from lorica.training.optimizer import Optimizer
@@ -26,6 +28,7 @@ from lorica.training.progress import Reporter
 from lorica.training.recipe import Recipe, RecipeSettings
 from lorica.training.recipes import load_recipe
 from lorica.training.rng import generator
+from lorica.training.texts import whole_texts
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -72,7 +75,12 @@ def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
     """
     if config.train_data_dir is None:
         raise ConfigError("no pictures are named: give a folder with --train_data_dir.")
-    items = find_items(config.train_data_dir, caption_column=config.caption_column, caption=config.instance_prompt)
+    items = find_items(
+        config.train_data_dir,
+        caption_column=config.caption_column,
+        caption=config.instance_prompt,
+        one_a_line=config.enable_wildcards,
+    )
     reporter.say(f"{len(items)} pictures in {config.train_data_dir}")
     if config.max_train_samples is None or config.max_train_samples >= len(items):
         return items
@@ -108,6 +116,22 @@ def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
     return recipe
 
 
+def edits_of(config: RunConfig) -> CaptionEdits:
+    """Return how captions are changed when they are drawn."""
+    return CaptionEdits(
+        shuffle=config.shuffle_tags,
+        separator=config.caption_separator,
+        keep_tags=config.keep_tokens,
+        keep_separator=config.keep_tokens_separator,
+        dropout=config.caption_dropout,
+        tag_dropout=config.tag_dropout,
+        trigger=config.trigger_word or "",
+        prefix=config.caption_prefix or "",
+        suffix=config.caption_suffix or "",
+        wildcards=config.enable_wildcards,
+    )
+
+
 def side_of(config: RunConfig, recipe: Recipe) -> int:
     """Return the side of the pictures.
 
@@ -127,8 +151,9 @@ def check_captions(items: Sequence[Item], recipe: Recipe, config: RunConfig, rep
     Raises:
         DataError: for such captions, with ``on_long_caption`` at ``stop``.
     """
-    counts = {caption: recipe.count_tokens(caption) for caption in dict.fromkeys(item.caption for item in items)}
-    long = [(item, counts[item.caption]) for item in items if counts[item.caption][0] > counts[item.caption][1]]
+    edits = edits_of(config)
+    counts = [(item, max(map(recipe.count_tokens, whole_texts(item, edits)))) for item in items]
+    long = [(item, count) for item, count in counts if count[0] > count[1]]
     if not long:
         return
     limit = long[0][1][1]
@@ -153,10 +178,20 @@ def prepare_dataset(
     )
     cache = Cache(cache_folder())
     with accelerator.main_process_first():
-        dataset = load_dataset(items, recipe, framing, cache, reporter=reporter, workers=config.dataloader_num_workers)
+        dataset = load_dataset(
+            items,
+            recipe,
+            framing,
+            cache,
+            reporter=reporter,
+            workers=config.dataloader_num_workers,
+            edits=edits_of(config),
+        )
     if cache.trouble:
         reporter.say(f"{cache.trouble}; nothing is kept for the next run.")
-    recipe.release_encoders()
+    if dataset.texts.is_open:
+        reporter.say("captions have too many variants to be encoded before the run: they are encoded at each step")
+    recipe.release_encoders(keep_text=dataset.texts.is_open)
     return dataset
 
 
@@ -172,9 +207,16 @@ def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
         part.train(config.gradient_checkpointing or config.lora_dropout > 0)
         if config.gradient_checkpointing:
             _enable_checkpointing(part)
-    return Trainable(
-        parts, modules, rank=config.rank, alpha=config.alpha, seed=config.seed, dropout=config.lora_dropout
+    trainable = Trainable(
+        parts,
+        modules,
+        rank=ranks_of(config, modules),
+        alpha=alphas_of(config, modules),
+        seed=config.seed,
+        dropout=config.lora_dropout,
     )
+    set_first_values(trainable, parts, config)
+    return trainable
 
 
 def choose_in_all(parts: dict[str, nn.Module], patterns: Sequence[str]) -> dict[str, list[str]]:
@@ -200,12 +242,15 @@ def prepare_loop(
     """Put together the loop."""
     plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index)
     dtype = precision_of(config, accelerator)
-    parameters = trainable.by_component()
+    parameters, rate = trainable.by_component(), rate_of(config)
+    optimizer = Optimizer(parameters, _rates(config, plan, list(parameters)), config, plan.steps)
+    if rate is not None:
+        optimizer.set_element_rates(trainable.named_parameters(), rate)
     return Loop(
         recipe=recipe,
         dataset=dataset,
         trainable=trainable,
-        optimizer=Optimizer(parameters, _rates(config, plan, list(parameters)), config, plan.steps),
+        optimizer=optimizer,
         plan=plan,
         accelerator=accelerator,
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=dtype is torch.float16),
@@ -213,6 +258,7 @@ def prepare_loop(
         seed=config.seed,
         longest=config.max_grad_norm,
         objective=objective_of(config),
+        longest_change=config.scale_weight_norms,
     )
 
 

@@ -13,6 +13,19 @@ from lorica.training.outputs import base_name
 FACTOR, MEMORY = "factor/", "adam/"
 # Settings that are facts as they stand.
 UNCHANGED = (
+    "shuffle_tags",
+    "keep_tokens",
+    "keep_tokens_separator",
+    "caption_separator",
+    "caption_dropout",
+    "tag_dropout",
+    "trigger_word",
+    "caption_prefix",
+    "caption_suffix",
+    "enable_wildcards",
+    "init_lora_weights",
+    "lora_plus_ratio",
+    "scale_weight_norms",
     "rescale_zero_terminal_snr",
     "loss_type",
     "huber_delta",
@@ -56,6 +69,7 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "recipe": loop.recipe.name,
         "rank": config.rank,
         "alpha": config.alpha or float(config.rank),
+        "alpha_pattern": list(config.alpha_pattern),
         "lora_dropout": config.lora_dropout,
         "train_text_encoder": config.train_text_encoder,
         "target_modules": [f"{name} {_shape(value)}" for name, value in loop.trainable.named_parameters().items()],

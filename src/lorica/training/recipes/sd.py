@@ -36,6 +36,7 @@ class StableDiffusion:
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
         self._pipeline, self._settings = pipeline, settings
         self._tokenizer = pipeline.tokenizer
+        self._keeps_text = settings.train_text_encoder
         self._vae: Any = _place(pipeline.vae, settings.device, torch.float32)  # encodes once: precision costs nothing
         self._text_encoder: Any = _place(pipeline.text_encoder, settings.device, settings.dtype)
         self._unet: Any = _place(pipeline.unet, settings.device, settings.dtype)
@@ -114,8 +115,9 @@ class StableDiffusion:
         scale = float(self._vae.config["scaling_factor"])
         return Latents((posterior.mean[0] * scale).cpu(), (posterior.std[0] * scale).cpu())
 
-    def release_encoders(self) -> None:
-        """Move the autoencoder, and the text encoder unless it is trained, to main memory."""
+    def release_encoders(self, *, keep_text: bool = False) -> None:
+        """Move the autoencoder, and the text encoder unless it is trained or to be kept, to main memory."""
+        self._keeps_text = keep_text or self._settings.train_text_encoder
         self._move_encoders(torch.device("cpu"))
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
@@ -154,7 +156,7 @@ class StableDiffusion:
             return [self._draw_one(sampling, number, prompt) for number, prompt in enumerate(sampling.prompts)]
         finally:
             self._pipeline.scheduler = own
-            self.release_encoders()
+            self._move_encoders(torch.device("cpu"))
 
     def _sampler(self) -> Any:
         """Return the pipeline's own scheduler, or one that samples what is trained."""
@@ -186,7 +188,7 @@ class StableDiffusion:
 
     def _move_encoders(self, device: torch.device) -> None:
         self._vae.to(device)
-        if not self._settings.train_text_encoder:
+        if not self._keeps_text:
             self._text_encoder.to(device)
 
 
