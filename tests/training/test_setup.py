@@ -48,7 +48,7 @@ def session(settings: Settings) -> Any:
 
 
 def rates(session: Session) -> list[float]:
-    return [group["lr"] for group in session.loop.optimizer.adam.param_groups]
+    return [group["lr"] for group in session.loop.optimizer.inner.param_groups]
 
 
 def test_rates_can_grow_with_the_batch(session: Callable[..., Session]) -> None:
@@ -194,14 +194,14 @@ def test_a_step_applies_a_gradient_no_longer_than_allowed(
 ) -> None:
     loop = session(max_grad_norm=1e-3).loop
     applied: list[float] = []
-    step = loop.optimizer.adam.step
+    step = loop.optimizer.inner.step
 
     def measured() -> None:
         gradients = [parameter.grad for parameter in loop.trainable.parameters() if parameter.grad is not None]
         applied.append(torch.cat(gradients).norm().item())
         step()
 
-    monkeypatch.setattr(loop.optimizer.adam, "step", measured)
+    monkeypatch.setattr(loop.optimizer.inner, "step", measured)
     report = next(loop.run(0, lambda: False))
     assert report.gradient_norm > 1e-2  # or the test would pass by doing nothing
     assert applied == [pytest.approx(1e-3, rel=1e-3)]

@@ -47,7 +47,8 @@ class _Pair:
         """Return a copy as a value, in float32 on the CPU."""
         down, up = (factor.detach().to("cpu", copy=True) for factor in (self.down, self.up))
         if self.first is not None:
-            return as_plain(down, up, *(tensor.cpu() for tensor in self.first), self.scaling)
+            down0, up0 = self.first
+            return as_plain(down, up, down0.cpu(), up0.cpu(), self.scaling)
         return LoRA(down, up.view(*up.shape, *[1] * (down.ndim - 2)), self.alpha)
 
 

@@ -101,6 +101,14 @@ class RunConfig(BaseModel):
     lr_warmup_steps: int = Field(0, ge=0, description="steps of rising rate (scripts: 500)")
     lr_num_cycles: int = Field(1, gt=0, description="restarts of cosine_with_restarts")
     lr_power: float = Field(1.0, gt=0, description="exponent of polynomial")
+    optimizer: str = Field(
+        "adamw",
+        validation_alias=AliasChoices("optimizer", "optimizer_type"),
+        description="adamw, adamw8bit, prodigy (learning_rate 1), adafactor, or a class such as torch.optim.NAdam",
+    )
+    optimizer_args: tuple[str, ...] = Field((), description="NAME=VALUE handed to the optimizer")
+    use_ema: bool = Field(False, description="write the running mean of the adapter over the steps")
+    ema_decay: float = Field(0.9999, gt=0, lt=1, description="how much of the mean stays at a step, rising at first")
     max_grad_norm: float = Field(1.0, gt=0, description="longest gradient that a step applies")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: memory of the gradient")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: memory of the squared gradient")
@@ -215,6 +223,8 @@ class RunConfig(BaseModel):
     def _agree(self) -> RunConfig:
         if self.text_encoder_lr is not None and not self.train_text_encoder:
             raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
+        if self.text_encoder_lr is not None and self.optimizer.lower() == "prodigy":
+            raise ValueError("prodigy finds one rate for all: leave out text_encoder_lr")
         if self.validation_epochs is not None and self.validation_steps is not None:
             raise ValueError("validation_epochs and validation_steps are both set: leave one out")
         if self.scale_weight_norms is not None and self.init_lora_weights == "pissa":

@@ -16,6 +16,7 @@ from torch import Tensor
 from lorica.data.batches import members
 from lorica.errors import TrainingError
 from lorica.runtime.trainable import Trainable
+from lorica.training.average import Average
 from lorica.training.dataset import Dataset
 from lorica.training.losses import Batch, Objective, sample_losses
 from lorica.training.noise import draw_noise, perturb
@@ -61,6 +62,7 @@ class Loop:
         longest: the longest gradient that is applied.
         objective: how samples are noised and compared.
         longest_change: the longest change that a layer may have, if there is a limit.
+        average: the running mean of the adapter, if it is wanted.
     """
 
     recipe: Recipe
@@ -75,6 +77,7 @@ class Loop:
     longest: float
     objective: Objective = field(default_factory=Objective)
     longest_change: float | None = None
+    average: Average | None = None
 
     def run(self, first: int, stopping: Callable[[], bool]) -> Iterator[StepReport]:
         """Do the steps from ``first`` on, one each time the iterator is asked.
@@ -86,23 +89,29 @@ class Loop:
         for step in range(first, self.plan.steps):
             yield self._step(step, micro_batches, stop=stopping())
 
+    def result(self) -> AbstractContextManager[None]:
+        """Within the ``with`` block the adapter is what the run is to leave: the running mean, or as it was trained."""
+        return nullcontext() if self.average is None else self.average.shown()
+
     def _step(self, step: int, micro_batches: Sequence[Sequence[int]], *, stop: bool) -> StepReport:
         row = members(step, self.plan.size, self.plan.pictures, partial(generator, self.seed))
         times = self.recipe.sample_time(self.plan.size, generator(self.seed, step, "time"))
         losses = [self._backward(step, places, row, times) for places in micro_batches]
         loss, stopped = self._share(torch.stack(losses).mean(), stop=stop)
         rate = self.optimizer.set_rates(step)
-        self.scaler.unscale_(self.optimizer.adam)
+        self.scaler.unscale_(self.optimizer.inner)
         norm = self.optimizer.clip(self.longest)
         facts = torch.stack([loss, norm, stopped]).tolist()
         if not self._is_finite(facts[0], facts[1]):
             raise TrainingError(self._complaint(step, facts[0], facts[1], self._suspects(row, micro_batches, losses)))
         with self.optimizer.element_rates():
-            self.scaler.step(self.optimizer.adam)
+            self.scaler.step(self.optimizer.inner)
         self.scaler.update()
         self.optimizer.clear()
         if self.longest_change is not None:
             self.trainable.limit_norms(self.longest_change)
+        if self.average is not None:
+            self.average.update(step + 1)
         return StepReport(step + 1, facts[0], facts[1], rate, stop=facts[2] > 0)
 
     def _backward(self, step: int, places: Sequence[int], row: Sequence[int], times: Tensor) -> Tensor:

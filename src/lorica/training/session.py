@@ -103,7 +103,7 @@ class Session:
         """Write the checkpoint of a step, then delete those beyond the limit."""
         if self.is_main and step != self._saved:
             checkpoint = take_checkpoint(self.loop, step, self._facts)
-            write_checkpoint(self.folder, checkpoint, partial(self._write_adapter, self._trainable.adapter(), step))
+            write_checkpoint(self.folder, checkpoint, partial(self._write_adapter, self._adapter(), step))
             prune_checkpoints(self.folder, self.config.checkpoints_total_limit)
         self._saved = step
 
@@ -122,12 +122,13 @@ class Session:
             guidance=config.validation_guidance_scale,
             side=self._side,
         )
-        paths = write_previews(self._recipe, sampling, self.folder, step, base_name(config))
+        with self.loop.result():
+            paths = write_previews(self._recipe, sampling, self.folder, step, base_name(config))
         return list(zip(paths, prompts, strict=True))
 
     def finish(self, seconds: float) -> tuple[Adapter, Path]:
         """Write the adapter, the curve, the samples and the model card."""
-        adapter, steps = self._trainable.adapter(), self.loop.plan.steps
+        adapter, steps = self._adapter(), self.loop.plan.steps
         path = self.folder / "pytorch_lora_weights.safetensors"
         if self.is_main:
             path = self._write_adapter(adapter, steps, self.folder)
@@ -150,6 +151,10 @@ class Session:
         self._trainable.detach()
         if self.config.report_to is not None:
             self.accelerator.end_training()
+
+    def _adapter(self) -> Adapter:
+        with self.loop.result():
+            return self._trainable.adapter()
 
     def _write_adapter(self, adapter: Adapter, step: int, folder: Path) -> Path:
         return write_adapter(

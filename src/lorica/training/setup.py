@@ -15,6 +15,7 @@ from lorica.data.items import Item, find_items
 from lorica.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
 from lorica.runtime.targets import choose_modules
 from lorica.runtime.trainable import Trainable
+from lorica.training.average import Average
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
 from lorica.training.encoding import Framing, load_dataset
@@ -243,9 +244,10 @@ def prepare_loop(
     plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index)
     dtype = precision_of(config, accelerator)
     parameters, rate = trainable.by_component(), rate_of(config)
-    optimizer = Optimizer(parameters, _rates(config, plan, list(parameters)), config, plan.steps)
+    pieces, rates = trainable.named_parameters(), _rates(config, plan, list(parameters))
+    optimizer = Optimizer(parameters, rates, config, plan.steps, pieces)
     if rate is not None:
-        optimizer.set_element_rates(trainable.named_parameters(), rate)
+        optimizer.set_element_rates(pieces, rate)
     return Loop(
         recipe=recipe,
         dataset=dataset,
@@ -259,6 +261,7 @@ def prepare_loop(
         longest=config.max_grad_norm,
         objective=objective_of(config),
         longest_change=config.scale_weight_norms,
+        average=Average(parameters, config.ema_decay) if config.use_ema else None,
     )
 
 

@@ -10,7 +10,7 @@ from lorica.training.config import RunConfig
 from lorica.training.loop import Loop
 from lorica.training.outputs import base_name
 
-FACTOR, MEMORY = "factor/", "adam/"
+FACTOR, MEMORY, MEAN = "factor/", "optimizer/", "mean/"
 # Settings that are facts as they stand.
 UNCHANGED = (
     "shuffle_tags",
@@ -23,6 +23,8 @@ UNCHANGED = (
     "caption_prefix",
     "caption_suffix",
     "enable_wildcards",
+    "optimizer",
+    "use_ema",
     "init_lora_weights",
     "lora_plus_ratio",
     "scale_weight_norms",
@@ -45,7 +47,9 @@ def take_checkpoint(loop: Loop, step: int, facts: dict[str, object]) -> Checkpoi
     """Return the state of a run after ``step`` steps."""
     factors = {f"{FACTOR}{name}": value.detach().clone() for name, value in loop.trainable.named_parameters().items()}
     memory = {f"{MEMORY}{name}": value for name, value in loop.optimizer.state().items()}
-    return Checkpoint(step=step, tensors={**factors, **memory}, facts=facts, scaler=loop.scaler.state_dict())
+    means = loop.average.state() if loop.average is not None else {}
+    tensors = {**factors, **memory, **{f"{MEAN}{name}": value for name, value in means.items()}}
+    return Checkpoint(step=step, tensors=tensors, facts=facts, scaler=loop.scaler.state_dict())
 
 
 @torch.no_grad()
@@ -53,8 +57,9 @@ def restore_checkpoint(loop: Loop, checkpoint: Checkpoint) -> None:
     """Put a run into the state of a checkpoint whose facts were checked."""
     for name, value in loop.trainable.named_parameters().items():
         value.copy_(checkpoint.tensors[f"{FACTOR}{name}"])
-    memory = {name.removeprefix(MEMORY): value for name, value in checkpoint.tensors.items() if name.startswith(MEMORY)}
-    loop.optimizer.load(memory)
+    loop.optimizer.load(_under(MEMORY, checkpoint))
+    if loop.average is not None:
+        loop.average.load(_under(MEAN, checkpoint))
     if loop.scaler.is_enabled():
         loop.scaler.load_state_dict(dict(checkpoint.scaler))
 
@@ -85,6 +90,11 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "prediction_type": dict(loop.recipe.describe())["modelspec.prediction_type"],
         **{name: getattr(config, name) for name in UNCHANGED},
     }
+
+
+def _under(prefix: str, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    tensors = checkpoint.tensors.items()
+    return {name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)}
 
 
 def _shape(value: Tensor) -> str:
