@@ -74,6 +74,15 @@ class RunConfig(BaseModel):
     )
     max_train_samples: int | None = Field(None, gt=0, description="use only so many pictures, drawn by the seed")
     resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
+    use_aspect_ratio_buckets: bool = Field(
+        False,
+        validation_alias=AliasChoices("use_aspect_ratio_buckets", "enable_bucket"),
+        description="keep the shapes of pictures: frames of about the area of resolution squared",
+    )
+    bucket_reso_steps: int | None = Field(None, gt=0, description="sides of frames are multiples; the model's if unset")
+    min_bucket_reso: int | None = Field(None, gt=0, description="shortest side of a frame; half of resolution if unset")
+    max_bucket_reso: int | None = Field(None, gt=0, description="longest side of a frame; twice resolution if unset")
+    bucket_no_upscale: bool = Field(False, description="smaller frames for small pictures: none is enlarged")
     center_crop: bool = Field(False, description="cut the middle; otherwise cuts at random")
     random_flip: bool = Field(False, description="mirror half of the pictures seen, left to right")
     image_interpolation_mode: Interpolation = Field("lanczos", description="how pictures are resized")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorica.data.bucket_batches import Buckets
 from lorica.data.items import Item
 from lorica.data.views import choose_view
 from lorica.training.recipe import Identities, Latents
@@ -31,12 +32,14 @@ class Dataset:
         texts: the captions.
         digest: the digest of every picture's bytes and every caption, in order.
         identities: the digests of the model that encoded them.
+        buckets: the examples of each frame, if there are several.
     """
 
     examples: tuple[Example, ...]
     texts: Texts
     digest: str
     identities: Identities
+    buckets: Buckets | None = None
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lorica.data.batches import members
+from lorica.data.bucket_batches import bucket_members
 from lorica.errors import TrainingError
 from lorica.runtime.trainable import Trainable
 from lorica.training.average import Average
@@ -94,7 +95,7 @@ class Loop:
         return nullcontext() if self.average is None else self.average.shown()
 
     def _step(self, step: int, micro_batches: Sequence[Sequence[int]], *, stop: bool) -> StepReport:
-        row = members(step, self.plan.size, self.plan.pictures, partial(generator, self.seed))
+        row = self._row(step)
         times = self.recipe.sample_time(self.plan.size, generator(self.seed, step, "time"))
         losses = [self._backward(step, places, row, times) for places in micro_batches]
         loss, stopped = self._share(torch.stack(losses).mean(), stop=stop)
@@ -113,6 +114,13 @@ class Loop:
         if self.average is not None:
             self.average.update(step + 1)
         return StepReport(step + 1, facts[0], facts[1], rate, stop=facts[2] > 0)
+
+    def _row(self, step: int) -> list[int]:
+        """Return the pictures of a step, on all processes."""
+        plan, random = self.plan, partial(generator, self.seed)
+        if self.dataset.buckets is None:
+            return members(step, plan.size, plan.pictures, random)
+        return bucket_members(step, plan.batch, self.dataset.buckets, random, plan.parts)
 
     def _backward(self, step: int, places: Sequence[int], row: Sequence[int], times: Tensor) -> Tensor:
         """Add the gradient of one micro-batch; return its mean loss."""

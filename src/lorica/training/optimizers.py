@@ -20,7 +20,8 @@ Build = Callable[[Groups, dict[str, Any]], torch.optim.Optimizer]
 def adamw(groups: Groups, options: dict[str, Any]) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), one kernel where the device has it."""
     fused = all(parameter.device.type in FUSED for group in groups for parameter in group["params"])
-    return torch.optim.AdamW(groups, **{"fused": fused, **options})
+    settings: dict[str, Any] = {"fused": fused, **options}
+    return torch.optim.AdamW(groups, **settings)
 
 
 def adamw8bit(groups: Groups, options: dict[str, Any]) -> torch.optim.Optimizer:

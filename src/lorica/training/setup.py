@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from lorica.data.bucket_batches import bucket_batches_per_epoch
 from lorica.data.cache import Cache, cache_folder
 from lorica.data.caption_edits import CaptionEdits
 from lorica.data.items import Item, find_items
@@ -19,6 +20,7 @@ from lorica.training.average import Average
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
 from lorica.training.encoding import Framing, load_dataset
+from lorica.training.frames import plan_frames
 from lorica.training.layers import alphas_of, ranks_of, rate_of, set_first_values
 from lorica.training.loop import Loop
 from lorica.training.objective import objective_of, weighting_of
@@ -177,6 +179,9 @@ def prepare_dataset(
         interpolation=config.image_interpolation_mode,
         seed=config.seed,
     )
+    buckets = plan_frames(items, config, framing.side, recipe.multiple)
+    if buckets is not None:
+        reporter.say(buckets.table(config.train_batch_size))
     cache = Cache(cache_folder())
     with accelerator.main_process_first():
         dataset = load_dataset(
@@ -187,6 +192,7 @@ def prepare_dataset(
             reporter=reporter,
             workers=config.dataloader_num_workers,
             edits=edits_of(config),
+            buckets=buckets,
         )
     if cache.trouble:
         reporter.say(f"{cache.trouble}; nothing is kept for the next run.")
@@ -241,7 +247,8 @@ def prepare_loop(
     config: RunConfig, recipe: Recipe, dataset: Dataset, trainable: Trainable, accelerator: Accelerator
 ) -> Loop:
     """Put together the loop."""
-    plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index)
+    batches = bucket_batches_per_epoch(config.train_batch_size, dataset.buckets) if dataset.buckets else None
+    plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index, batches)
     dtype = precision_of(config, accelerator)
     parameters, rate = trainable.by_component(), rate_of(config)
     pieces, rates = trainable.named_parameters(), _rates(config, plan, list(parameters))

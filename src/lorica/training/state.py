@@ -13,6 +13,11 @@ from lorica.training.outputs import base_name
 FACTOR, MEMORY, MEAN = "factor/", "optimizer/", "mean/"
 # Settings that are facts as they stand.
 UNCHANGED = (
+    "use_aspect_ratio_buckets",
+    "bucket_reso_steps",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_no_upscale",
     "shuffle_tags",
     "keep_tokens",
     "keep_tokens_separator",
