@@ -14,7 +14,7 @@ TARGET = torch.tensor([[1.0, 1.0, 1.0], [-2.0, -2.0, -2.0]], dtype=torch.float64
 ERRORS = torch.tensor([[0.1, -0.4, 3.0], [0.0, 0.5, -5.0]], dtype=torch.float64)
 DELTA = torch.tensor([0.2, 0.5], dtype=torch.float64)
 FORMULAS = {
-    "l2": [[0.01, 0.16, 9.0], [0.0, 0.25, 25.0]],
+    "mse": [[0.01, 0.16, 9.0], [0.0, 0.25, 25.0]],
     "huber": [[0.01, 0.2 * 0.6, 0.2 * 5.8], [0.0, 0.25, 0.5 * 9.5]],
     "smooth_l1": [[0.05, 0.6, 5.8], [0.0, 0.5, 9.5]],
     "pseudo_huber": [

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from lorica.errors import ModelError
-from lorica.training.recipe import RecipeSettings, Sampling
+from lorica.training.recipe import RecipeSettings, Sampling, Weighting
 from lorica.training.recipes import StableDiffusion, load_recipe
 
 CPU = torch.device("cpu")
@@ -74,7 +74,9 @@ def test_tokens_are_counted_with_the_marks(pipeline_with: Make) -> None:
 
 def test_min_snr_weights_follow_the_schedule(pipeline_with: Make) -> None:
     pipeline = pipeline_with("v_prediction")
-    recipe = StableDiffusion(pipeline, RecipeSettings(device=CPU, dtype=torch.float32, snr_gamma=5.0))
+    recipe = StableDiffusion(
+        pipeline, RecipeSettings(device=CPU, dtype=torch.float32, weighting=Weighting("min_snr", 5.0))
+    )
     time = torch.tensor([0, 300, 999])
     kept = pipeline.scheduler.alphas_cumprod[time]
     snr = kept / (1 - kept)

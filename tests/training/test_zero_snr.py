@@ -48,5 +48,5 @@ def test_the_schedule_is_that_of_a_diffusers_scheduler() -> None:
 
 def test_predicting_noise_from_noise_is_refused() -> None:
     check_predicted("v_prediction")
-    with pytest.raises(ConfigError, match="this one predicts epsilon: leave out rescale_betas_zero_snr"):
+    with pytest.raises(ConfigError, match="this one predicts epsilon: leave out rescale_zero_terminal_snr"):
         check_predicted("epsilon")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
+from lorica.data.caption_edits import captions_in
 from lorica.errors import DataError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -16,17 +18,26 @@ METADATA = "metadata.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture and what it shows."""
+    """One picture and what it shows: its caption, and others if there are several to draw from."""
 
     path: Path
     caption: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Every caption of the picture."""
+        return (self.caption, *self.others)
 
 
-def find_items(folder: Path, *, caption_column: str = "text", caption: str | None = None) -> list[Item]:
+def find_items(
+    folder: Path, *, caption_column: str = "text", caption: str | None = None, one_a_line: bool = False
+) -> list[Item]:
     """Return the pictures of a folder, subfolders included, each with its caption.
 
     Captions come from ``caption`` if it is given (one for all), else from ``metadata.jsonl``, whose lines hold
-    ``file_name`` and ``caption_column``, else from a ``.txt`` file beside each picture.
+    ``file_name`` and ``caption_column`` (a text, or a list of them), else from a ``.txt`` file beside each picture,
+    which holds one caption, or with ``one_a_line`` one on each line.
 
     Raises:
         DataError: if there is no folder, no picture or no caption, or if ``metadata.jsonl`` is wrong somewhere.
@@ -38,7 +49,7 @@ def find_items(folder: Path, *, caption_column: str = "text", caption: str | Non
         return [Item(path, caption) for path in pictures]
     if (folder / METADATA).is_file():
         return _from_metadata(folder, pictures, caption_column)
-    return _from_text_files(folder, pictures)
+    return _from_text_files(folder, pictures, one_a_line=one_a_line)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -52,7 +63,7 @@ def _visible(path: Path, folder: Path) -> bool:
     return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _from_text_files(folder: Path, pictures: list[Path]) -> list[Item]:
+def _from_text_files(folder: Path, pictures: list[Path], *, one_a_line: bool) -> list[Item]:
     missing = [path for path in pictures if not path.with_suffix(".txt").is_file()]
     if missing:
         raise DataError(
@@ -60,12 +71,17 @@ def _from_text_files(folder: Path, pictures: list[Path]) -> list[Item]:
             f"Write {METADATA} (lines such as {_example()}), or a .txt file beside each picture, "
             "or give one caption for all with --instance_prompt."
         )
-    return [Item(path, _read_caption(path.with_suffix(".txt"))) for path in pictures]
+    return [_with_captions(path, _read_captions(path.with_suffix(".txt"), one_a_line=one_a_line)) for path in pictures]
 
 
-def _read_caption(path: Path) -> str:
-    """Return the caption in a text file: one caption, its line ends counting as spaces."""
-    return " ".join(_read_text(path).split())
+def _read_captions(path: Path, *, one_a_line: bool) -> tuple[str, ...]:
+    """Return the captions in a text file: those on its lines, or one whose line ends count as spaces."""
+    text = _read_text(path)
+    return (captions_in(text) if one_a_line else ()) or (" ".join(text.split()),)
+
+
+def _with_captions(path: Path, captions: Sequence[str]) -> Item:
+    return Item(path, captions[0], tuple(captions[1:]))
 
 
 def _from_metadata(folder: Path, pictures: list[Path], column: str) -> list[Item]:
@@ -87,7 +103,16 @@ def _item(folder: Path, where: str, line: str, column: str) -> Item:
     path = folder / _text(row, "file_name", where)
     if not path.is_file():
         raise DataError(f"{where}: there is no file {path}.")
+    value = row.get(column)
+    if isinstance(value, list):
+        return _with_captions(path, _texts(cast("list[object]", value), column, where))
     return Item(path, _text(row, column, where))
+
+
+def _texts(values: list[object], name: str, where: str) -> list[str]:
+    if not values or not all(isinstance(value, str) for value in values):
+        raise DataError(f"{where}: {name!r} must be a text or a list of texts, got {values!r}.")
+    return cast("list[str]", values)
 
 
 def _row(where: str, line: str) -> dict[str, object]:

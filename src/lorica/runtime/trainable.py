@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
 from lorica.runtime.bank import SERVED, change_output, weight_shape
+from lorica.runtime.initials import as_plain
+from lorica.runtime.norms import shrinking
 from lorica.runtime.targets import components_of, modules_of
 
 Place = tuple[str, str]  # component, module path
@@ -26,6 +28,28 @@ class _Pair:
 
     down: nn.Parameter  # (r, in, *kernel)
     up: nn.Parameter  # (out, r)
+    alpha: float
+    first: tuple[Tensor, Tensor] | None = None  # what down and up were, if the change is counted from there
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / len(self.down)
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return what acts, ``(R, in, *kernel)`` and ``(out, R)``: twice the rank if counted from first values."""
+        down, up = self.down.to(dtype), self.up.to(dtype)
+        if self.first is None:
+            return down, up
+        down0, up0 = (tensor.to(dtype) for tensor in self.first)
+        return torch.cat([down, down0]), torch.cat([up, -up0], dim=1)
+
+    def layer(self) -> LoRA:
+        """Return a copy as a value, in float32 on the CPU."""
+        down, up = (factor.detach().to("cpu", copy=True) for factor in (self.down, self.up))
+        if self.first is not None:
+            down0, up0 = self.first
+            return as_plain(down, up, down0.cpu(), up0.cpu(), self.scaling)
+        return LoRA(down, up.view(*up.shape, *[1] * (down.ndim - 2)), self.alpha)
 
 
 class Trainable:
@@ -37,8 +61,8 @@ class Trainable:
     Args:
         model: a pipeline, a module, or modules by component.
         modules: component to the paths of the layers to train.
-        rank: the inner size ``r``.
-        alpha: ``alpha / r`` scales the change; None stands for ``r``.
+        rank: the inner size ``r``, one for all or by place (component and path).
+        alpha: ``alpha / r`` scales the change, one for all or by place; None stands for ``r``.
         seed: ``down`` is drawn from N(0, 1/r) by this seed and the layer's path; ``up`` starts at 0.
         dropout: the share of a layer's inputs that its adapter does not see, with :meth:`set_dropout_key`.
         initial: factors to start from instead, as :meth:`adapter` returned them.
@@ -53,21 +77,22 @@ class Trainable:
         model: Any,
         modules: Mapping[str, Sequence[str]],
         *,
-        rank: int,
-        alpha: float | None = None,
+        rank: int | Mapping[Place, int],
+        alpha: float | Mapping[Place, float] | None = None,
         seed: int = 0,
         dropout: float = 0.0,
         initial: Adapter | None = None,
     ) -> None:
-        _check(rank, alpha, dropout)
         parts = cast("Mapping[str, nn.Module]", model) if isinstance(model, Mapping) else components_of(model)
         self._layers = _find_layers(parts, modules)
-        self._alpha = float(rank if alpha is None else alpha)
-        self._scaling, self._dropout, self._key, self._on = self._alpha / rank, dropout, "", True
+        ranks = {place: rank if isinstance(rank, int) else rank[place] for place in self._layers}
+        alphas = {place: _alpha_of(place, alpha, ranks[place]) for place in self._layers}
+        _check(min(ranks.values()), min(alphas.values()), dropout)
+        self._dropout, self._key, self._on = dropout, "", True
         self._flat: dict[str, nn.Parameter] = {}
         self._pairs: dict[Place, _Pair] = {}
         for component in modules:
-            self._make_component(component, rank, seed)
+            self._make_component(component, ranks, alphas, seed)
         if initial is not None:
             self.copy_from(initial)
         self._handles = [
@@ -98,9 +123,7 @@ class Trainable:
         """Return a copy of the factors as a value, in float32 on the CPU."""
         components: dict[str, dict[str, LoRA]] = {}
         for (component, path), pair in self._pairs.items():
-            down, up = (factor.detach().to("cpu", copy=True) for factor in (pair.down, pair.up))
-            layer = LoRA(down, up.view(*up.shape, *[1] * (down.ndim - 2)), self._alpha)
-            components.setdefault(component, {})[path] = layer
+            components.setdefault(component, {})[path] = pair.layer()
         return Adapter(components)
 
     @torch.no_grad()
@@ -111,7 +134,24 @@ class Trainable:
             difference = sorted(f"{component}.{path}" for component, path in given.keys() ^ self._pairs.keys())
             raise ShapeError(f"the adapter and the layers to train differ; not in both: {', '.join(difference[:5])}.")
         for place, pair in self._pairs.items():
-            _copy_pair(place, pair, given[place], self._alpha)
+            _copy_pair(place, pair, given[place])
+
+    @torch.no_grad()
+    def count_from_here(self) -> None:
+        """Count the change from the factors as they are now: ``scaling * (up @ down - up0 @ down0)``.
+
+        So factors that are not 0 leave the model as it is, as with PiSSA. :meth:`adapter` has twice the rank then.
+        """
+        for pair in self._pairs.values():
+            pair.first = pair.down.detach().clone(), pair.up.detach().clone()
+
+    @torch.no_grad()
+    def limit_norms(self, longest: float) -> None:
+        """Shrink both factors of each layer whose change is longer than ``longest`` (Frobenius), in place."""
+        for pair in self._pairs.values():
+            factor = shrinking(pair.down, pair.up, pair.scaling, longest).to(pair.down)
+            pair.down.mul_(factor)
+            pair.up.mul_(factor)
 
     def set_dropout_key(self, key: str) -> None:
         """Name the step (and micro-batch) that follows: dropout masks are a function of this key and the layer."""
@@ -131,10 +171,12 @@ class Trainable:
         for handle in self._handles:
             handle.remove()
 
-    def _make_component(self, component: str, rank: int, seed: int) -> None:
+    def _make_component(
+        self, component: str, ranks: Mapping[Place, int], alphas: Mapping[Place, float], seed: int
+    ) -> None:
         """Make the flat parameter of a component, its gradient, and the views that are the factors."""
         places = [place for place in self._layers if place[0] == component]
-        shapes = {place: _factor_shapes(self._layers[place], rank) for place in places}
+        shapes = {place: _factor_shapes(self._layers[place], ranks[place]) for place in places}
         count = sum(math.prod(down) + math.prod(up) for down, up in shapes.values())
         device = cast("Tensor", self._layers[places[0]].weight).device
         flat = nn.Parameter(torch.zeros(count, device=device))
@@ -142,9 +184,9 @@ class Trainable:
         start = 0
         for place, (down, up) in shapes.items():
             middle, stop = start + math.prod(down), start + math.prod(down) + math.prod(up)
-            self._pairs[place] = _Pair(_view(flat, start, down), _view(flat, middle, up))
+            self._pairs[place] = _Pair(_view(flat, start, down), _view(flat, middle, up), alphas[place])
             noise = torch.randn(down, generator=_generator(f"{seed}/initial/{component}/{place[1]}"))
-            self._pairs[place].down.data.copy_(noise / math.sqrt(rank))
+            self._pairs[place].down.data.copy_(noise / math.sqrt(ranks[place]))
             start = stop
         self._flat[component] = flat
 
@@ -158,7 +200,7 @@ class Trainable:
             dtype = output.dtype
             if x.is_floating_point():
                 x = self._drop(x.to(dtype), name, training=layer.training)
-            return change_output(layer, x, output, pair.down.to(dtype), pair.up.to(dtype), self._scaling)
+            return change_output(layer, x, output, *pair.factors(dtype), pair.scaling)
 
         return serve
 
@@ -170,10 +212,16 @@ class Trainable:
         return x * kept.to(x.device, x.dtype) / (1 - self._dropout)
 
 
-def _check(rank: int, alpha: float | None, dropout: float) -> None:
+def _alpha_of(place: Place, alpha: float | Mapping[Place, float] | None, rank: int) -> float:
+    if alpha is None:
+        return float(rank)
+    return float(alpha if isinstance(alpha, float | int) else alpha.get(place, rank))
+
+
+def _check(rank: int, alpha: float, dropout: float) -> None:
     if rank < 1:
         raise ConfigError(f"the rank must be at least 1, got {rank}.")
-    if alpha is not None and not alpha > 0:
+    if not alpha > 0:
         raise ConfigError(f"alpha must be above 0, got {alpha}.")
     if not 0 <= dropout < 1:
         raise ConfigError(f"the dropout must be at least 0 and below 1, got {dropout}.")
@@ -209,13 +257,13 @@ def _view(flat: nn.Parameter, start: int, shape: tuple[int, ...]) -> nn.Paramete
     return view
 
 
-def _copy_pair(place: Place, pair: _Pair, layer: object, alpha: float) -> None:
+def _copy_pair(place: Place, pair: _Pair, layer: object) -> None:
     where = ".".join(place)
     if not isinstance(layer, LoRA):
         raise ShapeError(f"{where}: expected a LoRA layer to start from, got {type(layer).__name__}.")
-    if (layer.down.shape, layer.up.shape[:2]) != (pair.down.shape, pair.up.shape) or layer.alpha != alpha:
+    if (layer.down.shape, layer.up.shape[:2]) != (pair.down.shape, pair.up.shape) or layer.alpha != pair.alpha:
         raise ShapeError(
-            f"{where}: expected down {tuple(pair.down.shape)}, up {tuple(pair.up.shape)} and alpha {alpha:g}, "
+            f"{where}: expected down {tuple(pair.down.shape)}, up {tuple(pair.up.shape)} and alpha {pair.alpha:g}, "
             f"got {layer}."
         )
     pair.down.data.copy_(layer.down)

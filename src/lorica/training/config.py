@@ -39,11 +39,50 @@ class RunConfig(BaseModel):
     train_data_dir: Path | None = Field(None, description="folder of pictures with metadata.jsonl or .txt captions")
     caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
+    shuffle_tags: bool = Field(
+        False,
+        validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"),
+        description="put the tags of a caption into another order each time",
+    )
+    keep_tokens: int = Field(0, ge=0, description="tags at the front that are neither moved nor dropped")
+    keep_tokens_separator: str | None = Field(None, description="a mark such as ||| behind the tags that are kept")
+    caption_separator: str = Field(",", min_length=1, description="what stands between tags")
+    caption_dropout: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("caption_dropout", "caption_dropout_rate"),
+        description="share of captions that are left empty, for guidance",
+    )
+    tag_dropout: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        validation_alias=AliasChoices("tag_dropout", "caption_tag_dropout_rate"),
+        description="share of tags that are left out",
+    )
+    trigger_word: str | None = Field(None, description="put at the front of captions that do not hold it")
+    caption_prefix: str | None = Field(None, description="put before every caption that is not empty")
+    caption_suffix: str | None = Field(None, description="put behind every caption that is not empty")
+    enable_wildcards: bool = Field(
+        False,
+        validation_alias=AliasChoices("enable_wildcards", "enable_wildcard"),
+        description="draw one of {a|b}, and one line of a .txt file",
+    )
     on_long_caption: Literal["cut", "stop"] = Field(
         "cut", description="what to do with more tokens than the model reads"
     )
     max_train_samples: int | None = Field(None, gt=0, description="use only so many pictures, drawn by the seed")
     resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
+    use_aspect_ratio_buckets: bool = Field(
+        False,
+        validation_alias=AliasChoices("use_aspect_ratio_buckets", "enable_bucket"),
+        description="keep the shapes of pictures: frames of about the area of resolution squared",
+    )
+    bucket_reso_steps: int | None = Field(None, gt=0, description="sides of frames are multiples; the model's if unset")
+    min_bucket_reso: int | None = Field(None, gt=0, description="shortest side of a frame; half of resolution if unset")
+    max_bucket_reso: int | None = Field(None, gt=0, description="longest side of a frame; twice resolution if unset")
+    bucket_no_upscale: bool = Field(False, description="smaller frames for small pictures: none is enlarged")
     center_crop: bool = Field(False, description="cut the middle; otherwise cuts at random")
     random_flip: bool = Field(False, description="mirror half of the pictures seen, left to right")
     image_interpolation_mode: Interpolation = Field("lanczos", description="how pictures are resized")
@@ -60,11 +99,25 @@ class RunConfig(BaseModel):
     # the optimizer
     learning_rate: float = Field(1e-4, gt=0, description="learning rate")
     text_encoder_lr: float | None = Field(None, gt=0, description="that of the text encoder; learning_rate if unset")
+    lora_plus_ratio: float | None = Field(
+        None,
+        gt=0,
+        validation_alias=AliasChoices("lora_plus_ratio", "loraplus_lr_ratio"),
+        description="rate of the up factors over that of the down factors (arXiv:2402.12354), 16 recommended",
+    )
     scale_lr: bool = Field(False, description="multiply the rates by accumulation, batch size and processes")
     lr_scheduler: Schedule = Field("constant", description="schedule of the learning rate")
     lr_warmup_steps: int = Field(0, ge=0, description="steps of rising rate (scripts: 500)")
     lr_num_cycles: int = Field(1, gt=0, description="restarts of cosine_with_restarts")
     lr_power: float = Field(1.0, gt=0, description="exponent of polynomial")
+    optimizer: str = Field(
+        "adamw",
+        validation_alias=AliasChoices("optimizer", "optimizer_type"),
+        description="adamw, adamw8bit, prodigy (learning_rate 1), adafactor, or a class such as torch.optim.NAdam",
+    )
+    optimizer_args: tuple[str, ...] = Field((), description="NAME=VALUE handed to the optimizer")
+    use_ema: bool = Field(False, description="write the running mean of the adapter over the steps")
+    ema_decay: float = Field(0.9999, gt=0, lt=1, description="how much of the mean stays at a step, rising at first")
     max_grad_norm: float = Field(1.0, gt=0, description="longest gradient that a step applies")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: memory of the gradient")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: memory of the squared gradient")
@@ -75,14 +128,68 @@ class RunConfig(BaseModel):
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
         None, description="what the model predicts; from its scheduler if unset"
     )
-    snr_gamma: float | None = Field(None, gt=0, description="min-SNR weighting (arXiv:2303.09556), 5 recommended")
+    rescale_zero_terminal_snr: bool = Field(
+        False,
+        validation_alias=AliasChoices("rescale_zero_terminal_snr", "zero_terminal_snr"),
+        description="end the noise schedule in nothing but noise (arXiv:2305.08891); for v_prediction",
+    )
+    loss_type: Literal["mse", "huber", "smooth_l1", "pseudo_huber"] = Field(
+        "mse", description="distance between prediction and target"
+    )
+    huber_delta: float = Field(
+        0.1,
+        gt=0,
+        validation_alias=AliasChoices("huber_delta", "huber_c"),
+        description="error from which the losses other than mse grow straight",
+    )
+    snr_gamma: float | None = Field(
+        None,
+        gt=0,
+        validation_alias=AliasChoices("snr_gamma", "min_snr_gamma"),
+        description="min-SNR weighting (arXiv:2303.09556), 5 recommended",
+    )
+    soft_min_snr: bool = Field(False, description="snr_gamma without its corner (arXiv:2401.11605)")
+    debiased_estimation: bool = Field(
+        False,
+        validation_alias=AliasChoices("debiased_estimation", "debiased_estimation_loss"),
+        description="weight by the square root of the SNR instead (arXiv:2310.08442)",
+    )
+    min_timestep: int = Field(0, ge=0, description="no timestep below it is trained; 0 is the clean picture")
+    max_timestep: int | None = Field(None, gt=0, description="none from it on is trained; all if unset")
+
+    # the noise
     noise_offset: float = Field(0.0, ge=0, description="noise shared by all pixels of a channel, 0.1 for dark pictures")
+    pyramid_noise_levels: int = Field(
+        0,
+        ge=0,
+        validation_alias=AliasChoices("pyramid_noise_levels", "multires_noise_iterations"),
+        description="coarser noises that are added, 6 is usual; 0 for none",
+    )
+    pyramid_noise_discount: float = Field(
+        0.3,
+        ge=0,
+        validation_alias=AliasChoices("pyramid_noise_discount", "multires_noise_discount"),
+        description="how much each of them counts of the one before",
+    )
+    input_perturbation: float = Field(
+        0.0,
+        ge=0,
+        validation_alias=AliasChoices("input_perturbation", "ip_noise_gamma"),
+        description="more noise in the input than in the target (arXiv:2301.11706), 0.1 recommended",
+    )
 
     # the adapter
     rank: int = Field(4, gt=0, description="rank of the adapter")
     alpha: float | None = Field(
         None, gt=0, validation_alias=AliasChoices("alpha", "lora_alpha"), description="strength is alpha / rank"
     )
+    rank_pattern: tuple[str, ...] = Field((), description="GLOB=RANK of single layers, such as *.attn2.*=8")
+    alpha_pattern: tuple[str, ...] = Field((), description="GLOB=ALPHA of single layers; else alpha, else their rank")
+    init_lora_weights: Literal["gaussian", "zero", "orthogonal", "pissa"] = Field(
+        "gaussian",
+        description="first values of the factors; pissa (arXiv:2404.02948) doubles the rank of the file",
+    )
+    scale_weight_norms: float | None = Field(None, gt=0, description="longest change of a layer, 1 is usual")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped")
     target_modules: tuple[str, ...] = Field(
         ("attention",), description="attention, attention+ff, all-linear, all, or globs on module paths"
@@ -125,10 +232,33 @@ class RunConfig(BaseModel):
     def _agree(self) -> RunConfig:
         if self.text_encoder_lr is not None and not self.train_text_encoder:
             raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
+        if self.text_encoder_lr is not None and self.optimizer.lower() == "prodigy":
+            raise ValueError("prodigy finds one rate for all: leave out text_encoder_lr")
         if self.validation_epochs is not None and self.validation_steps is not None:
             raise ValueError("validation_epochs and validation_steps are both set: leave one out")
+        if self.scale_weight_norms is not None and self.init_lora_weights == "pissa":
+            raise ValueError("scale_weight_norms would shrink what pissa takes from the base: leave one out")
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError("hub_model_id is set, but nothing is uploaded: add push_to_hub")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_captions(self) -> RunConfig:
+        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout):
+            raise ValueError("keep_tokens is set, but no tag is moved or dropped: add shuffle_tags or tag_dropout")
+        mark = self.keep_tokens_separator
+        if mark is not None and (not mark or mark in self.caption_separator):
+            raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_the_loss(self) -> RunConfig:
+        if self.soft_min_snr and self.snr_gamma is None:
+            raise ValueError("soft_min_snr is set, but not where it levels off: add snr_gamma, such as 5")
+        if self.debiased_estimation and self.snr_gamma is not None:
+            raise ValueError("debiased_estimation and snr_gamma both weigh the loss: leave one out")
+        if self.max_timestep is not None and self.max_timestep <= self.min_timestep:
+            raise ValueError(f"max_timestep is {self.max_timestep}, not above min_timestep, {self.min_timestep}")
         return self
 
     @classmethod
@@ -157,20 +287,34 @@ class RunConfig(BaseModel):
 
 def known_names() -> list[str]:
     """Return every name that a run file may hold, aliases included."""
-    return [*RunConfig.model_fields, "lora_alpha"]
+    return [*RunConfig.model_fields, *_second_names(RunConfig)]
 
 
 def _refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
-    known = [*model.model_fields, "lora_alpha"]
-    if {"alpha", "lora_alpha"} <= set(values):
-        raise ConfigError("alpha and lora_alpha are two names of one setting: give one of them.")
-    for name in values:
+    given, second_names = set(values), _second_names(model)
+    known = [*model.model_fields, *second_names]
+    for second, first in second_names.items():
+        if {first, second} <= given:
+            raise ConfigError(f"{first} and {second} are two names of one setting: give one of them.")
+    for name in given:
         if name in REFUSED:
             raise ConfigError(f"{name} is not offered: {REFUSED[name]}")
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
             raise ConfigError(f"unknown setting {name!r}.{hint}")
+
+
+def _second_names(model: type[BaseModel]) -> dict[str, str]:
+    """Return the other names of settings, each with the first."""
+    aliases = {name: field.validation_alias for name, field in model.model_fields.items()}
+    return {
+        str(second): name
+        for name, alias in aliases.items()
+        if isinstance(alias, AliasChoices)
+        for second in alias.choices
+        if second != name
+    }
 
 
 def _readable(error: ValidationError) -> str:

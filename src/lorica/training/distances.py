@@ -41,7 +41,7 @@ def pseudo_huber(predicted: Tensor, target: Tensor, delta: Tensor) -> Tensor:
 
 
 DISTANCES: dict[str, Distance] = {
-    "l2": squared,
+    "mse": squared,
     "huber": huber,
     "smooth_l1": smooth_l1,
     "pseudo_huber": pseudo_huber,

@@ -9,15 +9,18 @@ from functools import partial
 
 from torch import Tensor
 
+from lorica.data.buckets import BucketPlan, Size
 from lorica.data.cache import Cache, digest_of_bytes, key_of
+from lorica.data.caption_edits import CaptionEdits
 from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
 from lorica.data.items import Item
 from lorica.data.views import views_of
 from lorica.errors import DataError
 from lorica.training.dataset import Dataset, Example
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Conditioning, Latents, Recipe
+from lorica.training.recipe import Latents, Recipe
 from lorica.training.rng import generator
+from lorica.training.texts import encode_texts
 
 AHEAD = 4  # pictures that each worker may decode before they are needed
 
@@ -42,52 +45,56 @@ class _Read:
 
 
 def load_dataset(
-    items: Sequence[Item], recipe: Recipe, framing: Framing, cache: Cache, *, reporter: Reporter, workers: int = 0
+    items: Sequence[Item],
+    recipe: Recipe,
+    framing: Framing,
+    cache: Cache,
+    *,
+    reporter: Reporter,
+    workers: int = 0,
+    edits: CaptionEdits | None = None,
+    buckets: BucketPlan | None = None,
 ) -> Dataset:
-    """Encode every caption and every view of every picture, or take them from the cache.
+    """Encode every view of every picture, and every text that its captions can become, or take them from the cache.
 
     Raises:
         DataError: if a picture cannot be read.
     """
     identities = recipe.identify()
-    texts = _encode_captions(items, recipe, identities.text, cache)
+    texts = encode_texts(items, edits or CaptionEdits(), recipe, identities.text, cache)
     read = partial(_read, framing=framing, model_key=identities.pictures, cache=cache)
+    frames = buckets.frames if buckets else [Size(framing.side, framing.side)] * len(items)
     examples: list[Example] = []
-    contents: list[tuple[str, str]] = []
+    contents: list[tuple[str, ...]] = []
     with reporter.progress("encoding pictures", len(items)) as advance:
-        for item, file in zip(items, _ahead(read, items, workers), strict=True):
+        for item, file in zip(items, _ahead(read, list(zip(items, frames, strict=True)), workers), strict=True):
             latents = tuple(_encode(key, found, recipe, cache) for key, found in file.views)
-            examples.append(Example(item, latents, texts[item.caption]))
-            contents.append((file.digest, item.caption))
+            examples.append(Example(item, latents))
+            contents.append((file.digest, *item.captions))
             advance()
-    return Dataset(tuple(examples), key_of(*contents), identities)
+    return Dataset(tuple(examples), texts, key_of(*contents), identities, buckets.members() if buckets else None)
 
 
-def _encode_captions(items: Sequence[Item], recipe: Recipe, model_key: str, cache: Cache) -> dict[str, Conditioning]:
-    return {
-        caption: cache.get(key_of("text", model_key, caption), partial(recipe.encode_text, caption))
-        for caption in dict.fromkeys(item.caption for item in items)
-    }
-
-
-def _read(item: Item, *, framing: Framing, model_key: str, cache: Cache) -> _Read:
+def _read(place: tuple[Item, Size], *, framing: Framing, model_key: str, cache: Cache) -> _Read:
+    item, (width, height) = place
     try:
         content = item.path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the picture {item.path}: {error}.") from error
-    digest, side = digest_of_bytes(content), framing.side
-    crops = 1 if fits_exactly(picture_size(content, item.path), side, side) else framing.crops
+    digest = digest_of_bytes(content)
+    crops = 1 if fits_exactly(picture_size(content, item.path), height, width) else framing.crops
     views = views_of(digest, partial(generator, framing.seed, 0), crops=crops, flip=framing.flip)
-    keys = [key_of("picture", model_key, digest, side, side, *view, framing.interpolation) for view in views]
+    keys = [key_of("picture", model_key, digest, height, width, *view, framing.interpolation) for view in views]
     kept = [cache.look_up(key) for key in keys]
     if all(kept):
         return _Read(digest, tuple((key, Latents(**found)) for key, found in zip(keys, kept, strict=True) if found))
-    return _Read(digest, tuple(zip(keys, _pixels(content, item, views, framing), strict=True)))
+    return _Read(digest, tuple(zip(keys, _pixels(content, place, views, framing), strict=True)))
 
 
-def _pixels(content: bytes, item: Item, views: Sequence[View], framing: Framing) -> list[Tensor]:
-    picture, side = load_picture(content, item.path), framing.side
-    return [to_tensor(fit(picture, side, side, view, framing.interpolation)) for view in views]
+def _pixels(content: bytes, place: tuple[Item, Size], views: Sequence[View], framing: Framing) -> list[Tensor]:
+    item, (width, height) = place
+    picture = load_picture(content, item.path)
+    return [to_tensor(fit(picture, height, width, view, framing.interpolation)) for view in views]
 
 
 def _encode(key: str, found: Latents | Tensor, recipe: Recipe, cache: Cache) -> Latents:
@@ -97,7 +104,7 @@ def _encode(key: str, found: Latents | Tensor, recipe: Recipe, cache: Cache) -> 
     return Latents(**cache.keep(key, latents._asdict()))
 
 
-def _ahead(read: partial[_Read], items: Sequence[Item], workers: int) -> Iterator[_Read]:
+def _ahead(read: partial[_Read], items: Sequence[tuple[Item, Size]], workers: int) -> Iterator[_Read]:
     """Read the files in order; with workers, some ahead of their use in other threads."""
     if workers == 0:
         yield from map(read, items)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -14,10 +14,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lorica.data.batches import members
+from lorica.data.bucket_batches import bucket_members
 from lorica.errors import TrainingError
 from lorica.runtime.trainable import Trainable
+from lorica.training.average import Average
 from lorica.training.dataset import Dataset
-from lorica.training.losses import sample_losses
+from lorica.training.losses import Batch, Objective, sample_losses
+from lorica.training.noise import draw_noise, perturb
 from lorica.training.optimizer import Optimizer
 from lorica.training.plan import Plan
 from lorica.training.recipe import Recipe
@@ -58,7 +61,9 @@ class Loop:
         precision: that of the base model.
         seed: with the step, the source of everything random.
         longest: the longest gradient that is applied.
-        noise_offset: noise shared by the pixels of a channel.
+        objective: how samples are noised and compared.
+        longest_change: the longest change that a layer may have, if there is a limit.
+        average: the running mean of the adapter, if it is wanted.
     """
 
     recipe: Recipe
@@ -71,7 +76,9 @@ class Loop:
     precision: torch.dtype
     seed: int
     longest: float
-    noise_offset: float = 0.0
+    objective: Objective = field(default_factory=Objective)
+    longest_change: float | None = None
+    average: Average | None = None
 
     def run(self, first: int, stopping: Callable[[], bool]) -> Iterator[StepReport]:
         """Do the steps from ``first`` on, one each time the iterator is asked.
@@ -83,46 +90,64 @@ class Loop:
         for step in range(first, self.plan.steps):
             yield self._step(step, micro_batches, stop=stopping())
 
+    def result(self) -> AbstractContextManager[None]:
+        """Within the ``with`` block the adapter is what the run is to leave: the running mean, or as it was trained."""
+        return nullcontext() if self.average is None else self.average.shown()
+
     def _step(self, step: int, micro_batches: Sequence[Sequence[int]], *, stop: bool) -> StepReport:
-        row = members(step, self.plan.size, self.plan.pictures, partial(generator, self.seed))
+        row = self._row(step)
         times = self.recipe.sample_time(self.plan.size, generator(self.seed, step, "time"))
         losses = [self._backward(step, places, row, times) for places in micro_batches]
         loss, stopped = self._share(torch.stack(losses).mean(), stop=stop)
         rate = self.optimizer.set_rates(step)
-        self.scaler.unscale_(self.optimizer.adam)
+        self.scaler.unscale_(self.optimizer.inner)
         norm = self.optimizer.clip(self.longest)
         facts = torch.stack([loss, norm, stopped]).tolist()
         if not self._is_finite(facts[0], facts[1]):
             raise TrainingError(self._complaint(step, facts[0], facts[1], self._suspects(row, micro_batches, losses)))
-        self.scaler.step(self.optimizer.adam)
+        with self.optimizer.element_rates():
+            self.scaler.step(self.optimizer.inner)
         self.scaler.update()
         self.optimizer.clear()
+        if self.longest_change is not None:
+            self.trainable.limit_norms(self.longest_change)
+        if self.average is not None:
+            self.average.update(step + 1)
         return StepReport(step + 1, facts[0], facts[1], rate, stop=facts[2] > 0)
+
+    def _row(self, step: int) -> list[int]:
+        """Return the pictures of a step, on all processes."""
+        plan, random = self.plan, partial(generator, self.seed)
+        if self.dataset.buckets is None:
+            return members(step, plan.size, plan.pictures, random)
+        return bucket_members(step, plan.batch, self.dataset.buckets, random, plan.parts)
 
     def _backward(self, step: int, places: Sequence[int], row: Sequence[int], times: Tensor) -> Tensor:
         """Add the gradient of one micro-batch; return its mean loss."""
         device = self.accelerator.device
-        latents, noise = self._noisy_pair(step, places, row)
-        conditioning = self.dataset.conditioning([row[place] for place in places])
+        batch = self._batch(step, places, row).to(device)
+        sources = [generator(self.seed, step, f"caption/{place}") for place in places]
+        conditioning = self.dataset.conditioning([row[place] for place in places], sources)
         on_device = {name: tensor.to(device) for name, tensor in conditioning.items()}
         self.trainable.set_dropout_key(f"{self.seed}/{step}/{places[0]}")
         with _autocast(device.type, self.precision):
             time = times[list(places)].to(device)
-            loss = sample_losses(self.recipe, latents.to(device), noise.to(device), time, on_device).mean()
+            loss = sample_losses(self.recipe, batch, time, on_device, self.objective).mean()
         self.scaler.scale(loss / self.plan.accumulation).backward()
         return loss.detach()
 
-    def _noisy_pair(self, step: int, places: Sequence[int], row: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def _batch(self, step: int, places: Sequence[int], row: Sequence[int]) -> Batch:
         """Return the latents and the noise of some places of a step: each sample has generators of its own."""
         picked = [self.dataset.latents(row[place], generator(self.seed, step, f"picture/{place}")) for place in places]
-        noise = [self._noise(picked[0].shape, generator(self.seed, step, f"noise/{place}")) for place in places]
-        return torch.stack(picked), torch.stack(noise)
-
-    def _noise(self, shape: torch.Size, source: torch.Generator) -> Tensor:
-        noise = torch.randn(shape, generator=source)
-        if self.noise_offset:
-            noise += self.noise_offset * torch.randn(shape[0], 1, 1, generator=source)
-        return noise
+        settings, shape = self.objective.noise, picked[0].shape
+        drawn = [draw_noise(shape, settings, generator(self.seed, step, f"noise/{place}")) for place in places]
+        if not settings.perturbation:
+            return Batch(torch.stack(picked), torch.stack(drawn))
+        mixed = [
+            perturb(noise, settings.perturbation, generator(self.seed, step, f"perturbation/{place}"))
+            for noise, place in zip(drawn, places, strict=True)
+        ]
+        return Batch(torch.stack(picked), torch.stack(drawn), torch.stack(mixed))
 
     def _share(self, loss: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:
         """Average gradients and loss over the processes; tell whether any of them is to stop."""

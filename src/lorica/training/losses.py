@@ -1,27 +1,58 @@
-"""How far a prediction is from its target."""
+"""What a step lessens: noise a batch, predict, compare."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lorica.training.distances import DISTANCES, sample_means
+from lorica.training.noise import NoiseSettings
 from lorica.training.recipe import Conditioning, Recipe
 
 
-def sample_losses(recipe: Recipe, latents: Tensor, noise: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """How samples are noised and how far a prediction is from its target.
+
+    Args:
+        noise: what is done to the noise.
+        distance: a name in ``DISTANCES``.
+        delta: where the distances other than the squared one become straight.
+    """
+
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    distance: str = "mse"
+    delta: float = 0.1
+
+
+class Batch(NamedTuple):
+    """What is compared: clean latents, the noise to find again, and the noise that is mixed in, all ``(b, c, h, w)``.
+
+    ``mixed`` is None where it is ``noise`` itself.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    mixed: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """Move everything to a device."""
+        mixed = None if self.mixed is None else self.mixed.to(device)
+        return Batch(self.latents.to(device), self.noise.to(device), mixed)
+
+
+def sample_losses(
+    recipe: Recipe, batch: Batch, time: Tensor, conditioning: Conditioning, objective: Objective
+) -> Tensor:
     """Noise one batch, predict, compare. Returns one loss a sample, ``(b,)``."""
-    noisy, target = recipe.corrupt(latents, noise, time)
-    losses = mean_squares(recipe.predict(noisy, time, conditioning), target)
+    noisy, target = recipe.corrupt(batch.latents, batch.noise, time)
+    if batch.mixed is not None:
+        noisy, _ = recipe.corrupt(batch.latents, batch.mixed, time)
+    predicted = recipe.predict(noisy, time, conditioning)
+    delta = torch.full((len(target),), objective.delta, device=target.device)
+    losses = sample_means(DISTANCES[objective.distance](predicted, target, delta))
     weights = recipe.weigh(time)
     return losses if weights is None else losses * weights
-
-
-def mean_squares(predicted: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared error of each sample: ``(b, ...)`` to ``(b,)``."""
-    return (predicted - target).square().flatten(1).mean(1)
-
-
-def min_snr_weights(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """Return ``min(snr, gamma) / snr``, over ``snr + 1`` for velocities (Hang et al. 2023, arXiv:2303.09556, eq. 8)."""
-    divisor = snr + 1 if prediction_type == "v_prediction" else snr
-    return torch.minimum(snr, torch.full_like(snr, gamma)) / divisor

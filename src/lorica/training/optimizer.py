@@ -1,48 +1,66 @@
-"""AdamW over one flat parameter a component, with a learning rate that is a function of the step."""
+"""The optimizer with a learning rate that is a function of the step, over one flat parameter a component."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
+from lorica.runtime.norms import apply_rates, element_rates
 from lorica.training.config import RunConfig
-
-FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch has Adam as one kernel
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+from lorica.training.optimizer_state import pack, settings_of, unpack
+from lorica.training.optimizers import make_optimizer, steps_elements
 
 
 class Optimizer:
-    """AdamW with one learning rate a group and one schedule for all.
+    """Any optimizer with one learning rate a group and one schedule for all.
 
     Args:
         parameters: what it changes, by component; their gradients stay where they are.
         rates: the learning rate of each component.
-        config: Adam's settings and the schedule.
+        config: the optimizer, its settings and the schedule.
         steps: how many steps the whole run has.
+        pieces: the factors by name, views of ``parameters``, for optimizers that care for shapes.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], config: RunConfig, steps: int
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        rates: Mapping[str, float],
+        config: RunConfig,
+        steps: int,
+        pieces: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         self._rates = dict(rates)
         self._share = schedule(config, steps)
         self._parameters = dict(parameters)
-        self.adam = torch.optim.AdamW(
-            [{"params": [group], "lr": rates[name]} for name, group in parameters.items()],
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            eps=config.adam_epsilon,
-            fused=all(group.device.type in FUSED for group in parameters.values()),
-        )
+        self._element_rates: dict[str, Tensor] = {}
+        flat = pieces is None or steps_elements(config.optimizer)
+        self._held: dict[str, nn.Parameter] = dict(parameters if flat else pieces or {})
+        groups = [{"params": self._members(name), "lr": rates[name]} for name in parameters]
+        self.inner = make_optimizer(config, groups)
+        self._first = settings_of(self.inner)
+
+    def set_element_rates(self, pieces: Mapping[str, Tensor], rate: Callable[[str], float]) -> None:
+        """Give single factors a share of the learning rate of their own, by name."""
+        self._element_rates = {name: element_rates(flat, pieces, rate) for name, flat in self._parameters.items()}
+
+    @contextmanager
+    def element_rates(self) -> Iterator[None]:
+        """Make the step that is done within the ``with`` block as long as the rates of single factors say."""
+        before = {name: self._parameters[name].detach().clone() for name in self._element_rates}
+        yield
+        for name, rates in self._element_rates.items():
+            apply_rates(self._parameters[name].data, before[name], rates)
 
     def set_rates(self, step: int) -> float:
         """Set the learning rates of one step, counted from 0; return that of the first group."""
         share = self._share(step)
-        for group, rate in zip(self.adam.param_groups, self._rates.values(), strict=True):
+        for group, rate in zip(self.inner.param_groups, self._rates.values(), strict=True):
             group["lr"] = rate * share
         return next(iter(self._rates.values())) * share
 
@@ -52,23 +70,19 @@ class Optimizer:
 
     def clear(self) -> None:
         """Set the gradients to zero in place."""
-        self.adam.zero_grad(set_to_none=False)
+        for parameter in self._parameters.values():
+            cast("Tensor", parameter.grad).zero_()
 
     def state(self) -> dict[str, Tensor]:
-        """Return Adam's memory by name, ``GROUP/exp_avg`` and so on; empty before the first step."""
-        return {
-            f"{name}/{moment}": cast("Tensor", self.adam.state[group][moment])
-            for name, group in self._parameters.items()
-            if group in self.adam.state
-            for moment in MOMENTS
-        }
+        """Return what the optimizer remembers by name, ``GROUP/exp_avg`` and so on; empty before the first step."""
+        return pack(self.inner, self._held, self._first)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Put back what ``state`` returned."""
-        for name, group in self._parameters.items():
-            if f"{name}/step" in state:
-                device = group.device if group.device.type != "cpu" else None
-                self.adam.state[group] = {moment: state[f"{name}/{moment}"].to(device).clone() for moment in MOMENTS}
+        unpack(self.inner, self._held, state)
+
+    def _members(self, component: str) -> list[nn.Parameter]:
+        return [held for name, held in self._held.items() if name.split("/", 1)[0] == component]
 
 
 def schedule(config: RunConfig, steps: int) -> Callable[[int], float]:

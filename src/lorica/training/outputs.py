@@ -41,6 +41,7 @@ def write_adapter(
     Raises:
         FileError: if the folder cannot be written.
     """
+    trigger = config.trigger_word or config.instance_prompt
     metadata = {
         "lorica.version": _version(),
         "lorica.base_model": base_name(config),
@@ -53,7 +54,7 @@ def write_adapter(
         "modelspec.resolution": f"{side}x{side}",
         "modelspec.hash_sha256": f"0x{digest_of_adapter(adapter)}",
         **family,
-        **({"modelspec.trigger_phrase": config.instance_prompt} if config.instance_prompt else {}),
+        **({"modelspec.trigger_phrase": trigger} if trigger else {}),
     }
     try:
         return write(adapter, folder / ADAPTER, format="diffusers", metadata=metadata)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorica.data.batches import steps_per_epoch
 from lorica.training.config import RunConfig
@@ -19,6 +19,7 @@ class Plan:
         processes: how many there are.
         process: the number of this one.
         pictures: how many pictures there are.
+        batches: micro-batches that see every picture, on all processes, if those are made of buckets.
     """
 
     steps: int
@@ -27,6 +28,7 @@ class Plan:
     processes: int
     process: int
     pictures: int
+    batches: int | None = None
 
     @property
     def size(self) -> int:
@@ -36,7 +38,14 @@ class Plan:
     @property
     def epoch(self) -> int:
         """How many steps see every picture once."""
+        if self.batches is not None:
+            return steps_per_epoch(self.batches, self.parts)
         return steps_per_epoch(self.pictures, self.size)
+
+    @property
+    def parts(self) -> int:
+        """How many micro-batches a step has, on all processes."""
+        return self.accumulation * self.processes
 
     def micro_batches(self) -> list[list[int]]:
         """Return the places in a step's row of samples that this process works on, one list a micro-batch."""
@@ -44,14 +53,15 @@ class Plan:
         return [list(range(first, first + self.batch)) for first in firsts]
 
 
-def make_plan(config: RunConfig, pictures: int, processes: int, process: int) -> Plan:
+def make_plan(config: RunConfig, pictures: int, processes: int, process: int, batches: int | None = None) -> Plan:
     """Return the plan of a run; without ``max_train_steps`` it lasts ``num_train_epochs``."""
-    size = config.train_batch_size * config.gradient_accumulation_steps * processes
-    return Plan(
-        steps=config.max_train_steps or config.num_train_epochs * steps_per_epoch(pictures, size),
+    plan = Plan(
+        steps=config.max_train_steps or 0,
         batch=config.train_batch_size,
         accumulation=config.gradient_accumulation_steps,
         processes=processes,
         process=process,
         pictures=pictures,
+        batches=batches,
     )
+    return plan if plan.steps else replace(plan, steps=config.num_train_epochs * plan.epoch)

@@ -21,6 +21,13 @@ class Identities(NamedTuple):
     model: str
 
 
+class Weighting(NamedTuple):
+    """How much the loss of a sample counts: a name in ``RULES``, and where the min-SNR rules level off."""
+
+    rule: str
+    gamma: float = 5.0
+
+
 class Latents(NamedTuple):
     """What the autoencoder says of a picture: a normal distribution, mean and spread ``(c, h, w)``, float32."""
 
@@ -30,13 +37,27 @@ class Latents(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeSettings:
-    """What a run asks of a recipe."""
+    """What a run asks of a recipe.
+
+    Args:
+        device: where it is trained.
+        dtype: the precision of what is not trained.
+        train_text_encoder: adapt the text encoder too.
+        prediction_type: what is predicted, if not what the model's scheduler says.
+        weighting: how the loss counts at each noise level; None for equally.
+        least_time: no timestep below it is drawn.
+        most_time: none from it on is drawn; None for all.
+        zero_terminal_snr: rescale the noise schedule so that nothing of the picture is left at its end.
+    """
 
     device: torch.device
     dtype: torch.dtype
     train_text_encoder: bool = False
     prediction_type: str | None = None
-    snr_gamma: float | None = None
+    weighting: Weighting | None = None
+    least_time: int = 0
+    most_time: int | None = None
+    zero_terminal_snr: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +120,8 @@ class Recipe(Protocol):
         """Return the latents of one picture, given ``(3, h, w)`` in -1 to 1."""
         ...
 
-    def release_encoders(self) -> None:
-        """Free the device of the parts that training itself does not need."""
+    def release_encoders(self, *, keep_text: bool = False) -> None:
+        """Free the device of what training does not need; with ``keep_text`` it goes on encoding texts."""
         ...
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:

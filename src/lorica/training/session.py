@@ -26,6 +26,7 @@ from lorica.training.progress import Reporter
 from lorica.training.recipe import Sampling
 from lorica.training.setup import (
     collect_items,
+    edits_of,
     prepare_dataset,
     prepare_loop,
     prepare_recipe,
@@ -33,6 +34,7 @@ from lorica.training.setup import (
     side_of,
 )
 from lorica.training.state import facts_of, restore_checkpoint, take_checkpoint
+from lorica.training.texts import whole_texts
 
 FINAL_SHARE = 0.1  # share of the steps whose mean loss is called final
 
@@ -101,14 +103,15 @@ class Session:
         """Write the checkpoint of a step, then delete those beyond the limit."""
         if self.is_main and step != self._saved:
             checkpoint = take_checkpoint(self.loop, step, self._facts)
-            write_checkpoint(self.folder, checkpoint, partial(self._write_adapter, self._trainable.adapter(), step))
+            write_checkpoint(self.folder, checkpoint, partial(self._write_adapter, self._adapter(), step))
             prune_checkpoints(self.folder, self.config.checkpoints_total_limit)
         self._saved = step
 
     def preview(self, step: int) -> list[tuple[Path, str]]:
         """Draw the preview pictures of a step; return them with their prompts."""
         config = self.config
-        captions = [item.caption for item in self._items]
+        edits = edits_of(config)
+        captions = [whole_texts(item, edits)[0] for item in self._items]
         prompts = prompts_of(config.validation_prompt, captions, config.num_validation_images)
         if not self.is_main or not prompts:
             return []
@@ -119,12 +122,13 @@ class Session:
             guidance=config.validation_guidance_scale,
             side=self._side,
         )
-        paths = write_previews(self._recipe, sampling, self.folder, step, base_name(config))
+        with self.loop.result():
+            paths = write_previews(self._recipe, sampling, self.folder, step, base_name(config))
         return list(zip(paths, prompts, strict=True))
 
     def finish(self, seconds: float) -> tuple[Adapter, Path]:
         """Write the adapter, the curve, the samples and the model card."""
-        adapter, steps = self._trainable.adapter(), self.loop.plan.steps
+        adapter, steps = self._adapter(), self.loop.plan.steps
         path = self.folder / "pytorch_lora_weights.safetensors"
         if self.is_main:
             path = self._write_adapter(adapter, steps, self.folder)
@@ -147,6 +151,10 @@ class Session:
         self._trainable.detach()
         if self.config.report_to is not None:
             self.accelerator.end_training()
+
+    def _adapter(self) -> Adapter:
+        with self.loop.result():
+            return self._trainable.adapter()
 
     def _write_adapter(self, adapter: Adapter, step: int, folder: Path) -> Path:
         return write_adapter(

@@ -9,15 +9,21 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from lorica.data.bucket_batches import bucket_batches_per_epoch
 from lorica.data.cache import Cache, cache_folder
+from lorica.data.caption_edits import CaptionEdits
 from lorica.data.items import Item, find_items
 from lorica.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
 from lorica.runtime.targets import choose_modules
 from lorica.runtime.trainable import Trainable
+from lorica.training.average import Average
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
 from lorica.training.encoding import Framing, load_dataset
+from lorica.training.frames import plan_frames
+from lorica.training.layers import alphas_of, ranks_of, rate_of, set_first_values
 from lorica.training.loop import Loop
+from lorica.training.objective import objective_of, weighting_of
 from lorica.training.optimizer import Optimizer
 from lorica.training.pipelines import load_pipeline
 from lorica.training.plan import Plan, make_plan
@@ -25,6 +31,7 @@ from lorica.training.progress import Reporter
 from lorica.training.recipe import Recipe, RecipeSettings
 from lorica.training.recipes import load_recipe
 from lorica.training.rng import generator
+from lorica.training.texts import whole_texts
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -71,7 +78,12 @@ def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
     """
     if config.train_data_dir is None:
         raise ConfigError("no pictures are named: give a folder with --train_data_dir.")
-    items = find_items(config.train_data_dir, caption_column=config.caption_column, caption=config.instance_prompt)
+    items = find_items(
+        config.train_data_dir,
+        caption_column=config.caption_column,
+        caption=config.instance_prompt,
+        one_a_line=config.enable_wildcards,
+    )
     reporter.say(f"{len(items)} pictures in {config.train_data_dir}")
     if config.max_train_samples is None or config.max_train_samples >= len(items):
         return items
@@ -80,7 +92,11 @@ def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
 
 
 def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
-    """Load the base model and the recipe that trains it."""
+    """Load the base model and the recipe that trains it.
+
+    Raises:
+        ConfigError: if the limits of the timesteps or zero terminal SNR do not fit the model.
+    """
     pipeline = load_pipeline(
         config.pretrained_model_name_or_path,
         revision=config.revision,
@@ -93,9 +109,30 @@ def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
         dtype=precision_of(config, accelerator),
         train_text_encoder=config.train_text_encoder,
         prediction_type=config.prediction_type,
-        snr_gamma=config.snr_gamma,
+        weighting=weighting_of(config),
+        least_time=config.min_timestep,
+        most_time=config.max_timestep,
+        zero_terminal_snr=config.rescale_zero_terminal_snr,
     )
-    return load_recipe(pipeline, settings)
+    recipe = load_recipe(pipeline, settings)
+    recipe.sample_time(1, torch.Generator())  # limits outside of the schedule are refused before anything is encoded
+    return recipe
+
+
+def edits_of(config: RunConfig) -> CaptionEdits:
+    """Return how captions are changed when they are drawn."""
+    return CaptionEdits(
+        shuffle=config.shuffle_tags,
+        separator=config.caption_separator,
+        keep_tags=config.keep_tokens,
+        keep_separator=config.keep_tokens_separator,
+        dropout=config.caption_dropout,
+        tag_dropout=config.tag_dropout,
+        trigger=config.trigger_word or "",
+        prefix=config.caption_prefix or "",
+        suffix=config.caption_suffix or "",
+        wildcards=config.enable_wildcards,
+    )
 
 
 def side_of(config: RunConfig, recipe: Recipe) -> int:
@@ -117,8 +154,9 @@ def check_captions(items: Sequence[Item], recipe: Recipe, config: RunConfig, rep
     Raises:
         DataError: for such captions, with ``on_long_caption`` at ``stop``.
     """
-    counts = {caption: recipe.count_tokens(caption) for caption in dict.fromkeys(item.caption for item in items)}
-    long = [(item, counts[item.caption]) for item in items if counts[item.caption][0] > counts[item.caption][1]]
+    edits = edits_of(config)
+    counts = [(item, max(map(recipe.count_tokens, whole_texts(item, edits)))) for item in items]
+    long = [(item, count) for item, count in counts if count[0] > count[1]]
     if not long:
         return
     limit = long[0][1][1]
@@ -141,12 +179,26 @@ def prepare_dataset(
         interpolation=config.image_interpolation_mode,
         seed=config.seed,
     )
+    buckets = plan_frames(items, config, framing.side, recipe.multiple)
+    if buckets is not None:
+        reporter.say(buckets.table(config.train_batch_size))
     cache = Cache(cache_folder())
     with accelerator.main_process_first():
-        dataset = load_dataset(items, recipe, framing, cache, reporter=reporter, workers=config.dataloader_num_workers)
+        dataset = load_dataset(
+            items,
+            recipe,
+            framing,
+            cache,
+            reporter=reporter,
+            workers=config.dataloader_num_workers,
+            edits=edits_of(config),
+            buckets=buckets,
+        )
     if cache.trouble:
         reporter.say(f"{cache.trouble}; nothing is kept for the next run.")
-    recipe.release_encoders()
+    if dataset.texts.is_open:
+        reporter.say("captions have too many variants to be encoded before the run: they are encoded at each step")
+    recipe.release_encoders(keep_text=dataset.texts.is_open)
     return dataset
 
 
@@ -162,9 +214,16 @@ def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
         part.train(config.gradient_checkpointing or config.lora_dropout > 0)
         if config.gradient_checkpointing:
             _enable_checkpointing(part)
-    return Trainable(
-        parts, modules, rank=config.rank, alpha=config.alpha, seed=config.seed, dropout=config.lora_dropout
+    trainable = Trainable(
+        parts,
+        modules,
+        rank=ranks_of(config, modules),
+        alpha=alphas_of(config, modules),
+        seed=config.seed,
+        dropout=config.lora_dropout,
     )
+    set_first_values(trainable, parts, config)
+    return trainable
 
 
 def choose_in_all(parts: dict[str, nn.Module], patterns: Sequence[str]) -> dict[str, list[str]]:
@@ -188,21 +247,28 @@ def prepare_loop(
     config: RunConfig, recipe: Recipe, dataset: Dataset, trainable: Trainable, accelerator: Accelerator
 ) -> Loop:
     """Put together the loop."""
-    plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index)
+    batches = bucket_batches_per_epoch(config.train_batch_size, dataset.buckets) if dataset.buckets else None
+    plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index, batches)
     dtype = precision_of(config, accelerator)
-    parameters = trainable.by_component()
+    parameters, rate = trainable.by_component(), rate_of(config)
+    pieces, rates = trainable.named_parameters(), _rates(config, plan, list(parameters))
+    optimizer = Optimizer(parameters, rates, config, plan.steps, pieces)
+    if rate is not None:
+        optimizer.set_element_rates(pieces, rate)
     return Loop(
         recipe=recipe,
         dataset=dataset,
         trainable=trainable,
-        optimizer=Optimizer(parameters, _rates(config, plan, list(parameters)), config, plan.steps),
+        optimizer=optimizer,
         plan=plan,
         accelerator=accelerator,
         scaler=torch.amp.GradScaler(accelerator.device.type, enabled=dtype is torch.float16),
         precision=dtype,
         seed=config.seed,
         longest=config.max_grad_norm,
-        noise_offset=config.noise_offset,
+        objective=objective_of(config),
+        longest_change=config.scale_weight_norms,
+        average=Average(parameters, config.ema_decay) if config.use_ema else None,
     )
 
 

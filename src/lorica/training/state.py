@@ -10,14 +10,51 @@ from lorica.training.config import RunConfig
 from lorica.training.loop import Loop
 from lorica.training.outputs import base_name
 
-FACTOR, MEMORY = "factor/", "adam/"
+FACTOR, MEMORY, MEAN = "factor/", "optimizer/", "mean/"
+# Settings that are facts as they stand.
+UNCHANGED = (
+    "use_aspect_ratio_buckets",
+    "bucket_reso_steps",
+    "min_bucket_reso",
+    "max_bucket_reso",
+    "bucket_no_upscale",
+    "shuffle_tags",
+    "keep_tokens",
+    "keep_tokens_separator",
+    "caption_separator",
+    "caption_dropout",
+    "tag_dropout",
+    "trigger_word",
+    "caption_prefix",
+    "caption_suffix",
+    "enable_wildcards",
+    "optimizer",
+    "use_ema",
+    "init_lora_weights",
+    "lora_plus_ratio",
+    "scale_weight_norms",
+    "rescale_zero_terminal_snr",
+    "loss_type",
+    "huber_delta",
+    "snr_gamma",
+    "soft_min_snr",
+    "debiased_estimation",
+    "min_timestep",
+    "max_timestep",
+    "noise_offset",
+    "pyramid_noise_levels",
+    "pyramid_noise_discount",
+    "input_perturbation",
+)
 
 
 def take_checkpoint(loop: Loop, step: int, facts: dict[str, object]) -> Checkpoint:
     """Return the state of a run after ``step`` steps."""
     factors = {f"{FACTOR}{name}": value.detach().clone() for name, value in loop.trainable.named_parameters().items()}
     memory = {f"{MEMORY}{name}": value for name, value in loop.optimizer.state().items()}
-    return Checkpoint(step=step, tensors={**factors, **memory}, facts=facts, scaler=loop.scaler.state_dict())
+    means = loop.average.state() if loop.average is not None else {}
+    tensors = {**factors, **memory, **{f"{MEAN}{name}": value for name, value in means.items()}}
+    return Checkpoint(step=step, tensors=tensors, facts=facts, scaler=loop.scaler.state_dict())
 
 
 @torch.no_grad()
@@ -25,8 +62,9 @@ def restore_checkpoint(loop: Loop, checkpoint: Checkpoint) -> None:
     """Put a run into the state of a checkpoint whose facts were checked."""
     for name, value in loop.trainable.named_parameters().items():
         value.copy_(checkpoint.tensors[f"{FACTOR}{name}"])
-    memory = {name.removeprefix(MEMORY): value for name, value in checkpoint.tensors.items() if name.startswith(MEMORY)}
-    loop.optimizer.load(memory)
+    loop.optimizer.load(_under(MEMORY, checkpoint))
+    if loop.average is not None:
+        loop.average.load(_under(MEAN, checkpoint))
     if loop.scaler.is_enabled():
         loop.scaler.load_state_dict(dict(checkpoint.scaler))
 
@@ -41,6 +79,7 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "recipe": loop.recipe.name,
         "rank": config.rank,
         "alpha": config.alpha or float(config.rank),
+        "alpha_pattern": list(config.alpha_pattern),
         "lora_dropout": config.lora_dropout,
         "train_text_encoder": config.train_text_encoder,
         "target_modules": [f"{name} {_shape(value)}" for name, value in loop.trainable.named_parameters().items()],
@@ -54,9 +93,13 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "samples a step (train_batch_size x gradient_accumulation_steps x processes)": plan.size,
         "seed": config.seed,
         "prediction_type": dict(loop.recipe.describe())["modelspec.prediction_type"],
-        "snr_gamma": config.snr_gamma,
-        "noise_offset": config.noise_offset,
+        **{name: getattr(config, name) for name in UNCHANGED},
     }
+
+
+def _under(prefix: str, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    tensors = checkpoint.tensors.items()
+    return {name.removeprefix(prefix): value for name, value in tensors if name.startswith(prefix)}
 
 
 def _shape(value: Tensor) -> str:

@@ -37,5 +37,5 @@ def check_predicted(prediction_type: str) -> None:
     if prediction_type != "v_prediction":
         raise ConfigError(
             f"zero terminal SNR needs a model that predicts v_prediction, but this one predicts {prediction_type}: "
-            "leave out rescale_betas_zero_snr, or set prediction_type to v_prediction."
+            "leave out rescale_zero_terminal_snr, or set prediction_type to v_prediction."
         )

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from lorica.data.cache import digest_of_tensors, key_of
 from lorica.errors import ModelError
-from lorica.training.losses import min_snr_weights
+from lorica.training.noise import draw_timesteps
 from lorica.training.recipe import Conditioning, Identities, Latents, RecipeSettings, Sampling
+from lorica.training.weights import loss_weights
+from lorica.training.zero_snr import check_predicted, to_zero_terminal_snr
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WIDTH_OF_V2 = 1024
@@ -34,12 +36,16 @@ class StableDiffusion:
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
         self._pipeline, self._settings = pipeline, settings
         self._tokenizer = pipeline.tokenizer
+        self._keeps_text = settings.train_text_encoder
         self._vae: Any = _place(pipeline.vae, settings.device, torch.float32)  # encodes once: precision costs nothing
         self._text_encoder: Any = _place(pipeline.text_encoder, settings.device, settings.dtype)
         self._unet: Any = _place(pipeline.unet, settings.device, settings.dtype)
         schedule: Any = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.prediction_type = _prediction_type(settings.prediction_type or str(schedule.config["prediction_type"]))
         kept: Tensor = schedule.alphas_cumprod.double()  # the share of the picture that is left, (t,)
+        if settings.zero_terminal_snr:
+            check_predicted(self.prediction_type)
+            kept = to_zero_terminal_snr(kept)
         self._signal = kept.sqrt().float().to(settings.device)
         self._noise = (1 - kept).sqrt().float().to(settings.device)
 
@@ -109,13 +115,15 @@ class StableDiffusion:
         scale = float(self._vae.config["scaling_factor"])
         return Latents((posterior.mean[0] * scale).cpu(), (posterior.std[0] * scale).cpu())
 
-    def release_encoders(self) -> None:
-        """Move the autoencoder, and the text encoder unless it is trained, to main memory."""
+    def release_encoders(self, *, keep_text: bool = False) -> None:
+        """Move the autoencoder, and the text encoder unless it is trained or to be kept, to main memory."""
+        self._keeps_text = keep_text or self._settings.train_text_encoder
         self._move_encoders(torch.device("cpu"))
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw timesteps, each equally likely."""
-        return torch.randint(len(self._signal), (count,), generator=generator)
+        """Draw timesteps, each within the limits equally likely."""
+        least, most = self._settings.least_time, self._settings.most_time
+        return draw_timesteps(count, generator, steps=len(self._signal), least=least, most=most)
 
     def corrupt(self, latents: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Return the noisy latents, and the noise or the velocity."""
@@ -130,25 +138,37 @@ class StableDiffusion:
         return self._unet(noisy.to(dtype), time, states.to(dtype), return_dict=False)[0].float()
 
     def weigh(self, time: Tensor) -> Tensor | None:
-        """Return the min-SNR weights if they were asked for."""
-        if self._settings.snr_gamma is None:
+        """Return the weights if any were asked for."""
+        weighting = self._settings.weighting
+        if weighting is None:
             return None
         snr = (self._signal[time] / self._noise[time]).square()
-        return min_snr_weights(snr, self._settings.snr_gamma, self.prediction_type)
+        return loss_weights(snr, weighting.rule, self.prediction_type, weighting.gamma)
 
     @torch.no_grad()
     def draw(self, sampling: Sampling) -> list[Image.Image]:
         """Sample latents in the training precision and decode them in float32."""
         self._move_encoders(self._settings.device)
         own = self._pipeline.scheduler
-        if isinstance(own, DDPMScheduler):  # noise at each of few steps would spoil the picture
-            self._pipeline.scheduler = DDIMScheduler.from_config(own.config)
+        self._pipeline.scheduler = self._sampler()
         self._pipeline.set_progress_bar_config(disable=True)
         try:
             return [self._draw_one(sampling, number, prompt) for number, prompt in enumerate(sampling.prompts)]
         finally:
             self._pipeline.scheduler = own
-            self.release_encoders()
+            self._move_encoders(torch.device("cpu"))
+
+    def _sampler(self) -> Any:
+        """Return the pipeline's own scheduler, or one that samples what is trained."""
+        own = self._pipeline.scheduler
+        told: dict[str, Any] = {}
+        if self.prediction_type != own.config["prediction_type"]:
+            told["prediction_type"] = self.prediction_type
+        if self._settings.zero_terminal_snr:  # sampling must begin where there is nothing but noise
+            told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if not told and not isinstance(own, DDPMScheduler):  # whose noise at each of few steps would spoil the picture
+            return own
+        return DDIMScheduler.from_config(own.config, **told)
 
     def _draw_one(self, sampling: Sampling, number: int, prompt: str) -> Image.Image:
         latents: Tensor = self._pipeline(
@@ -168,7 +188,7 @@ class StableDiffusion:
 
     def _move_encoders(self, device: torch.device) -> None:
         self._vae.to(device)
-        if not self._settings.train_text_encoder:
+        if not self._keeps_text:
             self._text_encoder.to(device)
 
 

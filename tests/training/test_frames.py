@@ -1,0 +1,56 @@
+"""Aspect buckets from end to end: shapes are kept, a micro-batch is of one shape, and the run resumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorica.errors import ConfigError
+from lorica.training.config import RunConfig
+from lorica.training.progress import Reporter
+from lorica.training.run import train
+from lorica.training.session import Session
+from lorica.training.setup import make_accelerator
+
+Settings = Callable[..., RunConfig]
+
+
+def test_pictures_keep_their_shapes_and_batches_have_one(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(use_aspect_ratio_buckets=True, gradient_accumulation_steps=2, max_train_steps=None)
+    config.output_dir.mkdir()
+    session = Session(config, make_accelerator(config), Reporter())
+    loop = session.loop
+    shapes = {example.item.path.stem: tuple(example.views[0].mean.shape) for example in loop.dataset.examples}
+    assert {shapes[name] for name in ("red", "green", "blue")} == {(4, 8, 8)}
+    assert all(shapes[name][2] > shapes[name][1] for name in ("orange", "purple"))  # 59 and 68 by 32 pixels
+    assert "pictures  batches" in capsys.readouterr().err
+    seen: list[torch.Size] = []
+    predict = loop.recipe.predict
+    monkeypatch.setattr(loop.recipe, "predict", lambda *told: seen.append(told[0].shape) or predict(*told))
+    steps = loop.run(0, lambda: False)
+    for _ in range(loop.plan.epoch):
+        next(steps)
+    session.close()
+    assert {tuple(shape[1:]) for shape in seen} == set(shapes.values())
+    assert len(seen) == 2 * loop.plan.epoch
+    assert loop.plan.steps == 100 * loop.plan.epoch
+
+
+def test_a_run_with_buckets_resumes_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
+    options = {"enable_bucket": True, "bucket_no_upscale": True, "max_train_steps": 3}
+    whole = train(settings(**options), quiet=True)
+    parted = tmp_path / "parted" / "out"
+    train(settings(**{**options, "max_train_steps": 1}, output_dir=parted), quiet=True)
+    torch.manual_seed(991)
+    last = train(settings(**options, output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
+    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
+
+
+def test_frames_that_the_model_cannot_take_are_refused(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="bucket_reso_steps is 12; this model needs a multiple of 8"):
+        train(settings(use_aspect_ratio_buckets=True, bucket_reso_steps=12), quiet=True)
