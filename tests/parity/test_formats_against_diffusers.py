@@ -86,7 +86,8 @@ def test_an_adapter_in_the_older_spelling_of_the_text_encoder_gets_its_scalings(
     live = mixed_adapter(pipe, LINEAR).components["text_encoder"]
     older = {f"text_model.{path}": layer for path, layer in live.items()}
     lorica.write(Adapter({"text_encoder": older}), tmp_path)
-    state, alphas, metadata = pipe.lora_state_dict(tmp_path, return_lora_metadata=True)
+    found: Any = pipe.lora_state_dict(tmp_path, return_lora_metadata=True)
+    state, alphas, metadata = found
     pipe.load_lora_into_text_encoder(state, alphas, pipe.text_encoder, adapter_name="a", metadata=metadata)
     expected = {path: layer.alpha / layer.rank for path, layer in live.items()}
     assert effective_scalings(pipe.text_encoder) == pytest.approx(expected)
