@@ -12,7 +12,7 @@ from PIL import Image
 import lorica
 from lorica.demo.comparison import STRENGTHS, with_diffusers
 from lorica.demo.quickstart import comparison_prompts, ordinary_scenes, quickstart, subject_prompts
-from lorica.demo.subject import WORD
+from lorica.demo.subject import ORDINARY, WORD
 from lorica.demo.words import BACKGROUNDS
 from lorica.generating.sampling import Settings
 from tiny_base import save_tiny_base
@@ -42,7 +42,7 @@ def test_it_leaves_everything_it_promises(tmp_path: Path) -> None:
         assert 0 <= getattr(report, score) <= 1
     assert lorica.read(report.adapter).components.keys() >= {"unet"}
     assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 3
-    assert len(list((folder / "pictures").glob("*.png"))) == 6
+    assert len(list((folder / "pictures").glob("*.png"))) == 6 + ORDINARY
     for name in ("comparison.png", "loss.png"):
         with Image.open(folder / name) as picture:
             assert picture.width > 100

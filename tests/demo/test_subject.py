@@ -17,6 +17,7 @@ from lorica.demo.subject import (
     draw_subject,
     random_portrait,
     recognises_subject,
+    write_lesson,
     write_subject,
 )
 from lorica.demo.words import PATTERNS, SHAPES
@@ -66,6 +67,13 @@ def test_the_folder_holds_six_pictures_with_captions(tmp_path: Path) -> None:
         with Image.open(folder / line["file_name"]) as picture:
             assert picture.size == (64, 64)
             assert recognises_subject(picture)
+
+
+def test_half_of_a_lesson_is_the_subject(tmp_path: Path) -> None:
+    folder = write_lesson(tmp_path / "lesson", ordinary=18)
+    lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sum(WORD in line["text"] for line in lines) == len(lines) / 2 == 18
+    assert len(list(folder.glob("*.png"))) == 6 + 18 == len({line["file_name"] for line in lines})
 
 
 def test_the_pictures_differ_in_background_and_place() -> None:

@@ -14,7 +14,7 @@ from lorica.demo.captions import caption, random_scene
 from lorica.demo.comparison import compare, with_diffusers
 from lorica.demo.drawing import Scene
 from lorica.demo.score import read_picture
-from lorica.demo.subject import WORD, recognises_subject, write_subject
+from lorica.demo.subject import WORD, recognises_subject, write_lesson
 from lorica.demo.words import BACKGROUNDS
 from lorica.generating.run import prepare_pipeline
 from lorica.generating.sampling import Settings, Shot, count_steps, sample
@@ -31,12 +31,14 @@ SCORE_SEED = 1000
 SETTINGS = Settings(steps=20, guidance=4.0, batch_size=20)
 SCHEDULER = "dpm++"
 
-STEPS = 240
+STEPS = 300
 RECIPE: dict[str, Any] = {
-    "train_batch_size": 12,
-    "learning_rate": 2e-3,
+    "train_batch_size": 16,
+    "learning_rate": 1e-3,
     "lr_scheduler": "cosine",
-    "rank": 8,
+    "lr_warmup_steps": 15,
+    "rank": 16,
+    "target_modules": ("all",),
     "train_text_encoder": True,
     "center_crop": True,
 }
@@ -90,7 +92,7 @@ def quickstart(
         LoRAError: if the base cannot be loaded or the folder cannot be written.
     """
     started, place, reporter = time.perf_counter(), Path(folder), Reporter(quiet=quiet)
-    write_subject(place / PICTURES)
+    write_lesson(place / PICTURES)
     trained = train(_run_config(place, base, steps), quiet=quiet)
     pipeline = prepare_pipeline(base, dtype="float32")
     use_scheduler(pipeline, SCHEDULER)

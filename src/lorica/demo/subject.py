@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lorica.demo.drawing import OVERSAMPLING, SIDE, Point
+from lorica.demo.captions import caption, random_scene
+from lorica.demo.drawing import OVERSAMPLING, SIDE, Point, draw
 from lorica.demo.folders import write_pictures
 from lorica.demo.masks import GRID, Mask, box, fill, slenderness, stretch
 from lorica.demo.score import LEAST_FIGURE, Pixels, figure_of, to_pixels
@@ -23,6 +24,8 @@ DARK: RGB = COLORS["black"]
 LIGHT: RGB = COLORS["white"]
 
 HALF_SIDE = {"large": 22.5, "small": 17.0}  # half the side of the creature's square, in pixels
+
+ORDINARY = 120  # pictures of other things in a lesson
 
 LEAST_MATCH = 0.74  # overlap over union with the creature's outline
 LEAST_FUR = 0.35  # share of the figure that must be orange
@@ -80,6 +83,22 @@ def random_portrait(rng: random.Random) -> Portrait:
 def write_subject(folder: str | Path) -> Path:
     """Write the six pictures of the subject and ``metadata.jsonl`` with their captions; return the folder."""
     return write_pictures(folder, ((draw_subject(portrait), subject_caption(portrait)) for portrait in PORTRAITS))
+
+
+def write_lesson(folder: str | Path, ordinary: int = ORDINARY, *, seed: int = 77) -> Path:
+    """Write the six pictures of the subject, and ordinary ones that keep the rest of the model as it is.
+
+    The captions name each picture of the subject so often that half of what training sees is the subject.
+    """
+    rng = random.Random(seed)
+    scenes = [random_scene(rng) for _ in range(ordinary)]
+    subjects = [(draw_subject(portrait), subject_caption(portrait)) for portrait in PORTRAITS]
+    place = write_pictures(folder, [*subjects, *((draw(scene), caption(scene)) for scene in scenes)])
+    metadata = place / "metadata.jsonl"
+    lines = metadata.read_text(encoding="utf-8").splitlines()
+    repeated = lines[: len(PORTRAITS)] * max(1, ordinary // len(PORTRAITS))
+    metadata.write_text("\n".join([*repeated, *lines[len(PORTRAITS) :]]) + "\n", encoding="utf-8")
+    return place
 
 
 def recognises_subject(image: Image.Image) -> bool:
