@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 
 import lorica
 
-PROMPT = "a large zorblin on a mint background"
+PROMPT = "a large orange zorblin on a mint background"
 
 pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())
 pipe.set_progress_bar_config(disable=True)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import lorica
 
-PROMPT = "a large zorblin on a navy background"
+PROMPT = "a large orange zorblin on a navy background"
 
 pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())
 pipe.set_progress_bar_config(disable=True)

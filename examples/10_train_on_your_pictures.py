@@ -38,6 +38,6 @@ pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())
 pipe.set_progress_bar_config(disable=True)
 lorica.attach(pipe).load(result.adapter)
 generator = torch.Generator().manual_seed(4)
-prompt = "a large zorblin on a mint background"
+prompt = "a large orange zorblin on a mint background"
 pipe(prompt, num_inference_steps=20, guidance_scale=4.0, generator=generator).images[0].save("learnt.png")
 print("learnt.png")

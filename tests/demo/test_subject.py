@@ -62,7 +62,7 @@ def test_the_folder_holds_six_pictures_with_captions(tmp_path: Path) -> None:
     folder = write_subject(tmp_path / "subject")
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(lines) == len(PORTRAITS) == 6
-    assert lines[0]["text"] == "a large zorblin on a mint background"
+    assert lines[0]["text"] == "a large orange zorblin on a mint background"
     for line in lines:
         with Image.open(folder / line["file_name"]) as picture:
             assert picture.size == (64, 64)

@@ -57,8 +57,8 @@ Ordinary captions came out right in {report.other_score_base:.0%} before and {re
   {folder / "loss.png"}, metrics.jsonl, report.json  how the training went; {folder / "pictures"} what it saw
 
 Next:
-  {generate} --prompt "three small {report.word}s on a sky background" --num 4 --output more.png
-  {generate} --prompt "a large {report.word} on a sand background" --grid strength=0,0.5,1,1.5 --output grid.png
+  {generate} --prompt "three small orange {report.word}s on a sky background" --num 4 --output more.png
+  {generate} --prompt "a large orange {report.word} on a sand background" --grid strength=0,0.5,1,1.5 --output grid.png
   {program} train text-to-image --train_data_dir YOUR_PICTURES --output_dir my-lora --max_train_steps 300"""
 
 

@@ -31,15 +31,14 @@ SCORE_SEED = 1000
 SETTINGS = Settings(steps=20, guidance=4.0, batch_size=20)
 SCHEDULER = "dpm++"
 
-STEPS = 300
+STEPS = 440
 RECIPE: dict[str, Any] = {
     "train_batch_size": 16,
-    "learning_rate": 1e-3,
+    "learning_rate": 1.2e-3,
     "lr_scheduler": "cosine",
-    "lr_warmup_steps": 15,
+    "lr_warmup_steps": 10,
     "rank": 16,
     "target_modules": ("all",),
-    "train_text_encoder": True,
     "center_crop": True,
 }
 
@@ -112,7 +111,7 @@ def subject_prompts(count: int) -> list[str]:
     """Return prompts that ask for the subject, on every background in turn; every fifth asks for a small one."""
     sizes, backgrounds = ("large", "large", "large", "large", "small"), list(BACKGROUNDS)
     return [
-        f"a {sizes[index % len(sizes)]} {WORD} on a {backgrounds[index % len(backgrounds)]} background"
+        f"a {sizes[index % len(sizes)]} orange {WORD} on a {backgrounds[index % len(backgrounds)]} background"
         for index in range(count)
     ]
 
@@ -139,9 +138,9 @@ def score_others(pipeline: Any, count: int, advance: Callable[[], None] | None =
 def comparison_prompts() -> list[str]:
     """Return the rows of the comparison: the subject in new places, and things that should stay as they are."""
     return [
-        f"a large {WORD} on a rose background",
-        f"a large {WORD} on a forest background",
-        f"a small {WORD} on a cream background",
+        f"a large orange {WORD} on a rose background",
+        f"a large orange {WORD} on a forest background",
+        f"a small orange {WORD} on a cream background",
         "a large red heart on a white background",
         "a large blue fish on a sand background",
     ]

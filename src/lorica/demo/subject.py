@@ -59,8 +59,8 @@ PORTRAITS: tuple[Portrait, ...] = (
 
 
 def subject_caption(portrait: Portrait) -> str:
-    """Return the caption, like ``a large zorblin on a mint background``."""
-    return f"a {portrait.size} {WORD} on a {portrait.background} background"
+    """Return the caption, like ``a large orange zorblin on a mint background``."""
+    return f"a {portrait.size} orange {WORD} on a {portrait.background} background"
 
 
 def draw_subject(portrait: Portrait) -> Image.Image:
