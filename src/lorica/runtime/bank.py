@@ -68,13 +68,6 @@ class Bank(nn.Module):
             self.strength = torch.zeros(1, len(row), device=self.down.device)
         self.strength.copy_(row.unsqueeze(0))
 
-    def factors(self) -> dict[str, Factors]:
-        """Return the factors of each adapter as they lie in the bank."""
-        return {
-            slot.name: Factors(self.down[slot.start : slot.stop], self.up[:, slot.start : slot.stop], slot.scaling)
-            for slot in self.slots
-        }
-
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``y``, the layer's own output for ``x``, with what the adapters add."""
         self._follow(y.device)
@@ -172,16 +165,20 @@ def check_fits(layer: nn.Module, change: AdapterLayer) -> None:
     shape = weight_shape(layer)
     if not _same_matrix(change.weight_shape, shape):
         change.check_fits(shape)
-    if change.factors() is None:
-        raise ModelError(f"an adapter of kind {change.kind!r} has no thin factors to put into a bank.")
+    _thin(change)
 
 
 def factors_for(layer: nn.Module, change: AdapterLayer) -> Factors:
     """Return the factors of a change that fits, ``down`` in the shape that the layer's own operation takes."""
+    factors = _thin(change)
+    return Factors(factors.down.reshape(-1, *weight_shape(layer)[1:]), factors.up, factors.scaling)
+
+
+def _thin(change: AdapterLayer) -> Factors:
     factors = change.factors()
     if factors is None:
         raise ModelError(f"an adapter of kind {change.kind!r} has no thin factors to put into a bank.")
-    return Factors(factors.down.reshape(-1, *weight_shape(layer)[1:]), factors.up, factors.scaling)
+    return factors
 
 
 def weight_shape(layer: nn.Module) -> tuple[int, ...]:

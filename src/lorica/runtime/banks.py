@@ -27,9 +27,6 @@ class Banks:
         self._find = find
         self._banks: dict[Place, tuple[Bank, RemovableHandle]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._banks)
-
     def prepare(self, places: Iterable[Place], plans: Mapping[str, Plan]) -> Prepared:
         """Return new banks for these places, which hold what ``plans`` has there. The model is not touched."""
         prepared: Prepared = {}

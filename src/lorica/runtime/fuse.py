@@ -34,11 +34,6 @@ class Fused:
     originals: dict[Place, Tensor] = field(default_factory=dict[Place, Tensor])
     changes: dict[Place, dict[str, Change]] = field(default_factory=dict[Place, dict[str, Change]])
 
-    @property
-    def names(self) -> list[str]:
-        """The adapters that are fused somewhere, in the order of fusing."""
-        return list(dict.fromkeys(name for changes in self.changes.values() for name in changes))
-
     def put(self, wanted: Mapping[Place, Mapping[str, Change]]) -> None:
         """Make the named places hold exactly these changes, all of them or, on an error, none.
 
