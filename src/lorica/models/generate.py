@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lorica.models.clip import with_wrapper
+from lorica.models.folding import Folded, Shape, fold, fold_names
 from lorica.models.published import PUBLISHED, Published
 from lorica.models.table import FOLDER
 
@@ -33,15 +34,15 @@ def describe(published: Published) -> dict[str, Any]:
         "title": published.title,
         "base_models": list(published.base_models),
         "default_targets": {name: list(UNET_TARGETS if name == "unet" else TEXT_TARGETS) for name in parts},
-        "block_order": {name: blocks_of(part) for name, part in parts.items()},
-        "components": {name: shapes_of(part) for name, part in parts.items()},
+        "block_order": {name: fold_names(blocks_of(part)) for name, part in parts.items()},
+        "components": {name: fold(shapes_of(part)) for name, part in parts.items()},
     }
 
 
-def shapes_of(part: nn.Module) -> dict[str, list[int]]:
+def shapes_of(part: nn.Module) -> dict[str, Shape]:
     """Return the module path and weight shape of every module that has a weight of its own."""
     weights = {path: getattr(module, "weight", None) for path, module in part.named_modules()}
-    return {with_wrapper(path): list(weight.shape) for path, weight in weights.items() if isinstance(weight, Tensor)}
+    return {with_wrapper(path): tuple(weight.shape) for path, weight in weights.items() if isinstance(weight, Tensor)}
 
 
 def blocks_of(part: nn.Module) -> list[str]:
@@ -66,9 +67,15 @@ def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
     return kind(CLIPTextConfig(**config))
 
 
-def _lines(modules: Mapping[str, Sequence[int]]) -> str:
-    lines = (f"{json.dumps(path)}: {json.dumps(shape, separators=(',', ':'))}" for path, shape in modules.items())
-    return ",\n".join(lines)
+def _lines(modules: Folded, indent: str = "") -> str:
+    """Return one line for each module; what each of a run of blocks holds stands indented below the run."""
+    return ",\n".join(f"{indent}{json.dumps(path)}: {_value(value, indent)}" for path, value in modules.items())
+
+
+def _value(value: Any, indent: str) -> str:
+    if isinstance(value, Mapping):
+        return f"{{\n{_lines(cast('Folded', value), indent + ' ')}}}"
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _numbered(name: str, blocks: nn.ModuleList) -> list[str]:

@@ -1,4 +1,24 @@
-"""What a model looks like to an adapter: the paths and weight shapes of its modules, without weights."""
+"""What a model looks like to an adapter: the paths and weight shapes of its modules, without weights.
+
+**Other programs' names for the modules** (``lorica.models.spellings``) are made from a component's own paths and
+looked up, never parsed. They work on the tables of ``FAMILIES`` and on live models of any depth and width alike::
+
+    shapes = target.components["transformer"]
+    for foreign, parts in foreign_names(shapes).items():        # every spelling that the component has, in one table
+        for part in parts:                                      # one part, or several for a fused projection
+            own[part.path][part.own_rows] = foreign_weight[part.rows]       # None means all rows
+
+    spellings_of(shapes)["bfl"].table(shapes)                   # one spelling, to write a file in it
+    {"double_blocks.0.img_attn.qkv": (Part("transformer_blocks.0.attn.to_q", rows=(0, 3072)),
+                                      Part("transformer_blocks.0.attn.to_k", rows=(3072, 6144)),
+                                      Part("transformer_blocks.0.attn.to_v", rows=(6144, 9216))),
+     "double_blocks.0.img_attn.proj": (Part("transformer_blocks.0.attn.to_out.0"),),
+     "final_layer.adaLN_modulation.1": (Part("norm_out.linear", rows=(0, 3072), own_rows=(3072, 6144)),
+                                        Part("norm_out.linear", rows=(3072, 6144), own_rows=(0, 3072)))}
+
+``Family.spellings`` names them by component: ``FAMILIES["flux_dev"].spellings["transformer"]["bfl"]``. The names
+carry no prefix and no leaf: ``diffusion_model.``, flat names and ``.scale`` for ``.weight`` are the formats' business.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +26,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from lorica.models.spellings import Spelling, spellings_of
 from lorica.models.table import Table, read_table
 
 Shape = tuple[int, ...]
@@ -60,6 +81,11 @@ class Family:
     def target(self) -> Target:
         """The modules of the published model."""
         return Target(self.title, self._table.components)
+
+    @cached_property
+    def spellings(self) -> Mapping[str, Mapping[str, Spelling]]:
+        """Component to the spellings that other programs have for its modules, by name; often none."""
+        return {component: spellings_of(shapes) for component, shapes in self.target.components.items()}
 
     @property
     def _table(self) -> Table:

@@ -1,0 +1,38 @@
+"""Other programs' names for a model's modules, made from the model's own paths and looked up: never parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lorica.models.spellings.ldm import LDM
+from lorica.models.spellings.part import Part, Shape, Spelling, Table
+from lorica.models.spellings.rules import Rules, clash
+
+_FILES = (
+    "flux.bfl",
+)  # fmt: skip
+SPELLINGS: dict[str, Spelling] = {"unet.ldm": LDM(), **{file: Rules(file) for file in _FILES}}
+
+
+def spellings_of(shapes: Mapping[str, Shape]) -> dict[str, Spelling]:
+    """Return the spellings that name the modules of one component, by name; most components have one or none."""
+    return {spelling.name: spelling for spelling in SPELLINGS.values() if spelling.fits(shapes)}
+
+
+def foreign_names(shapes: Mapping[str, Shape]) -> Table:
+    """Map every foreign path that any spelling has for the modules of one component to its parts.
+
+    Raises:
+        FormatError: if a foreign path stands for two modules, or is the component's own path of another, naming both.
+    """
+    table: Table = {}
+    for spelling in spellings_of(shapes).values():
+        for foreign, parts in spelling.table(shapes).items():
+            if table.setdefault(foreign, parts) != parts:
+                raise clash(foreign, table[foreign], parts)
+            if foreign in shapes and parts != (Part(foreign),):
+                raise clash(foreign, (Part(foreign),), parts)
+    return table
+
+
+__all__ = ["SPELLINGS", "Part", "Spelling", "Table", "foreign_names", "spellings_of"]
