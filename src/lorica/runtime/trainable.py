@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, cast
 
 import torch
@@ -17,6 +16,7 @@ from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
 from lorica.runtime.bank import SERVED, change_output, weight_shape
 from lorica.runtime.initials import as_plain
 from lorica.runtime.norms import shrinking
+from lorica.runtime.random_keys import keyed_generator
 from lorica.runtime.targets import components_of, modules_of
 
 Place = tuple[str, str]  # component, module path
@@ -185,7 +185,7 @@ class Trainable:
         for place, (down, up) in shapes.items():
             middle, stop = start + math.prod(down), start + math.prod(down) + math.prod(up)
             self._pairs[place] = _Pair(_view(flat, start, down), _view(flat, middle, up), alphas[place])
-            noise = torch.randn(down, generator=_generator(f"{seed}/initial/{component}/{place[1]}"))
+            noise = torch.randn(down, generator=keyed_generator(f"{seed}/initial/{component}/{place[1]}"))
             self._pairs[place].down.data.copy_(noise / math.sqrt(ranks[place]))
             start = stop
         self._flat[component] = flat
@@ -207,7 +207,7 @@ class Trainable:
     def _drop(self, x: Tensor, name: str, *, training: bool) -> Tensor:
         if not self._dropout or not training:
             return x
-        source = _generator(f"{self._key}/dropout/{name}")
+        source = keyed_generator(f"{self._key}/dropout/{name}")
         kept = torch.rand(x.shape, generator=source) >= self._dropout
         return x * kept.to(x.device, x.dtype) / (1 - self._dropout)
 
@@ -268,8 +268,3 @@ def _copy_pair(place: Place, pair: _Pair, layer: object) -> None:
         )
     pair.down.data.copy_(layer.down)
     pair.up.data.copy_(layer.up.flatten(1))
-
-
-def _generator(key: str) -> torch.Generator:
-    digest = blake2b(key.encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
