@@ -74,10 +74,10 @@ def stable_diffusion(prediction_type: str = "v_prediction") -> Any:
     )
 
 
-def write_pictures(folder: Path) -> Path:
+def write_pictures(folder: Path, count: int = len(COLORS)) -> Path:
     """Write five pictures, each with its caption beside it; the last two are not square."""
     folder.mkdir()
-    for number, color in enumerate(COLORS):
+    for number, color in enumerate(COLORS[:count]):
         width = SIDE if number < 3 else SIDE + 9 * number
         picture = Image.new("RGB", (width, SIDE), "white")
         ImageDraw.Draw(picture).ellipse((5, 6, 7 + 4 * number, 20), fill=color)

@@ -38,7 +38,7 @@ class Facts:
         self.a, self.s = kept.sqrt().view(2, 1, 1, 1), (1 - kept).sqrt().view(2, 1, 1, 1)
         self.snr = kept / (1 - kept)
         self.latents = torch.stack(
-            [loop.dataset.latents(i, generator(0, 0, f"picture/{at}")) for at, i in enumerate(row)]
+            [loop.dataset.draw(i, generator(0, 0, f"picture/{at}")).latents for at, i in enumerate(row)]
         )
         self.plain = torch.stack([torch.randn(4, 8, 8, generator=generator(0, 0, f"noise/{at}")) for at in range(2)])
         self.loop, self.row = loop, row

@@ -15,11 +15,19 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture and what it shows: its caption, and others if there are several to draw from."""
+    """One picture and what it shows.
+
+    Args:
+        path: its file.
+        caption: what it shows.
+        others: more captions, if there are several to draw from.
+        group: the number of its data set among those of the run.
+    """
 
     path: Path
     caption: str
     others: tuple[str, ...] = ()
+    group: int = 0
 
     @property
     def captions(self) -> tuple[str, ...]:

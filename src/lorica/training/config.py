@@ -14,7 +14,7 @@ from pydantic import AliasChoices, Field, model_validator
 from lorica.errors import ConfigError
 from lorica.training.inputs import InputSettings
 from lorica.training.settings import second_names
-from lorica.training.toml import read_toml, toml_line
+from lorica.training.toml import read_toml, toml_line, toml_tables
 
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 
@@ -201,7 +201,8 @@ class RunConfig(InputSettings):
     def to_toml(self) -> str:
         """Return the run file of this run, complete with defaults; unset values are comments."""
         values = self.model_dump(mode="json")
-        return "".join(toml_line(name, value) for name, value in values.items())
+        sets = values.pop("datasets")
+        return "".join(toml_line(name, value) for name, value in values.items()) + toml_tables("datasets", sets)
 
 
 def known_names() -> list[str]:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from lorica.data.buckets import BucketPlan, Size
 from lorica.data.cache import Cache, digest_of_bytes, key_of
-from lorica.data.caption_edits import CaptionEdits
+from lorica.data.groups import Group, one_group
 from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
 from lorica.data.items import Item
+from lorica.data.mixture import one_epoch
 from lorica.data.views import views_of
 from lorica.errors import DataError
 from lorica.training.dataset import Dataset, Example
@@ -52,7 +53,7 @@ def load_dataset(
     *,
     reporter: Reporter,
     workers: int = 0,
-    edits: CaptionEdits | None = None,
+    groups: Sequence[Group] | None = None,
     buckets: BucketPlan | None = None,
 ) -> Dataset:
     """Encode every view of every picture, and every text that its captions can become, or take them from the cache.
@@ -61,7 +62,8 @@ def load_dataset(
         DataError: if a picture cannot be read.
     """
     identities = recipe.identify()
-    texts = encode_texts(items, edits or CaptionEdits(), recipe, identities.text, cache)
+    groups = groups or one_group(items)
+    texts = encode_texts(items, groups, recipe, identities.text, cache)
     read = partial(_read, framing=framing, model_key=identities.pictures, cache=cache)
     frames = buckets.frames if buckets else [Size(framing.side, framing.side)] * len(items)
     examples: list[Example] = []
@@ -72,7 +74,8 @@ def load_dataset(
             examples.append(Example(item, latents))
             contents.append((file.digest, *item.captions))
             advance()
-    return Dataset(tuple(examples), texts, key_of(*contents), identities, buckets.members() if buckets else None)
+    once = [entry.position for entry in one_epoch([group.source for group in groups])]
+    return Dataset(tuple(examples), texts, key_of(*contents), identities, buckets.members(once) if buckets else None)
 
 
 def _read(place: tuple[Item, Size], *, framing: Framing, model_key: str, cache: Cache) -> _Read:

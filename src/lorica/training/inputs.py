@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
+from lorica.training.set_settings import SetSettings, read_set
 from lorica.training.settings import Settings
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
@@ -22,7 +23,11 @@ class InputSettings(Settings):
     cache_dir: Path | None = Field(None, description="where models from the Hub are kept")
 
     # the pictures
-    train_data_dir: Path | None = Field(None, description="folder of pictures with metadata.jsonl or .txt captions")
+    train_data_dir: Path | None = Field(
+        None,
+        validation_alias=AliasChoices("train_data_dir", "instance_data_dir"),
+        description="folder of pictures with metadata.jsonl or .txt captions",
+    )
     caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
     shuffle_tags: bool = Field(
@@ -59,6 +64,15 @@ class InputSettings(Settings):
         "cut", description="what to do with more tokens than the model reads"
     )
     max_train_samples: int | None = Field(None, gt=0, description="use only so many pictures, drawn by the seed")
+    repeats: int = Field(1, gt=0, description="how often an epoch sees each picture")
+    datasets: tuple[Annotated[SetSettings, BeforeValidator(read_set)], ...] = Field(
+        (), description="one more data set: folder=DIR,repeats=4 or folder=DIR,is_reg=true and so on"
+    )
+    with_prior_preservation: bool = Field(False, description="half of the samples are pictures of class_data_dir")
+    class_data_dir: Path | None = Field(None, description="pictures of the class, such as any dogs")
+    class_prompt: str | None = Field(None, description="one caption for them; others are not read")
+    num_class_images: int | None = Field(None, gt=0, description="use only so many of them (scripts: 100, drawn anew)")
+    prior_loss_weight: float = Field(1.0, ge=0, description="what their losses are multiplied by")
     resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
     use_aspect_ratio_buckets: bool = Field(
         False,
@@ -82,4 +96,18 @@ class InputSettings(Settings):
         mark = self.keep_tokens_separator
         if mark is not None and (not mark or mark in self.caption_separator):
             raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_class_pictures(self) -> InputSettings:
+        told = [
+            name for name in ("class_data_dir", "class_prompt", "num_class_images") if getattr(self, name) is not None
+        ]
+        if self.with_prior_preservation and self.class_data_dir is None:
+            raise ValueError(
+                "with_prior_preservation needs pictures of the class: give class_data_dir "
+                "(lorica generate draws them, if you have none)"
+            )
+        if told and not self.with_prior_preservation:
+            raise ValueError(f"{told[0]} is set, but no class pictures are seen: add with_prior_preservation")
         return self

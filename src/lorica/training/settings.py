@@ -39,9 +39,10 @@ def refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
     """
     given, others = set(values), second_names(model)
     known = [*model.model_fields, *others]
-    for second, first in others.items():
-        if {first, second} <= given:
-            raise ConfigError(f"{first} and {second} are two names of one setting: give one of them.")
+    for name in model.model_fields:
+        several = [spelling for spelling in known if spelling in given and others.get(spelling, spelling) == name]
+        if len(several) > 1:
+            raise ConfigError(f"{several[0]} and {several[1]} are two names of one setting: give one of them.")
     for name in given:
         if name in REFUSED:
             raise ConfigError(f"{name} is not offered: {REFUSED[name]}")
