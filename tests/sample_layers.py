@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters import Adapter, AdapterLayer, LoCon, LoRA
+from lorica.adapters import Adapter, AdapterLayer, BiasOnly, Full, LoCon, LoRA, Norm, SetWeight
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(5, 7),
@@ -23,10 +23,19 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "conv3d": lambda: nn.Conv3d(5, 7, (1, 3, 2), padding=(0, 1, 0)),
     "embedding": lambda: nn.Embedding(11, 6),
 }
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "layer norm": lambda: nn.LayerNorm(6),
+    "group norm": lambda: nn.GroupNorm(3, 6),
+    "rms norm": lambda: nn.RMSNorm(5, eps=1e-6),
+}
 
 
 def sample_input(layer: nn.Module) -> Tensor:
     """Return a batch of two inputs for a layer."""
+    if isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+        return torch.randn(2, 4, *layer.normalized_shape)
+    if isinstance(layer, nn.GroupNorm):
+        return torch.randn(2, layer.num_channels, 8, 10)
     if isinstance(layer, nn.Embedding):
         return torch.randint(0, layer.num_embeddings, (2, 4))
     if isinstance(layer, nn.Linear):
@@ -49,6 +58,46 @@ def make_locon(layer: nn.Module, rank: int = 3) -> LoCon:
     return LoCon(
         torch.randn(rank, width, *ones), torch.randn(rank, rank, *kernel) / 9, torch.randn(out, rank, *ones), 2
     )
+
+
+def of_matrix(layer: nn.Module) -> bool:
+    return len(layer.weight.shape) > 1
+
+
+def of_kernel(layer: nn.Module) -> bool:
+    return len(layer.weight.shape) > 2
+
+
+def make_bias(layer: nn.Module) -> Tensor:
+    return torch.randn(len(layer.weight))
+
+
+def make_full(layer: nn.Module) -> Full:
+    return Full(torch.randn(layer.weight.shape) / 4, make_bias(layer))
+
+
+def make_set_weight(layer: nn.Module) -> SetWeight:
+    return SetWeight(torch.randn(layer.weight.shape) / 4)
+
+
+def make_norm(layer: nn.Module) -> Norm:
+    return Norm(torch.randn(layer.weight.shape) / 4, make_bias(layer))
+
+
+def make_bias_only(layer: nn.Module) -> BiasOnly:
+    return BiasOnly(make_bias(layer))
+
+
+# What a sample is of, to the layers that it can be for and what makes it: at least one sample for every kind.
+Maker = Callable[[nn.Module], AdapterLayer]
+SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
+    "lora": (of_matrix, make_lora),
+    "locon": (of_kernel, make_locon),
+    "full": (of_matrix, make_full),
+    "set_weight": (lambda _: True, make_set_weight),
+    "norm": (lambda layer: not of_matrix(layer), make_norm),
+    "bias": (lambda _: True, make_bias_only),
+}
 
 
 def moved(layer: nn.Module, changes: list[tuple[AdapterLayer, float]]) -> nn.Module:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lorica.errors import ShapeError
+
+ANY = -1  # stands in ``weight_shape`` for a size that the tensors of a layer do not tell
+Layer = TypeVar("Layer", bound="AdapterLayer")
 
 
 class Factors(NamedTuple):
@@ -24,10 +28,12 @@ class Factors(NamedTuple):
 
 
 class AdapterLayer(ABC):
-    """A change to one weight: ``W' = W + strength * delta(W)``. An immutable value.
+    """A change to one weight, and perhaps its bias: ``W' = W + strength * delta(W)``. An immutable value.
 
     ``delta`` is the definition. ``factors`` and ``bypass`` are optional faster roads to the same output, and
     ``tests/contracts`` holds every kind to the equality of all of them.
+
+    A kind names its settings beside tensors and alpha in its ``__slots__``, sets them first, then calls ``_hold``.
     """
 
     kind: ClassVar[str]
@@ -39,36 +45,88 @@ class AdapterLayer(ABC):
     @property
     @abstractmethod
     def rank(self) -> int:
-        """The inner size ``r``."""
-
-    @abstractmethod
-    def delta(self, weight: Tensor) -> Tensor:
-        """Return the change at strength 1, float32, in the shape of ``weight``."""
-
-    def factors(self) -> Factors | None:
-        """Return exact thin factors of the change, or None if the method has none."""
-        return None
-
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return what ``delta`` adds to ``layer(x)`` without building it, or None if there is no such road."""
-        del x, layer
-        return None
-
-    def check_fits(self, shape: tuple[int, ...]) -> None:
-        """Raise ShapeError, saying both shapes, unless this layer changes a weight of the given shape."""
-        if self.weight_shape != shape:
-            raise ShapeError(
-                f"the adapter changes a weight of shape {self.weight_shape}, but the weight here is {shape}."
-            )
+        """The inner size ``r``; a kind without one says in its own words what stands for it."""
 
     @property
     @abstractmethod
     def weight_shape(self) -> tuple[int, ...]:
-        """The shape of the weight that this layer changes."""
+        """The shape of the weight that this layer changes; ``ANY`` (-1) where its tensors do not tell."""
 
     @abstractmethod
-    def map(self, change: Callable[[Tensor], Tensor]) -> AdapterLayer:
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the change at strength 1 of this base weight, float32, in the shape of ``weight``."""
+
+    @abstractmethod
+    def _check(self) -> None:
+        """Raise ShapeError, saying the shapes, unless the tensors fit each other."""
+
+    def bias_delta(self, bias: Tensor | None = None) -> Tensor | None:
+        """Return the change of the bias at strength 1, float32, or None if it stays as it is.
+
+        Args:
+            bias: the layer's own bias, if it has one; a few kinds change it in proportion (IA3 as PEFT trains it).
+        """
+        del bias
+        change = self.tensors.get("bias")
+        return None if change is None else change.float()
+
+    def factors(self) -> Factors | None:
+        """Return exact thin factors of the change, or None if the method has none without the base weight."""
+        return None
+
+    def factors_on(self, weight: Tensor) -> Factors | None:
+        """Return exact thin factors of the change of this base weight, or None if there are none."""
+        del weight
+        return self.factors()
+
+    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
+        """Return what ``delta`` adds to ``layer(x)`` without building it, or None if there is no such road.
+
+        The change of the bias is not in it.
+        """
+        del x, layer
+        return None
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether this layer changes a weight of the given shape."""
+        own = self.weight_shape
+        if ANY not in own:
+            return own == tuple(shape)
+        return len(shape) >= len(own) and all(size in (ANY, got) for size, got in zip(own, shape, strict=False))
+
+    def check_fits(self, shape: tuple[int, ...]) -> None:
+        """Raise ShapeError, saying both shapes, unless this layer changes a weight of the given shape."""
+        if not self.fits(shape):
+            raise ShapeError(
+                f"the adapter changes a weight of shape {self.weight_shape}, but the weight here is {tuple(shape)}."
+            )
+
+    def map(self: Layer, change: Callable[[Tensor], Tensor]) -> Layer:
         """Return the same layer with ``change`` applied to each tensor (a cast, a move, a copy)."""
+        twin: Layer = object.__new__(type(self))
+        for name in self._settings():
+            object.__setattr__(twin, name, getattr(self, name))
+        twin._hold(self.alpha, **{name: change(tensor) for name, tensor in self.tensors.items()})
+        return twin
+
+    def _hold(self, alpha: float | None, **tensors: Tensor | None) -> None:
+        """Keep the tensors that are there, check them, and keep alpha; None stands for the rank."""
+        self.tensors = MappingProxyType({name: tensor for name, tensor in tensors.items() if tensor is not None})
+        self._check()
+        self._check_bias()
+        self.alpha = float(self.rank if alpha is None else alpha)
+
+    def _check_bias(self) -> None:
+        bias = self.tensors.get("bias")
+        if bias is not None and (bias.ndim != 1 or self.weight_shape[0] not in (ANY, len(bias))):
+            raise ShapeError(
+                f"the change of the bias has shape {tuple(bias.shape)}; expected ({self.weight_shape[0]},), one number "
+                f"for each output of a weight of shape {self.weight_shape}."
+            )
+
+    @classmethod
+    def _settings(cls) -> tuple[str, ...]:
+        return tuple(name for name in cls.__slots__ if name not in AdapterLayer.__slots__)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(self, name):
@@ -76,10 +134,11 @@ class AdapterLayer(ABC):
         object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
-        """Equal means bit for bit: the same kind, alpha, names, dtypes and values."""
+        """Equal means bit for bit: the same kind, settings, alpha, names, dtypes and values."""
         return (
             isinstance(other, AdapterLayer)
             and (self.kind, self.alpha) == (other.kind, other.alpha)
+            and all(getattr(self, name) == getattr(other, name) for name in self._settings())
             and self.tensors.keys() == other.tensors.keys()
             and all(same(tensor, other.tensors[name]) for name, tensor in self.tensors.items())
         )
@@ -88,9 +147,15 @@ class AdapterLayer(ABC):
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.tensors.items())
-        return f"{type(self).__name__}({shapes}, alpha={self.alpha:g})"
+        settings = "".join(f", {name}={getattr(self, name)!r}" for name in self._settings())
+        return f"{type(self).__name__}({shapes}, alpha={self.alpha:g}{settings})"
 
 
 def same(a: Tensor, b: Tensor) -> bool:
     """Tell whether two tensors hold the same dtype and the same values."""
     return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the names and shapes of some tensors as one text, for messages."""
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())

@@ -5,12 +5,10 @@ Source: LyCORIS (Yeh et al. 2023, arXiv:2309.14859, section 3 and appendix B, "T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from lorica.adapters.base import AdapterLayer, Factors
+from lorica.adapters.base import AdapterLayer, Factors, shapes_of
 from lorica.errors import ShapeError
 
 
@@ -22,6 +20,7 @@ class LoCon(AdapterLayer):
         mid: the core, shape ``(r, r, *kernel)``.
         up: shape ``(out, r, *ones)``.
         alpha: strength stored in the file; None stands for ``r``.
+        bias: change of the bias at strength 1, shape ``(out,)``; the scaling is already in it.
 
     Raises:
         ShapeError: if the three do not fit each other.
@@ -30,10 +29,10 @@ class LoCon(AdapterLayer):
     kind = "locon"
     __slots__ = ()
 
-    def __init__(self, down: Tensor, mid: Tensor, up: Tensor, alpha: float | None = None) -> None:
-        _check(down, mid, up)
-        self.tensors = {"down": down, "mid": mid, "up": up}
-        self.alpha = float(down.shape[0] if alpha is None else alpha)
+    def __init__(
+        self, down: Tensor, mid: Tensor, up: Tensor, alpha: float | None = None, *, bias: Tensor | None = None
+    ) -> None:
+        self._hold(alpha, down=down, mid=mid, up=up, bias=bias)
 
     @property
     def rank(self) -> int:
@@ -56,18 +55,13 @@ class LoCon(AdapterLayer):
         folded = torch.einsum("pq...,qi->pi...", self.tensors["mid"].float(), down)  # (r, in, *kernel)
         return Factors(folded, self.tensors["up"].flatten(1), self.alpha / self.rank)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> LoCon:
-        """Return the same layer with ``change`` applied to each tensor."""
-        down, mid, up = (change(self.tensors[name]) for name in ("down", "mid", "up"))
-        return LoCon(down, mid, up, self.alpha)
-
-
-def _check(down: Tensor, mid: Tensor, up: Tensor) -> None:
-    rank = down.shape[0]
-    shapes = f"down {tuple(down.shape)}, mid {tuple(mid.shape)}, up {tuple(up.shape)}"
-    if not mid.ndim == down.ndim == up.ndim >= 3:
-        raise ShapeError(f"a Tucker core needs three convolution tensors of equal dimensions, got {shapes}.")
-    if rank == 0 or mid.shape[:2] != (rank, rank) or up.shape[1] != rank:
-        raise ShapeError(f"the ranks differ: expected mid (r, r, *kernel) and up (out, r, 1, 1), got {shapes}.")
-    if any(size != 1 for size in (*down.shape[2:], *up.shape[2:])):
-        raise ShapeError(f"with a Tucker core, down and up must be 1 x 1 convolutions, got {shapes}.")
+    def _check(self) -> None:
+        down, mid, up = (self.tensors[name] for name in ("down", "mid", "up"))
+        shapes = shapes_of({"down": down, "mid": mid, "up": up})
+        if not mid.ndim == down.ndim == up.ndim >= 3:
+            raise ShapeError(f"a Tucker core needs three convolution tensors of equal dimensions, got {shapes}.")
+        rank = down.shape[0]
+        if rank == 0 or mid.shape[:2] != (rank, rank) or up.shape[1] != rank:
+            raise ShapeError(f"the ranks differ: expected mid (r, r, *kernel) and up (out, r, 1, 1), got {shapes}.")
+        if any(size != 1 for size in (*down.shape[2:], *up.shape[2:])):
+            raise ShapeError(f"with a Tucker core, down and up must be 1 x 1 convolutions, got {shapes}.")

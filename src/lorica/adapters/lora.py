@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from lorica.adapters.base import AdapterLayer, Factors
@@ -19,18 +17,17 @@ class LoRA(AdapterLayer):
         down: the ``A`` of the paper, shape ``(r, in, *kernel)``.
         up: the ``B`` of the paper, shape ``(out, r, *ones)``.
         alpha: strength stored in the file; ``alpha / r`` is the ``scaling``. None stands for ``r``.
+        bias: change of the bias at strength 1, shape ``(out,)``; the scaling is already in it.
 
     Raises:
-        ShapeError: if the two ranks or the numbers of dimensions differ.
+        ShapeError: if the two ranks or the numbers of dimensions differ, or the bias has another length.
     """
 
     kind = "lora"
     __slots__ = ()
 
-    def __init__(self, down: Tensor, up: Tensor, alpha: float | None = None) -> None:
-        _check(down, up)
-        self.tensors = {"down": down, "up": up}
-        self.alpha = float(down.shape[0] if alpha is None else alpha)
+    def __init__(self, down: Tensor, up: Tensor, alpha: float | None = None, *, bias: Tensor | None = None) -> None:
+        self._hold(alpha, down=down, up=up, bias=bias)
 
     @property
     def down(self) -> Tensor:
@@ -66,23 +63,19 @@ class LoRA(AdapterLayer):
         """Return the two matrices themselves."""
         return Factors(self.down, self.up.flatten(1), self.scaling)
 
-    def map(self, change: Callable[[Tensor], Tensor]) -> LoRA:
-        """Return the same layer with ``change`` applied to each tensor."""
-        return LoRA(change(self.down), change(self.up), self.alpha)
-
-
-def _check(down: Tensor, up: Tensor) -> None:
-    if down.ndim < 2 or up.ndim != down.ndim:
-        raise ShapeError(
-            f"down has shape {tuple(down.shape)} and up has shape {tuple(up.shape)}; both must have the same "
-            "number of dimensions, 2 for a Linear and 3 to 5 for a Conv."
-        )
-    if down.shape[0] != up.shape[1]:
-        raise ShapeError(
-            f"down has rank {down.shape[0]} (shape {tuple(down.shape)}) "
-            f"but up has rank {up.shape[1]} (shape {tuple(up.shape)}); they must be equal."
-        )
-    if down.shape[0] == 0:
-        raise ShapeError(f"down has rank 0 (shape {tuple(down.shape)}); the rank must be at least 1.")
-    if any(size != 1 for size in up.shape[2:]):
-        raise ShapeError(f"up has shape {tuple(up.shape)}; after (out, r) each size must be 1.")
+    def _check(self) -> None:
+        down, up = self.down, self.up
+        if down.ndim < 2 or up.ndim != down.ndim:
+            raise ShapeError(
+                f"down has shape {tuple(down.shape)} and up has shape {tuple(up.shape)}; both must have the same "
+                "number of dimensions, 2 for a Linear and 3 to 5 for a Conv."
+            )
+        if down.shape[0] != up.shape[1]:
+            raise ShapeError(
+                f"down has rank {down.shape[0]} (shape {tuple(down.shape)}) "
+                f"but up has rank {up.shape[1]} (shape {tuple(up.shape)}); they must be equal."
+            )
+        if down.shape[0] == 0:
+            raise ShapeError(f"down has rank 0 (shape {tuple(down.shape)}); the rank must be at least 1.")
+        if any(size != 1 for size in up.shape[2:]):
+            raise ShapeError(f"up has shape {tuple(up.shape)}; after (out, r) each size must be 1.")

@@ -1,0 +1,65 @@
+"""What a layer computes, with another weight in the place of its own and without its bias.
+
+Every layer that adapters act on is linear in its weight, so the change of its output is the layer's own operation with
+the change of its weight: the roads of the methods that need not build that change are made of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CONVOLUTIONS: dict[type[nn.Module], Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+
+
+def operate(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor | None:
+    """Return what ``layer`` gives for ``x`` with ``weight`` as its weight and no bias; None for an unknown type.
+
+    Args:
+        layer: a Linear, Conv1d, Conv2d, Conv3d, Embedding, LayerNorm, GroupNorm or RMSNorm.
+        x: its input; the weight is cast to where and what it is.
+        weight: in the shape of the layer's own, or of the same number of elements.
+    """
+    operation = next((operation for kind, operation in _OPERATIONS.items() if isinstance(layer, kind)), None)
+    if operation is None:
+        return None
+    dtype = x.dtype if x.is_floating_point() else weight.dtype
+    return operation(layer, x, weight.to(x.device, dtype))
+
+
+def own(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """Return ``layer(x)`` without its bias, and without its hooks; None for an unknown type."""
+    return operate(layer, x, cast("Tensor", layer.weight))
+
+
+def channels_last(layer: nn.Module, y: Tensor) -> Tensor:
+    """Return a layer's input or output with the channels as the last axis; its own inverse for convolutions."""
+    return y.transpose(1, -1) if isinstance(layer, tuple(CONVOLUTIONS)) else y
+
+
+def convolve(layer: nn.Module, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """Return the convolution of ``x`` with ``weight``, padded, strided and dilated as the layer does it."""
+    convolution = cast("nn.Conv2d", layer)
+    padding: Any = convolution.padding
+    if convolution.padding_mode != "zeros":
+        x = F.pad(x, convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)  # type: ignore[reportPrivateUsage]
+        padding = 0
+    operation = next(operation for kind, operation in CONVOLUTIONS.items() if isinstance(layer, kind))
+    return operation(x, weight, None, convolution.stride, padding, convolution.dilation, groups)
+
+
+def _convolution(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    return convolve(layer, x, weight.reshape(layer.weight.shape), layer.groups)
+
+
+_OPERATIONS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
+    nn.Linear: lambda layer, x, weight: F.linear(x, weight.reshape(layer.out_features, layer.in_features)),
+    nn.Embedding: lambda _, x, weight: F.embedding(x, weight),
+    nn.LayerNorm: lambda layer, x, weight: F.layer_norm(x, layer.normalized_shape, weight, None, layer.eps),
+    nn.GroupNorm: lambda layer, x, weight: F.group_norm(x, layer.num_groups, weight, None, layer.eps),
+    nn.RMSNorm: lambda layer, x, weight: F.rms_norm(x, layer.normalized_shape, weight, layer.eps),
+    **dict.fromkeys(CONVOLUTIONS, _convolution),
+}
