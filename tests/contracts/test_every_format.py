@@ -96,7 +96,7 @@ def test_no_target_is_needed_for_a_known_family(family: str, name: str, tmp_path
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_other_format_recognises_what_was_written(name: str) -> None:
     tensors, _ = FORMATS[name].compose(adapter_for(TARGET, torch.float32), TARGET)
-    assert [other for other, dialect in FORMATS.items() if dialect.recognises(tensors)] == [name]
+    assert [other for other, dialect in FORMATS.items() if dialect.recognises(tensors, {})] == [name]
 
 
 @pytest.mark.parametrize("name", FORMATS)

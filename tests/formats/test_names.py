@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from lorica.errors import FormatError
-from lorica.formats.names import flat_name, flat_names, flat_table
+from lorica.formats.kohya import PREFIXES
+from lorica.formats.names import flat_name, flat_names, name_table
+from lorica.formats.places import whole
 from lorica.models import FAMILIES, Target
 
 
@@ -19,8 +21,8 @@ def test_two_paths_with_one_flat_name_are_refused_naming_both() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_flat_names_of_every_family_are_unambiguous(name: str) -> None:
     target = FAMILIES[name].target
-    table = flat_table(target)
-    assert set(table.values()) == {(component, path) for component, path, _ in target.modules()}
+    table = name_table(target, PREFIXES, "_")
+    assert set(table.values()) == {whole(component, path) for component, path, _ in target.modules()}
 
 
 def test_a_text_encoder_is_found_in_both_spellings_whatever_the_live_one() -> None:
@@ -30,4 +32,4 @@ def test_a_text_encoder_is_found_in_both_spellings_whatever_the_live_one() -> No
         ((_, path, _),) = target.modules()
         for prefix in ("lora_te", "lora_te1"):
             for spelling in ("text_model_encoder_layers_0_mlp_fc1", "encoder_layers_0_mlp_fc1"):
-                assert flat_table(target)[f"{prefix}_{spelling}"] == ("text_encoder", path)
+                assert name_table(target, PREFIXES, "_")[f"{prefix}_{spelling}"] == whole("text_encoder", path)

@@ -1,9 +1,9 @@
-"""What a format is: four names that a module defines. ``FORMATS`` lists the modules."""
+"""What a format is: a few names that a module defines. ``FORMATS`` lists the modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -11,8 +11,19 @@ from torch import Tensor
 from lorica.adapters import Adapter
 from lorica.formats.account import Account
 from lorica.formats.files import Stored
-from lorica.formats.layers import Found
+from lorica.formats.layers import Leaves
+from lorica.formats.places import Place
 from lorica.models import Target
+
+
+def no_default(component: str, path: str, rank: int) -> None:
+    """Return None: a module without an alpha of its own has its rank for one."""
+    del component, path, rank
+
+
+def nothing_known() -> list[str]:
+    """Return no names: those that a file could have used are not known."""
+    return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +31,22 @@ class Parsed:
     """What the keys of a file mean.
 
     Args:
-        found: the keys whose meaning is known.
-        target: the model that the paths belong to, if it is known.
+        modules: the keys of each module, by the name that the file gives it.
+        locate: such a name to where it stands in the model, or the reason why there is no such place.
+        target: the model that the places belong to, if it is known.
         default_alpha: ``(component, path, rank)`` to the alpha of a module whose keys hold none; None means the rank.
         known: the modules that the file could have named, to find the nearest ones when a key is refused.
+        embeddings: token to component to vectors.
+        zero_is_rank: whether an alpha of 0 means the rank.
     """
 
-    found: Iterable[Found]
+    modules: Mapping[str, Leaves]
+    locate: Callable[[str], Place | str]
     target: Target | None
-    default_alpha: Callable[[str, str, int], float | None]
-    known: Callable[[], list[str]]
+    default_alpha: Callable[[str, str, int], float | None] = no_default
+    known: Callable[[], list[str]] = nothing_known
+    embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, Tensor]])
+    zero_is_rank: bool = True
 
 
 class Dialect(Protocol):
@@ -40,8 +57,8 @@ class Dialect(Protocol):
         """What users call it."""
         ...
 
-    def recognises(self, keys: Iterable[str]) -> bool:
-        """Tell whether any of the keys is spelled in this format."""
+    def recognises(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+        """Tell whether a file with these keys is in this format."""
         ...
 
     def parse(self, stored: Stored, target: Target | None, account: Account) -> Parsed:
@@ -49,5 +66,9 @@ class Dialect(Protocol):
         ...
 
     def compose(self, adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-        """Return the tensors of an adapter under this format's names, and the metadata that they need."""
+        """Return the tensors of an adapter under this format's names, and the metadata that they need.
+
+        Raises:
+            FormatError: listing what the format cannot hold, or that files in it are only read.
+        """
         ...

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from lorica.adapters import Adapter, AdapterLayer, LoRA
-from lorica.errors import FormatError
+from lorica.adapters import Adapter, AdapterLayer
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
-from lorica.formats.layers import Found
+from lorica.formats.layers import group
+from lorica.formats.leaves import split_dotted
 from lorica.formats.names import BARE_MODULE
 from lorica.formats.peft_config import METADATA_KEY, make_config, parse_strengths
+from lorica.formats.places import Place, whole
+from lorica.formats.recipes import leaves_of
+from lorica.formats.writing import Writer, refuse_embeddings
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings, with_wrapper
 
@@ -24,25 +27,9 @@ COMPONENTS = (
     "unet", "transformer", "transformer_2", "prior", "controlnet", "connectors", "text_conditioner",
     "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4",
 )  # fmt: skip
-ENDINGS: dict[str, str] = {
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora.down.weight": "down",
-    ".lora.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    ".lora_down.weight": "down",
-    ".lora_up.weight": "up",
-    "_lora.down.weight": "down",
-    "_lora.up.weight": "up",
-    ".lora_B.bias": "bias",
-    ".lora_magnitude_vector": "lora_magnitude_vector",
-    ".lora_magnitude_vector.weight": "lora_magnitude_vector",
-    ".lora_embedding_A": "lora_embedding",
-    ".lora_embedding_B": "lora_embedding",
-    ".alpha": "alpha",
-}
-_NAMED = re.compile(r"(?P<path>.+)\.lora_(?P<half>[AB])\.[^.]+\.weight")  # PEFT with an adapter's name in the key
+_NAMED = re.compile(r"(?P<path>.+\.lora_[AB])\.[^.]+(?P<end>\.weight|\.bias)")  # PEFT with an adapter's name in the key
+# What the attention processors wrote behind a dot: ``to_q_lora.down.weight``.
+_PROCESSOR_ENDINGS = {"_lora.down.weight": "lora.down", "_lora.up.weight": "lora.up"}
 _WRAPPER = "base_model.model."
 # The attention of the first diffusers versions kept its adapter in the processor, under names of its own.
 _PROCESSOR = re.compile(r"(?P<attention>.+?)(\.processor)?\.to_(?P<part>q|k|v|out)")
@@ -50,8 +37,9 @@ _MARKS = (".lora_", ".lora.", "_lora.")
 _HARD_TO_READ = re.compile(r".*\.(q_proj|k_proj|v_proj|out_proj)")
 
 
-def recognises(keys: Iterable[str]) -> bool:
+def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
     """Tell whether any key is a dotted module path with one of the endings of this format."""
+    del metadata
     return any(not key.startswith("lora_") and any(mark in key for mark in _MARKS) for key in keys)
 
 
@@ -64,38 +52,52 @@ def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
         config = strengths.get(component, strengths.get(""))
         return config.alpha_of(path, rank) if config else None
 
-    return Parsed(_found(stored.tensors, places, account), target, alpha, places.known)
+    modules = group(_split(stored.tensors, account), stored.source)
+    return Parsed(modules, places.find, target, alpha, places.known, zero_is_rank=False)
 
 
 def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """Return the tensors under the names that stock diffusers with PEFT loads, and the alphas as metadata.
 
     Raises:
-        FormatError: if the adapter holds what the format cannot: Tucker cores, embeddings.
+        FormatError: listing what the format cannot hold.
     """
     del target
-    if adapter.embeddings:
-        raise FormatError(f"the {NAME} format holds no embeddings; this adapter has {len(adapter.embeddings)}.")
-    tensors: dict[str, Tensor] = {}
+    refuse_embeddings(adapter, NAME)
+    writer = Writer(NAME, {})
     config: dict[str, object] = {}
     for component, layers in adapter.components.items():
-        down, up = _endings_for(component, layers)
+        leaves = _leaves_for(component, layers)
         for path, layer in layers.items():
-            lora = _plain(layer, f"{component}.{path}")
-            name = f"{component}.{with_wrapper(path)}"
-            tensors[name + down], tensors[name + up] = lora.down, lora.up
+            _add(writer, f"{component}.{with_wrapper(path)}", layer, leaves)
         config.update(make_config(component, layers))
-    return tensors, {METADATA_KEY: json.dumps(config, sort_keys=True)}
+    return writer.finish(), {METADATA_KEY: json.dumps(config, sort_keys=True)}
+
+
+def _add(writer: Writer, name: str, layer: AdapterLayer, leaves: Mapping[str, str]) -> None:
+    """Add one layer; its alpha stands in the configuration."""
+    if name.endswith((".token_embedding", ".position_embedding")):
+        writer.refused[name] = "it is an embedding table, which stock diffusers cannot load. Use format='kohya'."
+        return
+    tensors = leaves_of(layer)
+    if not tensors.keys() <= leaves.keys():
+        writer.refused[name] = (
+            f"it is a {layer.kind} layer; the format holds plain LoRA layers only. Use format='kohya'."
+        )
+        return
+    writer.tensors.update({f"{name}.{leaves[meaning]}": tensor for meaning, tensor in tensors.items()})
 
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """Return a key's module path, component included, and its leaf; None if the ending is not of this format."""
-    for ending, leaf in ENDINGS.items():
+    """Return a key's module path, component included, and its meaning; None if the ending is not of this format."""
+    split = split_dotted(key)
+    if split:
+        return split
+    for ending, meaning in _PROCESSOR_ENDINGS.items():
         if key.endswith(ending):
-            path = key.removesuffix(ending)
-            return (_from_processor(path), leaf) if ending.startswith("_") else (path, leaf)
+            return _from_processor(key.removesuffix(ending)), meaning
     named = _NAMED.fullmatch(key)
-    return (named["path"], "down" if named["half"] == "A" else "up") if named else None
+    return split_dotted(named["path"] + named["end"]) if named else None
 
 
 class _Places:
@@ -111,8 +113,12 @@ class _Places:
             return []
         return [f"{component}.{path}" for component, path, _ in self._target.modules()]
 
-    def find(self, path: str) -> tuple[str, str] | str:
-        """Return component and module path, or the reason why there is no such module."""
+    def find(self, path: str) -> Place | str:
+        """Return where a path stands, or the reason why there is no such module."""
+        found = self._find(path)
+        return found if isinstance(found, str) else whole(*found)
+
+    def _find(self, path: str) -> tuple[str, str] | str:
         bare = path.removeprefix(_WRAPPER)
         component, _, rest = bare.partition(".")
         if component not in self._components:
@@ -149,19 +155,13 @@ class _Places:
         return f"its path begins with no component ({', '.join(COMPONENTS[:3])}, ...), and no model known has it."
 
 
-def _found(tensors: Mapping[str, Tensor], places: _Places, account: Account) -> Iterator[Found]:
-    seen: dict[str, tuple[str, str] | str] = {}
-    for key in tensors:
+def _split(keys: Iterable[str], account: Account) -> Iterator[tuple[str, str, str]]:
+    for key in keys:
         split = split_key(key)
         if split is None:
             account.leave([key], "its ending is none that this format knows.")
-            continue
-        path, leaf = split
-        place = seen.get(path) or seen.setdefault(path, places.find(path))
-        if isinstance(place, str):
-            account.leave_stranger(key, path, place)
         else:
-            yield Found(key, *place, leaf)
+            yield key, *split
 
 
 def _from_processor(path: str) -> str:
@@ -174,22 +174,12 @@ def _from_processor(path: str) -> str:
     return f"{old['attention']}.{part}"
 
 
-def _endings_for(component: str, layers: Mapping[str, AdapterLayer]) -> tuple[str, str]:
-    """Return the endings to write.
+def _leaves_for(component: str, layers: Mapping[str, AdapterLayer]) -> dict[str, str]:
+    """Return what to write behind a module's name, by meaning.
 
     Stock diffusers cannot tell the spelling of a text encoder that has adapters outside of its attention only, unless
     they are spelled ``lora_linear_layer``.
     """
     if component.startswith("text_encoder") and not any(_HARD_TO_READ.fullmatch(path) for path in layers):
-        return ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"
-    return ".lora_A.weight", ".lora_B.weight"
-
-
-def _plain(layer: AdapterLayer, name: str) -> LoRA:
-    if not isinstance(layer, LoRA):
-        raise FormatError(
-            f"the {NAME} format holds plain LoRA layers only, and {name} is a {layer.kind} layer. Use format='kohya'."
-        )
-    if name.endswith((".token_embedding", ".position_embedding")):
-        raise FormatError(f"{name} is an embedding table, which stock diffusers cannot load. Use format='kohya'.")
-    return layer
+        return {"lora.down": "lora_linear_layer.down.weight", "lora.up": "lora_linear_layer.up.weight"}
+    return {"lora.down": "lora_A.weight", "lora.up": "lora_B.weight", "bias": "lora_B.bias"}

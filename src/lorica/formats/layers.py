@@ -2,66 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from lorica.adapters import AdapterLayer, LoCon, LoRA
+from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError, ShapeError
 from lorica.formats.files import Stored
+from lorica.formats.recipes import build, leaves_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-Leaves = dict[str, str]  # leaf (down, up, mid, alpha) to the key that holds it
+NUMBERS = ("alpha", "scale", "ia3.on_input", "oft_v2.scaled")  # leaves that are one number, of any dtype
+Leaves = dict[str, str]  # meaning (lora.down, alpha, ...) to the key that holds it
 
 
-class Found(NamedTuple):
-    """A key whose meaning is known: which tensor (``leaf``) of which module it is."""
+def group(split_keys: Iterable[tuple[str, str, str]], source: str) -> dict[str, Leaves]:
+    """Return the keys of each module by its name in the file.
 
-    key: str
-    component: str
-    path: str
-    leaf: str
-
-
-def group(found: Iterable[Found], source: str) -> dict[tuple[str, str], Leaves]:
-    """Return the keys of each module, by component and path.
+    Args:
+        split_keys: key, module's name, meaning.
+        source: what to call the file in messages.
 
     Raises:
         FormatError: if two keys are the same tensor of the same module in two spellings.
     """
-    modules: dict[tuple[str, str], Leaves] = {}
-    for key, component, path, leaf in found:
-        leaves = modules.setdefault((component, path), {})
-        if leaf in leaves:
-            raise FormatError(
-                f"{source}: {leaves[leaf]!r} and {key!r} are both the {leaf} of {component}.{path}; "
-                "a file may hold it once."
-            )
-        leaves[leaf] = key
+    modules: dict[str, Leaves] = {}
+    for key, name, meaning in split_keys:
+        leaves = modules.get(name)
+        if leaves is None:
+            modules[name] = {meaning: key}
+        elif leaves.setdefault(meaning, key) != key:
+            raise twice(source, leaves[meaning], key, f"{meaning.rpartition('.')[2]} of {name}")
     return modules
 
 
-def build(tensors: Mapping[str, Tensor], leaves: Leaves, alpha: float | None, source: str) -> AdapterLayer:
+def twice(source: str, first: str, second: str, what: str) -> FormatError:
+    """Return the error for two keys that mean one thing."""
+    return FormatError(f"{source}: {first!r} and {second!r} are both the {what}; a file may hold it once.")
+
+
+def make_layer(stored: Stored, leaves: Leaves, alpha: float | None, shape: tuple[int, ...] | None) -> AdapterLayer:
     """Return the layer that the tensors of one module make.
 
     Raises:
+        FormatError: if they are not numbers that a layer can hold.
         ShapeError: if they do not fit each other.
     """
-    down, up = tensors[leaves["down"]], tensors[leaves["up"]]
+    check_numbers(stored, leaves)
+    tensors = {meaning: stored.tensors[key] for meaning, key in leaves.items() if meaning not in ("alpha", "scale")}
     try:
-        if "mid" in leaves:
-            return LoCon(down, tensors[leaves["mid"]], up, alpha)
-        return LoRA(down, up, alpha)
+        return build(tensors, alpha, shape)
     except ShapeError as error:
-        raise ShapeError(f"{source}: {leaves['down']} and {leaves['up']}: {error}") from error
+        keys = " and ".join(leaves[meaning] for meaning in tensors)
+        raise ShapeError(f"{stored.source}: {keys}: {error}") from error
 
 
-def missing_half(leaves: Leaves) -> str | None:
-    """Return what a module lacks to be a layer, or None if it is whole."""
-    lacking = [leaf for leaf in ("down", "up") if leaf not in leaves]
-    return f"its module has no {' and no '.join(lacking)} tensor." if lacking else None
+def stored_alpha(stored: Stored, leaves: Leaves) -> float | None:
+    """Return the alpha that a module's own key holds, or None if it has none.
+
+    Raises:
+        FormatError: if it is not one number.
+    """
+    key = leaves.get("alpha")
+    return None if key is None else one_number(stored, key)
+
+
+def one_number(stored: Stored, key: str) -> float:
+    """Return the number that a key holds.
+
+    Raises:
+        FormatError: if it is not one number.
+    """
+    tensor = stored.tensors[key]
+    if tensor.numel() != 1:
+        raise FormatError(f"{stored.source}: {key!r} has shape {tuple(tensor.shape)}; expected one number.")
+    return float(tensor.item())
 
 
 def fitted(layer: AdapterLayer, shape: tuple[int, ...]) -> AdapterLayer | None:
@@ -70,11 +86,14 @@ def fitted(layer: AdapterLayer, shape: tuple[int, ...]) -> AdapterLayer | None:
     A Linear and a 1 x 1 convolution hold the same numbers, and some models have the one where their files have the
     other (``proj_in`` of Stable Diffusion 2): trailing ones are added or taken away.
     """
-    if layer.weight_shape == shape:
+    if layer.fits(shape):
         return layer
-    if not isinstance(layer, LoRA) or _bare(layer.weight_shape) != _bare(shape):
+    if _bare(layer.weight_shape) != _bare(shape):
         return None
-    return layer.map(lambda tensor: tensor.reshape(*tensor.shape[:2], *[1] * (len(shape) - 2)))
+    ones = [1] * (len(shape) - 2)
+    leaves = {leaf: _with_ones(tensor, ones) for leaf, tensor in leaves_of(layer).items()}
+    again = build(leaves, layer.alpha, shape)
+    return again if again.fits(shape) else None
 
 
 def check_finite(stored: Stored) -> None:
@@ -97,17 +116,21 @@ def check_finite(stored: Stored) -> None:
 
 
 def check_numbers(stored: Stored, leaves: Leaves) -> None:
-    """Refuse a module whose tensors are not of floating-point numbers; an alpha may be a whole number.
+    """Refuse a module whose tensors are not of floating-point numbers; a single number may be a whole one.
 
     Raises:
         FormatError: naming the key.
     """
-    for leaf, key in leaves.items():
+    for meaning, key in leaves.items():
         tensor = stored.tensors[key]
-        if leaf != "alpha" and tensor.dtype not in FLOATS:
+        if tensor.dtype not in FLOATS and meaning not in NUMBERS:
             raise FormatError(
                 f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(map(str, FLOATS))}."
             )
+
+
+def _with_ones(tensor: Tensor, ones: list[int]) -> Tensor:
+    return tensor.reshape(*tensor.shape[:2], *ones) if tensor.ndim > 1 else tensor
 
 
 def _sums_up(tensor: Tensor) -> bool:

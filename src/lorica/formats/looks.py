@@ -42,7 +42,7 @@ def fits(adapter: Adapter, target: Target) -> bool:
     """Tell whether each layer of an adapter has a module of its shape in the target."""
     parts = target.components
     return bool(len(adapter)) and all(
-        parts.get(component, {}).get(path) == layer.weight_shape for component, path, layer in adapter.layers()
+        layer.fits(parts.get(component, {}).get(path, ())) for component, path, layer in adapter.layers()
     )
 
 

@@ -1,4 +1,4 @@
-"""Flat names, made from a model's own module paths and looked up: never parsed.
+"""The names that files use for a model's modules, made from its own module paths and looked up: never parsed.
 
 Kohya's scripts write every dot of a path as an underscore, which no rule can undo: ``to_out_0`` may be ``to.out.0`` or
 ``to_out.0``.
@@ -6,27 +6,17 @@ Kohya's scripts write every dot of a path as an underscore, which no rule can un
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from lorica.errors import FormatError
+from lorica.formats.places import Place, Shape, whole
 from lorica.models.clip import spellings
-from lorica.models.original import original_names
+from lorica.models.spellings import Part, foreign_names
 from lorica.models.target import Target
 
-Place = tuple[str, str]  # component, module path
-
-# Component to the prefixes of its flat names: all are read, and the first is the one that is written.
-PREFIXES: dict[str, tuple[str, ...]] = {
-    "unet": ("lora_unet",),
-    "text_encoder": ("lora_te1", "lora_te"),
-    "text_encoder_2": ("lora_te2",),
-    "text_encoder_3": ("lora_te3",),
-    "transformer": ("lora_transformer", "lora_unet"),
-    "prior": ("lora_prior_unet",),
-}
+Prefixes = Mapping[str, tuple[str, ...]]
 BARE_MODULE = "model"  # the component of a module that is no known part of a pipeline: it takes the names of any
-ONLY_TEXT_ENCODER = "lora_te"  # the prefix that is written when a model has one text encoder
 
 
 def flat_name(path: str, prefix: str) -> str:
@@ -44,34 +34,62 @@ def flat_names(paths: Iterable[str], prefix: str) -> dict[str, str]:
     for path in paths:
         flat = flat_name(path, prefix)
         if table.setdefault(flat, path) != path:
-            raise FormatError(
-                f"the modules {table[flat]!r} and {path!r} share the flat name {flat!r}, so a file with flat (Kohya) "
-                "names cannot tell them apart. Use format='diffusers'."
-            )
+            raise _shared(flat, table[flat], path)
     return table
 
 
-def flat_table(target: Target) -> Mapping[str, Place]:
-    """Map every flat name that files use for the modules of a model to the component and path it stands for.
+def name_table(target: Target, prefixes: Prefixes, joint: str) -> Mapping[str, Place]:
+    """Map every name that files use for the modules of a model to where it stands.
+
+    Args:
+        target: the model.
+        prefixes: component to what its names begin with; a component that is not in it has no names.
+        joint: what stands for a dot, also behind the prefix.
 
     Raises:
-        FormatError: if two modules share a flat name, naming both.
+        FormatError: if two modules share a name, naming both.
     """
-    return _table(tuple((component, tuple(shapes)) for component, shapes in target.components.items()))
+    modules = tuple((component, tuple(shapes.items())) for component, shapes in target.components.items())
+    return _name_table(modules, tuple(prefixes.items()), joint)
 
 
-@lru_cache(maxsize=8)  # a live model's target is made anew for every load, with the same paths
-def _table(components: tuple[tuple[str, tuple[str, ...]], ...]) -> Mapping[str, Place]:
+Modules = tuple[tuple[str, tuple[tuple[str, Shape], ...]], ...]
+
+
+@lru_cache(maxsize=32)  # a live model's target is made anew for every load, with the same paths
+def _name_table(modules: Modules, prefixes: tuple[tuple[str, tuple[str, ...]], ...], joint: str) -> Mapping[str, Place]:
+    starts = dict(prefixes)
+    starts[BARE_MODULE] = tuple(start for every in starts.values() for start in every)
     table: dict[str, Place] = {}
-    for component, paths in components:
-        real = {spelling: path for path in paths for spelling in spellings(path)}
-        real.update({original: path for path, original in original_names(set(paths)).items()})
-        for prefix in _prefixes(component):
-            table.update({flat: (component, real[path]) for flat, path in flat_names(real, prefix).items()})
+    for component, shapes in modules:
+        places = [(name.replace(".", joint), place) for name, place in _places(component, dict(shapes))]
+        for start in starts.get(component, ()):
+            _add(table, start + joint if start else "", places)
     return table
 
 
-def _prefixes(component: str) -> tuple[str, ...]:
-    if component == BARE_MODULE:
-        return tuple(prefix for prefixes in PREFIXES.values() for prefix in prefixes)
-    return PREFIXES.get(component, (f"lora_{component}",))
+def _add(table: dict[str, Place], start: str, places: Iterable[tuple[str, Place]]) -> None:
+    for name, place in places:
+        other = table.setdefault(start + name, place)
+        if other is not place and other.component == place.component and other != place:
+            raise _shared(start + name, str(other), str(place))
+
+
+def _places(component: str, shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Place]]:
+    """Yield every name of every module of a component, with dots."""
+    for path in shapes:
+        place = whole(component, path)
+        for spelling in spellings(path):
+            yield spelling, place
+    for name, parts in foreign_names(shapes).items():
+        yield name, Place(component, parts)
+
+
+def _shared(name: str, one: str, other: str) -> FormatError:
+    return FormatError(
+        f"the modules {one!r} and {other!r} share the flat name {name!r}, so a file with flat (Kohya) names cannot "
+        "tell them apart. Use format='diffusers'."
+    )
+
+
+__all__ = ["BARE_MODULE", "Part", "Place", "flat_name", "flat_names", "name_table"]

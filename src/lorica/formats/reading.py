@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -13,26 +13,14 @@ from lorica.formats import looks
 from lorica.formats.account import Account
 from lorica.formats.dialect import Dialect, Parsed
 from lorica.formats.files import Stored
-from lorica.formats.layers import Leaves, build, check_finite, check_numbers, fitted, group, missing_half
+from lorica.formats.fused import split
+from lorica.formats.layers import Leaves, check_finite, fitted, make_layer, stored_alpha, twice
+from lorica.formats.places import Place, Shape
+from lorica.formats.recipes import build, leaves_of, recipe_for
 from lorica.models import FAMILIES, Target
 
 # Metadata that may name the base model, the surest first.
 BASE_MODEL_FIELDS = ("modelspec.architecture", "ss_base_model_version", "base_model", "ss_sd_model_name")
-# What the leaves of methods that cannot be read yet belong to.
-METHODS = {
-    "dora_scale": "DoRA",
-    "lora_magnitude_vector": "DoRA",
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "oft_": "OFT",
-    "on_input": "IA3",
-    "diff": "a full difference",
-    "w_norm": "a norm",
-    "b_norm": "a norm",
-    "bias": "a LoRA with a bias",
-    "lora_embedding": "an embedding table",
-}
-_READ = {"down", "up", "mid", "alpha"}
 
 
 def recognise(stored: Stored, formats: Mapping[str, Dialect]) -> Dialect:
@@ -43,7 +31,7 @@ def recognise(stored: Stored, formats: Mapping[str, Dialect]) -> Dialect:
     """
     if not stored.tensors:
         raise FormatError(f"{stored.source} holds no tensors at all.")
-    found = [dialect for dialect in formats.values() if dialect.recognises(stored.tensors)]
+    found = [dialect for dialect in formats.values() if dialect.recognises(stored.tensors.keys(), stored.metadata)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -65,65 +53,95 @@ def interpret(stored: Stored, dialect: Dialect, target: Target | None, *, strict
     """
     account = Account(dialect.NAME, stored.source)
     parsed = dialect.parse(stored, target, account)
-    modules = group(parsed.found, stored.source)
     check_finite(stored)
-    adapter = Adapter(_components(stored, parsed, modules, account), metadata=_kept(stored.metadata))
+    components = _components(stored, parsed, account)
+    adapter = Adapter(components, metadata=_kept(stored.metadata), embeddings=parsed.embeddings)
     report = account.report(_base_model(adapter))
     if strict and report.unused:
         raise account.error(parsed.known(), looks.sentence(stored.tensors, parsed.target))
     return replace(adapter, report=report)
 
 
-def _components(
-    stored: Stored, parsed: Parsed, modules: Mapping[tuple[str, str], Leaves], account: Account
-) -> dict[str, dict[str, AdapterLayer]]:
+def _components(stored: Stored, parsed: Parsed, account: Account) -> dict[str, dict[str, AdapterLayer]]:
     components: dict[str, dict[str, AdapterLayer]] = {}
-    for (component, path), leaves in modules.items():
-        layer = _layer(stored, parsed, (component, path), leaves)
-        if isinstance(layer, str):
-            account.leave(leaves.values(), layer)
-        else:
-            components.setdefault(component, {})[path] = layer
-            account.used.extend(leaves.values())
+    taken: dict[tuple[str, str], Leaves] = {}
+    for name, leaves in parsed.modules.items():
+        place = parsed.locate(name)
+        if isinstance(place, str):
+            for key in leaves.values():
+                account.leave_stranger(key, name, place)
+            continue
+        layers = _layers(stored, parsed, place, leaves)
+        if isinstance(layers, str):
+            account.leave(leaves.values(), layers)
+            continue
+        for path, layer in layers.items():
+            _take(taken, (place.component, path), leaves, stored.source)
+            components.setdefault(place.component, {})[path] = layer
+        account.used.extend(leaves.values())
     return components
 
 
-def _layer(stored: Stored, parsed: Parsed, place: tuple[str, str], leaves: Leaves) -> AdapterLayer | str:
-    """Return the layer of one module, or the reason why there is none."""
-    problem = _unreadable(leaves) or missing_half(leaves)
-    if problem:
-        return problem
-    check_numbers(stored, leaves)
-    component, path = place
-    alpha = _stored_alpha(stored, leaves)
-    if alpha is None:
-        alpha = parsed.default_alpha(component, path, stored.tensors[leaves["down"]].shape[0])
-    layer = build(stored.tensors, leaves, alpha, stored.source)
-    if parsed.target is None:
+def _take(taken: dict[tuple[str, str], Leaves], place: tuple[str, str], leaves: Leaves, source: str) -> None:
+    """Note that a module of the model has its layer.
+
+    Raises:
+        FormatError: if it has one already: the file names it twice.
+    """
+    other = taken.setdefault(place, leaves)
+    if other is not leaves:
+        meaning = next((meaning for meaning in leaves if meaning in other), next(iter(leaves)))
+        first = other.get(meaning) or next(iter(other.values()))
+        raise twice(source, first, leaves[meaning], f"{meaning.rpartition('.')[2]} of {'.'.join(place)}")
+
+
+def _layers(stored: Stored, parsed: Parsed, place: Place, leaves: Leaves) -> dict[str, AdapterLayer] | str:
+    """Return the layers, by path, that one module of the file makes, or the reason why there are none."""
+    recipe = recipe_for(frozenset(leaves))
+    if isinstance(recipe, str):
+        return recipe
+    shapes = parsed.target.components[place.component] if parsed.target else None
+    layer = make_layer(stored, leaves, _alpha(stored, parsed, leaves), shapes and place.shape_in(shapes))
+    if "alpha" not in leaves:
+        layer = _with_default_alpha(layer, parsed, place)
+    if place.is_whole:
+        return _fit({place.parts[0].path: layer}, shapes)
+    if shapes and not layer.fits(place.shape_in(shapes)):
+        return _misfit(layer, place.shape_in(shapes))
+    try:
+        return _fit(split(layer, place), shapes)
+    except FormatError as error:
+        return str(error)
+
+
+def _alpha(stored: Stored, parsed: Parsed, leaves: Leaves) -> float | None:
+    """Return the alpha that the file gives a module; None stands for the rank."""
+    alpha = stored_alpha(stored, leaves)
+    return None if alpha == 0 and parsed.zero_is_rank and "oft.blocks" not in leaves else alpha
+
+
+def _with_default_alpha(layer: AdapterLayer, parsed: Parsed, place: Place) -> AdapterLayer:
+    """Return the layer with the alpha that the file's configuration gives it, if there is one."""
+    alpha = parsed.default_alpha(place.component, place.parts[0].path, layer.rank)
+    if alpha is None or alpha == layer.alpha:
         return layer
-    shape = parsed.target.components[component][path]
-    misfit = f"it changes a weight of shape {layer.weight_shape}, but the model has {shape} there."
-    return fitted(layer, shape) or misfit
+    return build(leaves_of(layer), alpha, layer.weight_shape)
 
 
-def _unreadable(leaves: Iterable[str]) -> str | None:
-    strange = [leaf for leaf in leaves if leaf not in _READ]
-    if not strange:
-        return None
-    method = next((title for start, title in METHODS.items() if strange[0].startswith(start)), None)
-    meaning = f"{method}, which cannot be read yet" if method else "not known here"
-    return f"its module holds {strange[0]!r}, which is {meaning}; without it the rest of the module would be wrong."
+def _fit(layers: dict[str, AdapterLayer], shapes: Mapping[str, Shape] | None) -> dict[str, AdapterLayer] | str:
+    """Return the layers as the model's weights need them, or the reason why one does not fit."""
+    if shapes is None:
+        return layers
+    for path, layer in layers.items():
+        fit = fitted(layer, shapes[path])
+        if fit is None:
+            return _misfit(layer, shapes[path])
+        layers[path] = fit
+    return layers
 
 
-def _stored_alpha(stored: Stored, leaves: Leaves) -> float | None:
-    """Return the alpha that a module's own key holds; None, for the rank, if it has none or 0."""
-    key = leaves.get("alpha")
-    if key is None:
-        return None
-    tensor = stored.tensors[key]
-    if tensor.numel() != 1:
-        raise FormatError(f"{stored.source}: {key!r} has shape {tuple(tensor.shape)}; an alpha is one number.")
-    return float(tensor.item()) or None
+def _misfit(layer: AdapterLayer, shape: Shape) -> str:
+    return f"it changes a weight of shape {layer.weight_shape}, but the model has {shape} there."
 
 
 def _kept(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,237 @@
+"""Which method the leaves of a module make, and how its layer is built: one row for each pattern of leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorica.adapters import KINDS, AdapterLayer, LoRA
+from lorica.errors import FormatError
+from lorica.formats.leaves import FOREIGN, SHARED
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a file says of one module.
+
+    Args:
+        tensors: leaf to tensor, without alpha and bias.
+        alpha: the alpha; None stands for the rank.
+        bias: the change of the bias, if there is one.
+        shape: the shape of the weight, if it is known.
+    """
+
+    tensors: Mapping[str, Tensor]
+    alpha: float | None = None
+    bias: Tensor | None = None
+    shape: Shape | None = None
+
+    def extras(self) -> dict[str, Any]:
+        """Return the bias as a layer's constructor takes it."""
+        return {} if self.bias is None else {"bias": self.bias}
+
+
+Build = Callable[[Given], AdapterLayer]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A method whose layer a set of leaves makes.
+
+    Args:
+        kind: the layer's kind, a name in ``KINDS``.
+        needs: the leaves that must be there.
+        may: those that may.
+        build: from what a file says to the layer.
+    """
+
+    kind: str
+    needs: frozenset[str]
+    may: frozenset[str]
+    build: Build
+
+    def takes(self, leaves: frozenset[str]) -> bool:
+        """Tell whether the leaves are those of this method."""
+        return self.needs <= leaves <= self.needs | self.may
+
+
+def build(leaves: Mapping[str, Tensor], alpha: float | None, shape: Shape | None) -> AdapterLayer:
+    """Return the layer that the leaves of a module make.
+
+    Args:
+        leaves: meaning to tensor, without the alpha.
+        alpha: the alpha; None stands for the rank.
+        shape: the shape of the weight, if it is known.
+
+    Raises:
+        FormatError: if they make none.
+        ShapeError: if they do not fit each other.
+    """
+    recipe = recipe_for(frozenset(leaves))
+    if isinstance(recipe, str):
+        raise FormatError(recipe)
+    tensors = {meaning.partition(".")[2] or meaning: tensor for meaning, tensor in leaves.items() if meaning != "bias"}
+    return recipe.build(Given(tensors, alpha, leaves.get("bias"), shape))
+
+
+def leaves_of(layer: AdapterLayer) -> dict[str, Tensor]:
+    """Return the leaves of a layer by their meaning, without the alpha: what :func:`build` takes."""
+    inner = layer.inner if layer.kind == "dora" else layer  # type: ignore[attr-defined]
+    method = _METHOD_OF.get(inner.kind, inner.kind)
+    shared = () if method == "norm" else SHARED
+    leaves = {name if name in shared else f"{method}.{name}": tensor for name, tensor in layer.tensors.items()}
+    for flag in _FLAGS.get(inner.kind, ()):
+        leaves[f"{method}.{flag}"] = torch.tensor(float(getattr(inner, flag)))
+    return leaves
+
+
+@lru_cache(maxsize=256)
+def recipe_for(meanings: frozenset[str]) -> Recipe | str:
+    """Return the method that the leaves of a module make, or the reason why they make none.
+
+    Args:
+        meanings: what the leaves mean, such as ``lora.down`` and ``alpha``.
+    """
+    unknown = sorted(meaning for meaning in meanings if "." not in meaning and meaning not in SHARED)
+    if unknown:
+        return _reason_unknown(unknown[0])
+    own = [meaning.partition(".") for meaning in sorted(meanings) if meaning not in SHARED]
+    methods = sorted({method for method, _, _ in own})
+    if len(methods) > 1:
+        return f"its module holds the leaves of several methods ({' and '.join(methods)}); a module has one."
+    method = methods[0] if methods else "bias"
+    leaves = frozenset(leaf for _, _, leaf in own)
+    return _choose(method, leaves, meanings)
+
+
+def _choose(method: str, leaves: frozenset[str], meanings: frozenset[str]) -> Recipe | str:
+    recipes = RECIPES[method]
+    chosen = next((recipe for recipe in recipes if recipe.takes(leaves)), None)
+    if chosen is None or (method == "bias" and "bias" not in meanings):
+        return _reason_incomplete(method, recipes, leaves)
+    if chosen.kind not in KINDS:
+        return f"its module holds a {chosen.kind} layer, which cannot be read yet; the rest of it would be wrong."
+    if "magnitude" not in meanings:
+        return chosen
+    if method not in WITH_MAGNITUDE:
+        return f"its module holds a DoRA magnitude, which a {chosen.kind} layer has none of."
+    return replace(chosen, kind="dora", build=_with_magnitude(chosen.build))
+
+
+def _reason_unknown(leaf: str) -> str:
+    meaning = f", which is of {FOREIGN[leaf]} and cannot be read" if leaf in FOREIGN else ", which is not known here"
+    return f"its module holds {leaf!r}{meaning}; without it the rest of the module would be wrong."
+
+
+def _reason_incomplete(method: str, recipes: tuple[Recipe, ...], leaves: frozenset[str]) -> str:
+    lacking = min((sorted(recipe.needs - leaves) for recipe in recipes), key=len)
+    if lacking:
+        return f"its module has no {' and no '.join(lacking)} tensor."
+    return f"its module holds {', '.join(sorted(leaves)) or 'no tensors'}, which make no {method} layer."
+
+
+def _lora(given: Given) -> AdapterLayer:
+    return LoRA(given.tensors["down"], given.tensors["up"], given.alpha, **given.extras())
+
+
+def _table(given: Given) -> AdapterLayer:
+    """Build the layer of an embedding table, whose tensors PEFT stores transposed."""
+    return LoRA(given.tensors["table_up"].T, given.tensors["table_down"].T, given.alpha)
+
+
+def _named(kind: str) -> Build:
+    """Build a layer whose constructor takes its leaves by name, and alpha."""
+    return lambda given: KINDS[kind](**given.tensors, alpha=given.alpha, **given.extras())  # type: ignore[call-arg]
+
+
+def _shaped(kind: str) -> Build:
+    """Build a layer whose leaves alone do not say the shape of the weight."""
+
+    def build(given: Given) -> AdapterLayer:
+        return KINDS[kind](**given.tensors, alpha=given.alpha, shape=given.shape, **given.extras())  # type: ignore[call-arg]
+
+    return build
+
+
+def _rotation(kind: str) -> Build:
+    """Build a layer whose alpha is its constraint."""
+
+    def build(given: Given) -> AdapterLayer:
+        return KINDS[kind](**given.tensors, constraint=given.alpha or 0.0, **given.extras())  # type: ignore[call-arg]
+
+    return build
+
+
+def _oft(given: Given) -> AdapterLayer:
+    """Build OFT from blocks in one row, BOFT from those in several."""
+    return _rotation("boft" if given.tensors["blocks"].ndim == 4 else "oft")(given)
+
+
+def _oft_v2(given: Given) -> AdapterLayer:
+    inputs = None if given.shape is None else prod(given.shape[1:])
+    scaled = "scaled" in given.tensors
+    return KINDS["oft_v2"](given.tensors["vectors"], scaled=scaled, in_features=inputs, **given.extras())  # type: ignore[call-arg]
+
+
+def _ia3(given: Given) -> AdapterLayer:
+    on_input = bool(given.tensors["on_input"].item())
+    return KINDS["ia3"](given.tensors["scale"], on_input, **given.extras())  # type: ignore[call-arg]
+
+
+def _full(given: Given) -> AdapterLayer:
+    """Build a difference; that of a weight with one dimension is a norm's."""
+    return _plain("norm" if given.tensors["diff"].ndim == 1 else "full")(given)
+
+
+def _plain(kind: str) -> Build:
+    """Build a layer without an alpha."""
+    return lambda given: KINDS[kind](**given.tensors, **given.extras())  # type: ignore[call-arg]
+
+
+def _with_magnitude(build: Build) -> Build:
+    def build_dora(given: Given) -> AdapterLayer:
+        tensors = {leaf: tensor for leaf, tensor in given.tensors.items() if leaf != "magnitude"}
+        return KINDS["dora"](build(replace(given, tensors=tensors)), given.tensors["magnitude"])  # type: ignore[call-arg]
+
+    return build_dora
+
+
+def _recipe(kind: str, build: Build, needs: str, may: str = "") -> Recipe:
+    return Recipe(kind, frozenset(needs.split()), frozenset(may.split()), build)
+
+
+# The method of the leaves to the layers that they may make.
+RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "lora": (
+        _recipe("lora", _lora, "down up"),
+        _recipe("locon", _named("locon"), "down up mid"),
+        _recipe("lora", _table, "table_down table_up"),
+    ),
+    "loha": (_recipe("loha", _shaped("loha"), "w1_a w1_b w2_a w2_b", "t1 t2"),),
+    "lokr": (
+        _recipe("lokr", _shaped("lokr"), "w1 w2"),
+        _recipe("lokr", _shaped("lokr"), "w1 w2_a w2_b", "t2"),
+        _recipe("lokr", _shaped("lokr"), "w1_a w1_b w2"),
+        _recipe("lokr", _shaped("lokr"), "w1_a w1_b w2_a w2_b", "t2"),
+    ),
+    "glora": (_recipe("glora", _named("glora"), "a1 a2 b1 b2", "mid"),),
+    "ia3": (_recipe("ia3", _ia3, "scale on_input"),),
+    "oft": (_recipe("oft", _oft, "blocks", "rescale"),),
+    "oft_v2": (_recipe("oft_v2", _oft_v2, "vectors", "scaled"),),
+    "full": (_recipe("full", _full, "diff"),),
+    "set_weight": (_recipe("set_weight", _plain("set_weight"), "weight"),),
+    "norm": (_recipe("norm", _plain("norm"), "diff", "bias"), _recipe("bias", _plain("bias"), "bias")),
+    "bias": (_recipe("bias", _plain("bias"), ""),),
+}
+WITH_MAGNITUDE = ("lora", "loha", "lokr")
+_METHOD_OF = {"locon": "lora", "boft": "oft"}
+_FLAGS = {"ia3": ("on_input",), "oft_v2": ("scaled",)}  # settings of a layer that a file holds as a tensor
+WITHOUT_ALPHA = ("full", "set_weight", "norm", "bias", "ia3", "oft_v2", "vera")  # kinds whose strength needs none

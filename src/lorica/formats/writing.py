@@ -1,0 +1,176 @@
+"""From the layers of an adapter to named tensors: what every format that is written shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lorica.adapters import Adapter, AdapterLayer
+from lorica.errors import FormatError
+from lorica.formats import looks
+from lorica.formats.fused import join
+from lorica.formats.names import whole
+from lorica.formats.places import Place, Shape
+from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of
+from lorica.models import Target
+from lorica.models.clip import spellings, with_wrapper
+from lorica.models.spellings import spellings_of
+
+SHOWN = 5  # layers that a refusal lists
+# The leaves that Kohya's scripts and LyCORIS write, by meaning; other formats differ in some.
+LYCORIS_LEAVES: dict[str, str] = {
+    "lora.down": "lora_down.weight",
+    "lora.up": "lora_up.weight",
+    "lora.mid": "lora_mid.weight",
+    "loha.w1_a": "hada_w1_a",
+    "loha.w1_b": "hada_w1_b",
+    "loha.w2_a": "hada_w2_a",
+    "loha.w2_b": "hada_w2_b",
+    "loha.t1": "hada_t1",
+    "loha.t2": "hada_t2",
+    "lokr.w1": "lokr_w1",
+    "lokr.w1_a": "lokr_w1_a",
+    "lokr.w1_b": "lokr_w1_b",
+    "lokr.w2": "lokr_w2",
+    "lokr.w2_a": "lokr_w2_a",
+    "lokr.w2_b": "lokr_w2_b",
+    "lokr.t2": "lokr_t2",
+    "glora.a1": "a1.weight",
+    "glora.a2": "a2.weight",
+    "glora.b1": "b1.weight",
+    "glora.b2": "b2.weight",
+    "glora.mid": "bm.weight",
+    "ia3.scale": "weight",
+    "ia3.on_input": "on_input",
+    "oft.blocks": "oft_blocks",
+    "oft.rescale": "rescale",
+    "oft_v2.vectors": "oft_R.weight",
+    "oft_v2.scaled": "oft_R.scaled_oft",
+    "full.diff": "diff",
+    "set_weight.weight": "set_weight",
+    "norm.diff": "w_norm",
+    "norm.bias": "b_norm",
+    "bias": "diff_b",
+    "magnitude": "dora_scale",
+    "alpha": "alpha",
+}
+
+
+@dataclass(slots=True)
+class Writer:
+    """The tensors of a file that is being composed, and what it cannot hold.
+
+    Args:
+        format: the format's name, for messages.
+        leaves: meaning to what the format writes behind a module's name and a dot.
+        zero_alpha: whether an alpha of 0 is one, and not the rank.
+    """
+
+    format: str
+    leaves: Mapping[str, str]
+    zero_alpha: bool = False
+    tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    refused: dict[str, str] = field(default_factory=dict[str, str])
+
+    def add_component(self, component: str, layers: Mapping[str, AdapterLayer], names: Mapping[str, Place]) -> None:
+        """Add the layers of one component under their names in the file."""
+        name_of = {
+            spelling: name for name, place in names.items() for path in place.paths() for spelling in spellings(path)
+        }
+        groups: dict[str, dict[str, AdapterLayer]] = {}
+        for path, layer in layers.items():
+            if path in name_of:
+                groups.setdefault(name_of[path], {})[path] = layer
+            else:
+                self.refused[f"{component}.{path}"] = "the format has no name for this module."
+        for name, parts in groups.items():
+            joined = next(iter(parts.values())) if names[name].is_whole else join(parts, names[name])
+            if isinstance(joined, str):
+                self.refused[" and ".join(f"{component}.{path}" for path in parts)] = joined
+            else:
+                self.add(name, joined)
+
+    def add(self, name: str, layer: AdapterLayer) -> None:
+        """Add one layer under its name in the file."""
+        leaves = leaves_of(layer)
+        if layer.kind not in WITHOUT_ALPHA:
+            if layer.alpha == 0 and not self.zero_alpha and layer.kind not in ("oft", "boft"):
+                self.refused[name] = "it has alpha 0, which such files mean the rank by; leave the layer out instead."
+                return
+            leaves["alpha"] = exact_scalar(layer.alpha, next(iter(layer.tensors.values())).dtype)
+        strange = [leaf for leaf in leaves if leaf not in self.leaves]
+        if strange:
+            self.refused[name] = f"{layer.kind} layers cannot be written in it (no name for {strange[0]!r})."
+        for leaf, tensor in leaves.items():
+            if not strange:
+                self.tensors[f"{name}.{self.leaves[leaf]}"] = tensor
+
+    def finish(self) -> dict[str, Tensor]:
+        """Return the tensors.
+
+        Raises:
+            FormatError: listing what the format cannot hold.
+        """
+        if self.refused:
+            raise refusal(self.format, self.refused)
+        return self.tensors
+
+
+def refusal(format_name: str, refused: Mapping[str, str]) -> FormatError:
+    """Return the error that lists what a format cannot hold, and why."""
+    shown = [f"{name}: {reason}" for name, reason in list(refused.items())[:SHOWN]]
+    if len(refused) > SHOWN:
+        shown.append(f"and {len(refused) - SHOWN} more")
+    lines = "\n  ".join(shown)
+    return FormatError(f"the {format_name} format cannot hold all of this adapter, so nothing was written.\n  {lines}")
+
+
+def refuse_embeddings(adapter: Adapter, format_name: str) -> None:
+    """Refuse an adapter with embeddings.
+
+    Raises:
+        FormatError: if it has some.
+    """
+    if adapter.embeddings:
+        tokens = ", ".join(adapter.embeddings)
+        raise FormatError(f"the {format_name} format holds no embeddings, and this adapter has some: {tokens}.")
+
+
+def model_of(adapter: Adapter, target: Target | None) -> Target | None:
+    """Return the model that an adapter is for: the one given, or that of the only family it fits, or None."""
+    if target is not None:
+        return target
+    family = looks.family_of(adapter)
+    return family.target if family else None
+
+
+def shapes_for(adapter: Adapter, component: str, model: Target | None) -> dict[str, Shape]:
+    """Return the modules of a component: the model's, and those of the adapter in the spelling that files carry."""
+    known = dict(model.components.get(component, {})) if model else {}
+    own = {
+        with_wrapper(path): layer.weight_shape
+        for path, layer in adapter.components.get(component, {}).items()
+        if not any(spelling in known for spelling in spellings(path))
+    }
+    return {**known, **own}
+
+
+def names_for(shapes: Mapping[str, Shape], component: str, styles: Iterable[str]) -> dict[str, Place]:
+    """Return the dotted name of every module, in the first of the styles that the model has, else its own path."""
+    known = spellings_of(shapes)
+    style = next((known[style] for style in styles if style in known), None)
+    names = {name: Place(component, parts) for name, parts in (style.table(shapes) if style else {}).items()}
+    named = {path for place in names.values() for path in place.paths()}
+    return {**names, **{with_wrapper(path): whole(component, path) for path in shapes if path not in named}}
+
+
+def exact_scalar(value: float, dtype: torch.dtype) -> Tensor:
+    """Return a number as a tensor of the given dtype if that holds it exactly, else of 32 or 64 bits."""
+    for kind in (dtype, torch.float32):
+        number = torch.tensor(value, dtype=kind)
+        if number.item() == value:
+            return number
+    return torch.tensor(value, dtype=torch.float64)
