@@ -150,7 +150,8 @@ class Ours:
             for index, (row, caption) in enumerate(zip(pixels, captions, strict=True))
         )
         self.trainable = prepare_trainable(config, self.recipe)
-        texts = Texts(CaptionEdits(), {text: self.recipe.encode_text(text) for text in captions}, self.recipe, is_open=False)
+        states = {text: self.recipe.encode_text(text) for text in captions}
+        texts = Texts(CaptionEdits(), states, self.recipe, is_open=False)
         dataset = Dataset(examples, texts, "", self.recipe.identify())
         self.loop = prepare_loop(config, self.recipe, dataset, self.trainable, accelerator)
         self.steps = self.loop.run(0, lambda: False)
