@@ -11,12 +11,13 @@ from torch import nn
 from lorica.adapters import Adapter
 from lorica.formats import read, write
 from lorica.runtime.banks import Banks
+from lorica.runtime.board import Row
 from lorica.runtime.fuse import Change, Fused
 from lorica.runtime.owner import mark
 from lorica.runtime.plan import Place, plan_load
 from lorica.runtime.roster import Resolved, Roster, Source, resolve_plan
 from lorica.runtime.strengths import Strength
-from lorica.runtime.targets import target_of_components
+from lorica.runtime.targets import layer_at, target_of_components
 
 
 class Loras:
@@ -29,7 +30,8 @@ class Loras:
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self.components = dict(components)
         self._roster = Roster()
-        self._banks, self._fused = Banks(self._layer), Fused(self._layer)
+        self._fused = Fused(self._layer)
+        self._banks = Banks(self._layer, self._fused.originals.get)
         self._enabled = True
 
     @property
@@ -72,9 +74,9 @@ class Loras:
         roster, name = self._roster, self._roster.free_name(source, name)
         plan = plan_load(adapter, self.components, name)
         resolved = resolve_plan(strength, plan)
-        self._banks.commit(self._banks.prepare(plan, {**roster.plans_beside(roster.in_weights), name: plan}))
+        prepared = self._banks.prepare({**roster.plans_beside(roster.in_weights), name: plan})
+        self._banks.commit(prepared, self._rows({**roster.live, name: (strength, resolved)}))
         roster.add(name, adapter, plan, (strength, resolved))
-        self._write_strengths(plan)
         self._mark_components()
         return name
 
@@ -87,8 +89,7 @@ class Loras:
             StateError: if one of the adapters is fused.
         """
         self._roster.check_not_fused(strengths)
-        self._roster.live = self._roster.resolved(strengths)
-        self._write_strengths()
+        self._turn(self._roster.resolved(strengths))
 
     @contextmanager
     def using(self, strengths: Mapping[str, Strength]) -> Iterator[Loras]:
@@ -99,18 +100,17 @@ class Loras:
             yield self
         finally:
             held = self._roster.plans_beside(self._roster.in_weights)
-            self._roster.live = {name: value for name, value in before.items() if name in held}
-            self._write_strengths()
+            self._turn({name: value for name, value in before.items() if name in held})
 
     def disable(self) -> None:
         """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
         self._enabled = False
-        self._write_strengths()
+        self._turn(self._roster.live)
 
     def enable(self) -> None:
         """Turn the live adapters on again."""
         self._enabled = True
-        self._write_strengths()
+        self._turn(self._roster.live)
 
     def fuse(self, strengths: Mapping[str, Strength]) -> None:
         """Put adapters into the weights at these strengths, and take them out of the live set.
@@ -143,11 +143,10 @@ class Loras:
         roster = self._roster
         if roster.known(name) in roster.in_weights:
             self.unfuse(name)
-        places = roster.plans[name]
         others = {other: plan for other, plan in roster.plans_beside(roster.in_weights).items() if other != name}
-        self._banks.commit(self._banks.prepare(places, others))
+        left = {other: value for other, value in roster.live.items() if other != name}
+        self._banks.commit(self._banks.prepare(others), self._rows(left))
         roster.drop(name)
-        self._write_strengths(places)
         self._mark_components()
 
     def clear(self) -> None:
@@ -169,7 +168,7 @@ class Loras:
         return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(self.components)})"
 
     def _layer(self, place: Place) -> nn.Module:
-        return self.components[place[0]].get_submodule(place[1])
+        return layer_at(self.components[place[0]], place[1])
 
     def _changes_with(self, resolved: Mapping[str, Resolved]) -> dict[Place, dict[str, Change]]:
         """Return what each place that these adapters change would hold if they were fused."""
@@ -182,16 +181,20 @@ class Loras:
 
     def _move(self, in_weights: dict[str, Strength], wanted: dict[Place, dict[str, Change]]) -> None:
         """Move adapters between banks and weights: banks are made before a weight is touched, and put in after."""
-        prepared = self._banks.prepare(wanted, self._roster.plans_beside(in_weights))
+        prepared = self._banks.prepare(self._roster.plans_beside(in_weights))
+        live = {name: value for name, value in self._roster.live.items() if name not in in_weights}
         self._fused.put(wanted)
-        self._banks.commit(prepared)
-        self._roster.in_weights = in_weights
-        self._roster.live = {name: value for name, value in self._roster.live.items() if name not in in_weights}
-        self._write_strengths(wanted)
+        self._banks.commit(prepared, self._rows(live))
+        self._roster.in_weights, self._roster.live = in_weights, live
 
-    def _write_strengths(self, places: Mapping[Place, object] | None = None) -> None:
-        on = {name: values for name, (_, values) in self._roster.live.items()} if self._enabled else {}
-        self._banks.write(on, places)
+    def _turn(self, live: Mapping[str, tuple[Strength, Resolved]]) -> None:
+        """Make exactly these adapters live."""
+        self._banks.write(self._rows(live))
+        self._roster.live = dict(live)
+
+    def _rows(self, live: Mapping[str, tuple[Strength, Resolved]]) -> list[Row]:
+        """Return what the banks write: the strength of each live adapter in each layer, for all samples alike."""
+        return [{name: values for name, (_, values) in live.items()} if self._enabled else {}]
 
     def _mark_components(self) -> None:
         """Let the components know whose they are as long as any adapter is loaded."""

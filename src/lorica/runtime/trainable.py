@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
-from lorica.runtime.bank import SERVED, change_output, weight_shape
 from lorica.runtime.initials import as_plain
 from lorica.runtime.norms import shrinking
+from lorica.runtime.products import change_output
 from lorica.runtime.random_keys import keyed_generator
+from lorica.runtime.served import SERVED, weight_shape
 from lorica.runtime.targets import components_of, modules_of
 
 Place = tuple[str, str]  # component, module path
