@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorica.data.findings import Finding
-from lorica.data.items import SUFFIXES
 from lorica.data.metadata_rows import METADATA, captions_of, file_name_of, numbered_lines, parse_row
+from lorica.data.picture_files import SUFFIXES, is_visible
 from lorica.errors import DataError
 
 SIDECAR = ".txt"
@@ -62,8 +62,7 @@ def text_files_without_picture(folder: Path, pictures: Iterable[Path]) -> Iterat
     """Yield a note for each visible text file that lies beside no picture of its name."""
     stems = {path.with_suffix("") for path in pictures}
     for path in sorted(folder.rglob(f"*{SIDECAR}")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.with_suffix("") not in stems:
+        if is_visible(path, folder) and path.with_suffix("") not in stems:
             expected = f"no picture {path.stem} beside it ({', '.join(sorted(SUFFIXES))})"
             yield Finding("caption_without_picture", name_in(folder, path), expected)
 

@@ -17,10 +17,12 @@ class Group:
     Args:
         source: how its pictures are mixed with those of others.
         edits: how its captions are changed.
+        masked: whether masks say where its pictures count.
     """
 
     source: Source
     edits: CaptionEdits
+    masked: bool = False
 
 
 def one_group(items: Sequence[Item], edits: CaptionEdits | None = None) -> tuple[Group, ...]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from lorica.data.caption_edits import captions_in
 from lorica.data.metadata_rows import EXAMPLE, METADATA, captions_of, file_name_of, numbered_lines, parse_row
+from lorica.data.picture_files import find_pictures
 from lorica.errors import DataError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +21,30 @@ class Item:
         caption: what it shows.
         others: more captions, if there are several to draw from.
         group: the number of its data set among those of the run.
+        mask: the file that says where it counts.
     """
 
     path: Path
     caption: str
     others: tuple[str, ...] = ()
     group: int = 0
+    mask: Path | None = None
 
     @property
     def captions(self) -> tuple[str, ...]:
         """Every caption of the picture."""
         return (self.caption, *self.others)
+
+    def read(self) -> bytes:
+        """Return the bytes of the picture.
+
+        Raises:
+            DataError: if they cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read the picture {self.path}: {error}.") from error
 
 
 def find_items(
@@ -49,23 +61,12 @@ def find_items(
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; name a folder of pictures.")
-    pictures = _pictures(folder)
+    pictures = find_pictures(folder)
     if caption is not None:
         return [Item(path, caption) for path in pictures]
     if (folder / METADATA).is_file():
         return _from_metadata(folder, pictures, caption_column)
     return _from_text_files(folder, pictures, one_a_line=one_a_line)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _visible(path, folder))
-    if not found:
-        raise DataError(f"there is no picture in {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}.")
-    return found
-
-
-def _visible(path: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _from_text_files(folder: Path, pictures: list[Path], *, one_a_line: bool) -> list[Item]:

@@ -30,6 +30,12 @@ class InputSettings(Settings):
     )
     caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
+    masked_loss: bool = Field(
+        False,
+        validation_alias=AliasChoices("masked_loss", "alpha_mask"),
+        description="the loss counts where masks are white: files in mask/ beside the pictures, or alpha channels",
+    )
+    unmasked_weight: float = Field(0.0, ge=0, le=1, description="how much it counts where masks are black")
     shuffle_tags: bool = Field(
         False,
         validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"),
@@ -96,6 +102,12 @@ class InputSettings(Settings):
         mark = self.keep_tokens_separator
         if mark is not None and (not mark or mark in self.caption_separator):
             raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_masks(self) -> InputSettings:
+        if self.unmasked_weight and not (self.masked_loss or any(one.masked_loss for one in self.datasets)):
+            raise ValueError("unmasked_weight is set, but masks do not count: add masked_loss")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from lorica.data.masks import stack_areas
 from lorica.errors import TrainingError
 from lorica.runtime.trainable import Trainable
 from lorica.training.average import Average
@@ -141,6 +142,7 @@ class Loop:
             torch.stack([sample.latents for sample in picked]),
             torch.stack(drawn),
             torch.stack(mixed) if mixed else None,
+            area=stack_areas([sample.mask for sample in picked], self.objective.unmasked),
             counts=self.dataset.loss_weights([row[place] for place in places]),
         )
 

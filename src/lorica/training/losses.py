@@ -21,11 +21,13 @@ class Objective:
         noise: what is done to the noise.
         distance: a name in ``DISTANCES``.
         delta: where the distances other than the squared one become straight.
+        unmasked: how much a place counts where its mask is black.
     """
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     distance: str = "mse"
     delta: float = 0.1
+    unmasked: float = 0.0
 
 
 class Batch(NamedTuple):

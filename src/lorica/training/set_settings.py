@@ -50,6 +50,7 @@ class SetSettings(Settings):
         validation_alias=AliasChoices("loss_weight", "prior_loss_weight"),
         description="what the losses of its samples are multiplied by",
     )
+    masked_loss: bool | None = None
     shuffle_tags: bool | None = Field(None, validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"))
     keep_tokens: int | None = Field(None, ge=0)
     keep_tokens_separator: str | None = None

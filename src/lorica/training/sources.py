@@ -12,6 +12,7 @@ from lorica.data.caption_edits import CaptionEdits
 from lorica.data.groups import Group
 from lorica.data.items import Item, find_items
 from lorica.data.mixture import Source, draws
+from lorica.data.picture_files import find_masks, mask_folders
 from lorica.errors import ConfigError, DataError
 from lorica.training.config import RunConfig
 from lorica.training.progress import Reporter
@@ -73,6 +74,7 @@ def groups_of(config: RunConfig, items: Sequence[Item]) -> tuple[Group, ...]:
         Group(
             source=_source(chosen, sum(item.group == number for item in items)),
             edits=edits_of(config, chosen),
+            masked=bool(_setting("masked_loss", config, chosen)),
         )
         for number, chosen in enumerate(sets)
     )
@@ -128,6 +130,11 @@ def _items_of(chosen: SetSettings, number: int, config: RunConfig, reporter: Rep
         one_a_line=bool(_setting("enable_wildcards", config, chosen)),
     )
     reporter.say(f"{len(items)} pictures in {folder}")
+    if _setting("masked_loss", config, chosen):
+        masks = find_masks(item.path for item in items)
+        items = [replace(item, mask=masks.get(item.path)) for item in items]
+    elif unused := mask_folders(item.path for item in items):
+        reporter.say(f"the masks in {unused[0]} are not used; add --masked_loss to use them")
     most = chosen.max_train_samples
     if most is None or most >= len(items):
         return items

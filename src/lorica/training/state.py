@@ -32,6 +32,7 @@ UNCHANGED = (
     "rescale_zero_terminal_snr",
     "loss_type",
     "huber_delta",
+    "unmasked_weight",
     "snr_gamma",
     "soft_min_snr",
     "debiased_estimation",
@@ -99,7 +100,10 @@ def _facts_of_sets(groups: Sequence[Group]) -> dict[str, object]:
     facts: dict[str, object] = {"number of data sets": len(groups)}
     for number, group in enumerate(groups):
         where = f"data set {number + 1}, " if len(groups) > 1 else ""
-        source = {name: value for name, value in asdict(group.source).items() if name != "name" or len(groups) > 1}
+        source: dict[str, object] = {
+            name: value for name, value in asdict(group.source).items() if name != "name" or len(groups) > 1
+        }
+        source["masked_loss"] = group.masked
         edits = {EDITS[name]: value for name, value in asdict(group.edits).items()}
         facts |= {f"{where}{name}": value for name, value in {**source, **edits}.items()}
     return facts
