@@ -160,8 +160,9 @@ class Unread:
         return f"Unread({self._entry.dtype}, {self.shape})"
 
     def _bits(self, dtype: str) -> NDArray[Any]:
-        flat = np.frombuffer(self._content, dtype, self.numel(), self._entry.start) if self.numel() else np.empty(0)
-        return flat.reshape(self.shape)
+        if not self.numel():
+            return np.empty(self.shape, dtype)
+        return np.frombuffer(self._content, dtype, self.numel(), self._entry.start).reshape(self.shape)
 
     def _as(self, shape: tuple[int, ...], start: int) -> Unread:
         entry = self._entry

@@ -27,8 +27,8 @@ def norm_of(layer: AdapterLayer) -> float | None:
     factors = layer.factors()
     if factors is None:
         return _norm_of_delta(layer)
-    down, up = _matrix(factors.down), _matrix(factors.up)
-    return abs(factors.scaling) * product_norm(down, up)
+    with np.errstate(all="ignore"):  # the result tells
+        return abs(factors.scaling) * product_norm(_matrix(factors.down), _matrix(factors.up))
 
 
 def product_norm(down: NDArray[Any], up: NDArray[Any]) -> float:

@@ -11,7 +11,7 @@ REST = "other"  # the block of a module that stands in none
 PARTS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(^|\.)(attn2|cross_attn)\."), "cross-attention"),
     (re.compile(r"(^|\.)(ff|ff_context|ffn|feed_forward)(\.|$)|mlp|(^|\.)fc[12]$"), "feed-forward"),
-    (re.compile(r"(^|\.)norm|_norm(\.|$)|\.norm|modulation|adaln", re.IGNORECASE), "norm"),
+    (re.compile(r"(^|\.)norm|_norm\d*(\.|$)|\.norm|modulation|adaln", re.IGNORECASE), "norm"),
     (re.compile(r"attn|attention|to_[qkv]|to_out|[qkv]_proj|out_proj|qkv"), "attention"),
     (re.compile(r"time|label|emb"), "embedding"),
     (re.compile(r"conv|resnets|samplers"), "convolution"),

@@ -32,8 +32,8 @@ def _rate(text: str) -> str:
     return f"{float(text):g}"
 
 
-def _plain(text: str) -> str:
-    return text.rpartition(".")[2].partition("(")[0] if "(" in text else text
+def _class_name(text: str) -> str:
+    return text.partition("(")[0].rpartition(".")[2]
 
 
 # What to call a field, the keys that may hold it (the first that does is taken), and how its text is shown.
@@ -54,7 +54,7 @@ SETTINGS: tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...] = (
     ("epochs", ("ss_epoch", "ss_num_epochs"), str),
     ("batch size", ("ss_total_batch_size", "ss_batch_size_per_device"), str),
     ("resolution", ("modelspec.resolution", "ss_resolution"), str),
-    ("optimizer", ("ss_optimizer",), _plain),
+    ("optimizer", ("ss_optimizer",), _class_name),
     ("learning rate", ("ss_learning_rate",), _rate),
     ("learning rate, denoiser", ("ss_unet_lr",), _rate),
     ("learning rate, text encoder", ("ss_text_encoder_lr",), _rate),
