@@ -17,7 +17,7 @@ from lorica.formats.leaves import split_dotted
 from lorica.formats.names import BARE_MODULE
 from lorica.formats.peft_config import METADATA_KEY, make_config, parse_strengths
 from lorica.formats.places import Place, whole
-from lorica.formats.recipes import leaves_of
+from lorica.formats.spelling import spelling_of
 from lorica.formats.writing import Writer, refuse_embeddings
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings, with_wrapper
@@ -64,28 +64,18 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
     """
     del target
     refuse_embeddings(adapter, NAME)
-    writer = Writer(NAME, {})
+    spelling = spelling_of(adapter, NAME)
+    writer = Writer(NAME, {}, spelling, with_alpha=False, zero_alpha=True)
     config: dict[str, object] = {}
     for component, layers in adapter.components.items():
-        leaves = _leaves_for(component, layers)
-        for path, layer in layers.items():
-            _add(writer, f"{component}.{with_wrapper(path)}", layer, leaves)
+        writer.leaves = _leaves_for(component, layers)
+        tables = {path for path in layers if path.endswith((".token_embedding", ".position_embedding"))}
+        for path in tables:
+            writer.refused[f"{component}.{path}"] = "it is an embedding table, which stock diffusers cannot load."
+        names = {f"{component}.{with_wrapper(path)}": whole(component, path) for path in layers if path not in tables}
+        writer.add_component(component, {path: layer for path, layer in layers.items() if path not in tables}, names)
         config.update(make_config(component, layers))
     return writer.finish(), {METADATA_KEY: json.dumps(config, sort_keys=True)}
-
-
-def _add(writer: Writer, name: str, layer: AdapterLayer, leaves: Mapping[str, str]) -> None:
-    """Add one layer; its alpha stands in the configuration."""
-    if name.endswith((".token_embedding", ".position_embedding")):
-        writer.refused[name] = "it is an embedding table, which stock diffusers cannot load. Use format='kohya'."
-        return
-    tensors = leaves_of(layer)
-    if not tensors.keys() <= leaves.keys():
-        writer.refused[name] = (
-            f"it is a {layer.kind} layer; the format holds plain LoRA layers only. Use format='kohya'."
-        )
-        return
-    writer.tensors.update({f"{name}.{leaves[meaning]}": tensor for meaning, tensor in tensors.items()})
 
 
 def split_key(key: str) -> tuple[str, str] | None:

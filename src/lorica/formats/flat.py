@@ -15,6 +15,7 @@ from lorica.formats.layers import group
 from lorica.formats.leaves import LEAVES
 from lorica.formats.names import Prefixes, flat_name, flat_names, name_table
 from lorica.formats.places import Place
+from lorica.formats.spelling import spelling_of
 from lorica.formats.writing import LYCORIS_LEAVES, Writer, model_of, names_for, shapes_for
 from lorica.models import FAMILIES, Target
 
@@ -53,7 +54,7 @@ def compose_flat(
         FormatError: listing what the format cannot hold.
     """
     model = model_of(adapter, target)
-    writer = Writer(format_name, LYCORIS_LEAVES)
+    writer = Writer(format_name, LYCORIS_LEAVES, spelling_of(adapter, format_name))
     for component, layers in adapter.components.items():
         if component not in prefixes:
             raise FormatError(

@@ -15,6 +15,7 @@ from lorica.formats.fused import join
 from lorica.formats.names import whole
 from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of
+from lorica.formats.spelling import Spelling
 from lorica.models import Target
 from lorica.models.clip import spellings, with_wrapper
 from lorica.models.spellings import spellings_of
@@ -66,28 +67,32 @@ class Writer:
     Args:
         format: the format's name, for messages.
         leaves: meaning to what the format writes behind a module's name and a dot.
+        spelling: how the adapter was spelled when it was read; kept where it still holds.
+        with_alpha: whether each module has a key for its alpha.
         zero_alpha: whether an alpha of 0 is one, and not the rank.
     """
 
     format: str
     leaves: Mapping[str, str]
+    spelling: Spelling = field(default_factory=Spelling)
+    with_alpha: bool = True
     zero_alpha: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     refused: dict[str, str] = field(default_factory=dict[str, str])
 
     def add_component(self, component: str, layers: Mapping[str, AdapterLayer], names: Mapping[str, Place]) -> None:
-        """Add the layers of one component under their names in the file."""
-        name_of = {
-            spelling: name for name, place in names.items() for path in place.paths() for spelling in spellings(path)
-        }
+        """Add the layers of one component under their names in the file: those it was read with, else the given."""
+        name_of = {**_by_path(names), **_by_path(self.spelling.names_in(component, layers))}
+        places = {**names, **self.spelling.places}
         groups: dict[str, dict[str, AdapterLayer]] = {}
         for path, layer in layers.items():
-            if path in name_of:
-                groups.setdefault(name_of[path], {})[path] = layer
-            else:
+            name = next((name_of[spelling] for spelling in spellings(path) if spelling in name_of), None)
+            if name is None:
                 self.refused[f"{component}.{path}"] = "the format has no name for this module."
+            else:
+                groups.setdefault(name, {})[path] = layer
         for name, parts in groups.items():
-            joined = next(iter(parts.values())) if names[name].is_whole else join(parts, names[name])
+            joined = next(iter(parts.values())) if places[name].is_whole else join(parts, places[name])
             if isinstance(joined, str):
                 self.refused[" and ".join(f"{component}.{path}" for path in parts)] = joined
             else:
@@ -95,18 +100,19 @@ class Writer:
 
     def add(self, name: str, layer: AdapterLayer) -> None:
         """Add one layer under its name in the file."""
+        spelled = self.spelling.tensors_of(name, layer)
+        if spelled is not None:
+            self.tensors.update(spelled)
+            return
         leaves = leaves_of(layer)
-        if layer.kind not in WITHOUT_ALPHA:
-            if layer.alpha == 0 and not self.zero_alpha and layer.kind not in ("oft", "boft"):
-                self.refused[name] = "it has alpha 0, which such files mean the rank by; leave the layer out instead."
-                return
-            leaves["alpha"] = exact_scalar(layer.alpha, next(iter(layer.tensors.values())).dtype)
         strange = [leaf for leaf in leaves if leaf not in self.leaves]
         if strange:
-            self.refused[name] = f"{layer.kind} layers cannot be written in it (no name for {strange[0]!r})."
-        for leaf, tensor in leaves.items():
-            if not strange:
-                self.tensors[f"{name}.{self.leaves[leaf]}"] = tensor
+            self.refused[name] = f"it is a {layer.kind} layer, and the format has no name for its {strange[0]!r}."
+        elif self.with_alpha and layer.kind not in WITHOUT_ALPHA:
+            if layer.alpha == 0 and not self.zero_alpha and layer.kind not in ("oft", "boft"):
+                self.refused[name] = "it has alpha 0, which such files mean the rank by; leave the layer out instead."
+            leaves["alpha"] = exact_scalar(layer.alpha, next(iter(layer.tensors.values())).dtype)
+        self.tensors.update({f"{name}.{self.leaves[leaf]}": leaves[leaf] for leaf in leaves if not strange})
 
     def finish(self) -> dict[str, Tensor]:
         """Return the tensors.
@@ -117,6 +123,10 @@ class Writer:
         if self.refused:
             raise refusal(self.format, self.refused)
         return self.tensors
+
+
+def _by_path(names: Mapping[str, Place]) -> dict[str, str]:
+    return {spelling: name for name, place in names.items() for path in place.paths() for spelling in spellings(path)}
 
 
 def refusal(format_name: str, refused: Mapping[str, str]) -> FormatError:
