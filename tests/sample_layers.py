@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters import Adapter, AdapterLayer, BiasOnly, Full, LoCon, LoRA, Norm, SetWeight
+from lorica.adapters import Adapter, AdapterLayer, BiasOnly, DoRA, Full, LoCon, LoHa, LoKr, LoRA, Norm, SetWeight
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(5, 7),
+    "linear wide": lambda: nn.Linear(12, 20),
     "linear without bias": lambda: nn.Linear(6, 9, bias=False),
     "conv1d": lambda: nn.Conv1d(5, 7, 3, padding=1),
     "conv2d 1x1": lambda: nn.Conv2d(5, 7, 1),
+    "conv2d wide": lambda: nn.Conv2d(12, 20, (3, 2), padding=1),
     "conv2d strided": lambda: nn.Conv2d(5, 7, (3, 2), stride=(2, 1), padding=(1, 0)),
     "conv2d dilated": lambda: nn.Conv2d(5, 7, 3, padding=2, dilation=2),
     "conv2d grouped": lambda: nn.Conv2d(6, 8, 3, padding=1, groups=2),
@@ -88,11 +91,87 @@ def make_bias_only(layer: nn.Module) -> BiasOnly:
     return BiasOnly(make_bias(layer))
 
 
+def make_loha(layer: nn.Module, rank: int = 2) -> LoHa:
+    out, *rest = layer.weight.shape
+    columns = math.prod(rest)
+    halves = [torch.randn(size) for size in [(out, rank), (rank, columns)] * 2]
+    return LoHa(*halves, alpha=1.5, shape=tuple(layer.weight.shape), bias=make_bias(layer))
+
+
+def make_loha_with_cores(layer: nn.Module, rank: int = 2) -> LoHa:
+    out, width, *kernel = layer.weight.shape
+    halves = [torch.randn(size) for size in [(rank, out), (rank, width)] * 2]
+    cores = torch.randn(2, rank, rank, *kernel)
+    return LoHa(*halves, alpha=3.0, t1=cores[0], t2=cores[1])
+
+
+def split(size: int) -> tuple[int, int]:
+    """Return two factors of a size, the first its smallest prime."""
+    first = next(number for number in range(2, size + 1) if size % number == 0)
+    return first, size // first
+
+
+def make_lokr(layer: nn.Module) -> LoKr:
+    """Return a LoKr of two whole factors, whose alpha means nothing."""
+    out, width, *kernel = layer.weight.shape
+    (out1, out2), (in1, in2) = split(out), split(width)
+    return LoKr(w1=torch.randn(out1, in1), w2=torch.randn(out2, in2, *kernel), alpha=1e10, bias=make_bias(layer))
+
+
+def make_lokr_factored(layer: nn.Module, rank: int = 2) -> LoKr:
+    out, width, *kernel = layer.weight.shape
+    (out1, out2), (in1, in2) = split(out), split(width)
+    w2_b = torch.randn(rank, in2 * math.prod(kernel))
+    return LoKr(
+        w1=torch.randn(out1, in1), w2_a=torch.randn(out2, rank), w2_b=w2_b, alpha=3.0, shape=tuple(layer.weight.shape)
+    )
+
+
+def make_lokr_factored_first(layer: nn.Module, rank: int = 1) -> LoKr:
+    out, width, *kernel = layer.weight.shape
+    (out1, out2), (in1, in2) = split(out), split(width)
+    return LoKr(
+        w1_a=torch.randn(out1, rank), w1_b=torch.randn(rank, in1), w2=torch.randn(out2, in2, *kernel), alpha=0.5
+    )
+
+
+def make_lokr_with_core(layer: nn.Module, rank: int = 2) -> LoKr:
+    out, width, *kernel = layer.weight.shape
+    (out1, out2), (in1, in2) = split(out), split(width)
+    first = {"w1_a": torch.randn(out1, 1), "w1_b": torch.randn(1, in1)}
+    return LoKr(
+        **first,
+        w2_a=torch.randn(rank, out2),
+        w2_b=torch.randn(rank, in2),
+        t2=torch.randn(rank, rank, *kernel),
+        alpha=1.0,
+    )
+
+
+def make_dora(layer: nn.Module) -> DoRA:
+    """Return a DoRA by outputs on a LoRA, as PEFT trains it."""
+    return DoRA(make_lora(layer), torch.rand(len(layer.weight)) + 0.5)
+
+
+def make_dora_by_input(layer: nn.Module) -> DoRA:
+    """Return a DoRA by inputs on a LoHa, as OneTrainer and old LyCORIS train it."""
+    width, *kernel = layer.weight.shape[1:]
+    return DoRA(make_loha(layer), torch.rand(1, width, *[1] * len(kernel)) + 0.5)
+
+
 # What a sample is of, to the layers that it can be for and what makes it: at least one sample for every kind.
 Maker = Callable[[nn.Module], AdapterLayer]
 SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
     "lora": (of_matrix, make_lora),
     "locon": (of_kernel, make_locon),
+    "dora": (of_matrix, make_dora),
+    "dora by input": (of_matrix, make_dora_by_input),
+    "loha": (of_matrix, make_loha),
+    "loha with cores": (of_kernel, make_loha_with_cores),
+    "lokr": (of_matrix, make_lokr),
+    "lokr factored": (of_matrix, make_lokr_factored),
+    "lokr factored first": (of_matrix, make_lokr_factored_first),
+    "lokr with core": (of_kernel, make_lokr_with_core),
     "full": (of_matrix, make_full),
     "set_weight": (lambda _: True, make_set_weight),
     "norm": (lambda layer: not of_matrix(layer), make_norm),

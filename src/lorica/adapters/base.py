@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -159,3 +160,10 @@ def same(a: Tensor, b: Tensor) -> bool:
 def shapes_of(tensors: Mapping[str, Tensor]) -> str:
     """Return the names and shapes of some tensors as one text, for messages."""
     return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+
+
+def is_matrix_of(matrix: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Tell whether two shapes are one matrix ``(out, in * kernel)``, the kernel flattened or not."""
+    if len(matrix) < 2 or len(shape) < 2:
+        return matrix == shape
+    return matrix[0] == shape[0] and math.prod(matrix[1:]) == math.prod(shape[1:])
