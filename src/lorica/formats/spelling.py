@@ -28,12 +28,14 @@ class Spelling:
         leaves: that name to the keys of its leaves.
         numbers: key of an alpha to the tensor that the file has there.
         shapes: key to the file's shape, where the model's is another (a 1 x 1 convolution for a Linear).
+        embeddings: token and component to key.
     """
 
     places: dict[str, Place] = field(default_factory=dict[str, Place])
     leaves: dict[str, Leaves] = field(default_factory=dict[str, Leaves])
     numbers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     shapes: dict[str, Shape] = field(default_factory=dict[str, Shape])
+    embeddings: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
 
     def names_in(self, component: str, paths: Mapping[str, object]) -> dict[str, Place]:
         """Return the names that the file has for modules of a component of which some path is asked for."""

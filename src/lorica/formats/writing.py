@@ -12,8 +12,8 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats import looks
 from lorica.formats.fused import join
-from lorica.formats.names import whole
-from lorica.formats.places import Place, Shape
+from lorica.formats.names import flat_names, number_parts
+from lorica.formats.places import Place, Shape, whole
 from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of
 from lorica.formats.spelling import Spelling
 from lorica.models import Target
@@ -168,13 +168,34 @@ def shapes_for(adapter: Adapter, component: str, model: Target | None) -> dict[s
     return {**known, **own}
 
 
-def names_for(shapes: Mapping[str, Shape], component: str, styles: Iterable[str]) -> dict[str, Place]:
-    """Return the dotted name of every module, in the first of the styles that the model has, else its own path."""
+def names_for(
+    shapes: Mapping[str, Shape], component: str, styles: Iterable[str], *, numbered: bool = False
+) -> dict[str, Place]:
+    """Return the dotted name of every module, in the first of the styles that the model has, else its own path.
+
+    Args:
+        shapes: the modules.
+        component: the component that they are of.
+        styles: the styles, the best first.
+        numbered: whether the parts of a fused weight have names of their own.
+    """
     known = spellings_of(shapes)
     style = next((known[style] for style in styles if style in known), None)
     names = {name: Place(component, parts) for name, parts in (style.table(shapes) if style else {}).items()}
+    names = number_parts(names) if numbered else names
     named = {path for place in names.values() for path in place.paths()}
     return {**names, **{with_wrapper(path): whole(component, path) for path in shapes if path not in named}}
+
+
+def flat_or_dotted(names: Mapping[str, Place], start: str, joint: str) -> dict[str, Place]:
+    """Return the names behind a prefix, with something else for the dots.
+
+    Raises:
+        FormatError: if two modules then share a name, naming both.
+    """
+    if joint == ".":
+        return {f"{start}.{name}" if start else name: place for name, place in names.items()}
+    return {flat: names[name] for flat, name in flat_names(names, start).items()}
 
 
 def exact_scalar(value: float, dtype: torch.dtype) -> Tensor:
