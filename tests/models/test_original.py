@@ -12,7 +12,7 @@ from lorica.models.published import PUBLISHED
 from tiny_models import sdxl
 
 
-@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl", "sdxl_refiner"])
 def test_diffusers_turns_every_original_name_back_into_its_path(name: str) -> None:
     paths = list(FAMILIES[name].target.components["unet"])
     names = original_names(paths)
@@ -23,7 +23,7 @@ def test_diffusers_turns_every_original_name_back_into_its_path(name: str) -> No
         for leaf in ("weight", "bias")
     }
     with torch.device("meta"):
-        config = dict(UNet2DConditionModel(**PUBLISHED[name].configs["unet"]).config)
+        config = dict(UNet2DConditionModel(**PUBLISHED[name].networks["unet"].config).config)
     converted = convert_ldm_unet_checkpoint(checkpoint, config)
     found = {key.removesuffix(".weight"): int(place) for key, place in converted.items() if key.endswith(".weight")}
     assert found == {path: place for place, path in enumerate(paths)}

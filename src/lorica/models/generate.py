@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from inspect import getmodule
 from typing import Any, cast
 
+import diffusers
 import torch
-from diffusers import UNet2DConditionModel
+import transformers
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lorica.models.clip import with_wrapper
 from lorica.models.folding import Folded, Shape, fold, fold_names
-from lorica.models.published import PUBLISHED, Published
+from lorica.models.published import PUBLISHED, Network, Published
 from lorica.models.table import FOLDER
 
-UNET_TARGETS = ("*.to_q", "*.to_k", "*.to_v", "*.to_out.0")
-TEXT_TARGETS = ("*.q_proj", "*.k_proj", "*.v_proj", "*.out_proj")
+# What training adapts if nothing else is asked for, as far as the component has it: the attention.
+TARGETS = (
+    "*.to_q", "*.to_k", "*.to_v", "*.to_out.0", "*.add_q_proj", "*.add_k_proj", "*.add_v_proj", "*.to_add_out",
+    "*.q_proj", "*.k_proj", "*.v_proj", "*.out_proj",
+    "*.SelfAttention.q", "*.SelfAttention.k", "*.SelfAttention.v", "*.SelfAttention.o",
+)  # fmt: skip
+_BLOCK_LISTS = ("blocks", "layers", "refiner", "encoder.block")  # how the names of lists of blocks end
 
 
 def main() -> None:
@@ -29,11 +35,11 @@ def main() -> None:
 def describe(published: Published) -> dict[str, Any]:
     """Return the table of a family whose components have the published configurations."""
     with torch.device("meta"):
-        parts = {name: _build(name, config) for name, config in published.configs.items()}
+        parts = {name: build(network) for name, network in published.networks.items()}
     return {
         "title": published.title,
         "base_models": list(published.base_models),
-        "default_targets": {name: list(UNET_TARGETS if name == "unet" else TEXT_TARGETS) for name in parts},
+        "default_targets": {name: targets_of(part) for name, part in parts.items()},
         "block_order": {name: fold_names(blocks_of(part)) for name, part in parts.items()},
         "components": {name: fold(shapes_of(part)) for name, part in parts.items()},
     }
@@ -45,26 +51,46 @@ def shapes_of(part: nn.Module) -> dict[str, Shape]:
     return {with_wrapper(path): tuple(weight.shape) for path, weight in weights.items() if isinstance(weight, Tensor)}
 
 
+def targets_of(part: nn.Module) -> list[str]:
+    """Return the globs of the attention's projections that the component has."""
+    paths = shapes_of(part)
+    return [glob for glob in TARGETS if any(path.endswith(glob.removeprefix("*")) for path in paths)]
+
+
 def blocks_of(part: nn.Module) -> list[str]:
-    """Return the paths of the blocks, input to output: a UNet's resnets and attentions, or a text encoder's layers."""
-    if not isinstance(part, UNet2DConditionModel):
-        return [with_wrapper(path) for path, _ in part.named_modules() if _parent(path).endswith("encoder.layers")]
-    order = [*_numbered("down_blocks", part.down_blocks), "mid_block", *_numbered("up_blocks", part.up_blocks)]
-    return ["conv_in", *order, "conv_out"]
+    """Return the paths of the blocks, input to output; a UNet has its two ends too."""
+    if isinstance(part, diffusers.UNet2DConditionModel):
+        order = [*_numbered("down_blocks", part.down_blocks), "mid_block", *_numbered("up_blocks", part.up_blocks)]
+        return ["conv_in", *order, "conv_out"]
+    lists = {path: module for path, module in part.named_modules() if isinstance(module, nn.ModuleList)}
+    return [
+        with_wrapper(block)
+        for path, blocks in lists.items()
+        if path.endswith(_BLOCK_LISTS) and not any(path.startswith(f"{outer}.") for outer in lists)
+        for block in _numbered(path, blocks)
+    ]
+
+
+def build(network: Network) -> nn.Module:
+    """Return a network with random weights, on the device that torch is set to."""
+    kind = _class(network.kind)
+    if not issubclass(kind, transformers.PreTrainedModel):
+        return kind(**network.config)
+    return kind(kind.config_class(**network.config))
 
 
 def to_text(table: Mapping[str, Any]) -> str:
     """Return the table as JSON with one module a line, so that a difference between versions can be read."""
-    head = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in table.items() if key != "components"]
+    head = [f"{json.dumps(key)}: {_head(value)}" for key, value in table.items() if key != "components"]
     parts = [f"{json.dumps(name)}: {{\n{_lines(modules)}\n}}" for name, modules in table["components"].items()]
     return "{\n" + ",\n".join([*head, '"components": {' + ",\n".join(parts) + "}"]) + "\n}\n"
 
 
-def _build(name: str, config: Mapping[str, Any]) -> nn.Module:
-    if name == "unet":
-        return UNet2DConditionModel(**config)
-    kind = CLIPTextModelWithProjection if "projection_dim" in config else CLIPTextModel
-    return kind(CLIPTextConfig(**config))
+def _class(name: str) -> Any:
+    """Return a class of diffusers or transformers; one is not public and stands where its pipeline does."""
+    if name == "WuerstchenPrior":
+        return getattr(getmodule(diffusers.WuerstchenPriorPipeline), name)
+    return getattr(diffusers, name, None) or getattr(transformers, name)
 
 
 def _lines(modules: Folded, indent: str = "") -> str:
@@ -82,8 +108,11 @@ def _numbered(name: str, blocks: nn.ModuleList) -> list[str]:
     return [f"{name}.{index}" for index in range(len(blocks))]
 
 
-def _parent(path: str) -> str:
-    return path.rpartition(".")[0]
+def _head(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return json.dumps(value)
+    lines = (f" {json.dumps(key)}: {json.dumps(each)}" for key, each in cast("Mapping[str, Any]", value).items())
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 if __name__ == "__main__":

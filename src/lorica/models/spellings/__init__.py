@@ -9,7 +9,10 @@ from lorica.models.spellings.part import Part, Shape, Spelling, Table
 from lorica.models.spellings.rules import Rules, clash
 
 _FILES = (
-    "flux.bfl",
+    "flux.bfl", "sd3.native", "auraflow.native", "lumina2.native", "z_image.native", "pixart.native", "sana.native",
+    "stable_cascade_prior.native", "stable_cascade_prior.comfy", "stable_cascade_decoder.native",
+    "stable_cascade_decoder.comfy",
+    "wan.native", "hunyuan_video.native", "ltx_video.native", "cogvideox.native",
 )  # fmt: skip
 SPELLINGS: dict[str, Spelling] = {"unet.ldm": LDM(), **{file: Rules(file) for file in _FILES}}
 

@@ -2,28 +2,31 @@
 
 The file has up to four parts::
 
-    {"marks": ["x_embedder", ...],                          modules that only this kind of network has
-     "modules": {"img_in": "x_embedder",                    one module
-                 "qkv": ["to_q", "to_k", "to_v"],           one weight over the other
-                 "mod": {"halves_swapped": "norm.linear"}}, where it has two halves, the second first
-     "blocks": {"double_blocks.*": {"path": "transformer_blocks.*", "modules": {...}}},
-     "others": "same"}                                      modules not named above keep their own names
+    {"marks": ["x_embedder", ...],                           modules that only this kind of network has
+     "modules": {"img_in": "x_embedder", ...},               foreign path to meaning
+     "blocks": {"double_blocks.*": {"path": "transformer_blocks.*", "modules": {"img_attn.proj": "attn.to_out.0"}}},
+     "others": "same"}                                       modules not named above keep their own names
+
+A meaning is one path, or a list of paths whose weights stand one over the other, or one of the ``HOW``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lorica.errors import FormatError
 from lorica.models.spellings.part import Part, Shape, Table
 
-Meaning = str | list[str] | dict[str, str]
+FOLDER = Path(__file__).parent
+
+Meaning = str | list[str] | dict[str, Any]
+Parts = tuple[Part, ...]
 
 
 class Rules:
@@ -31,7 +34,7 @@ class Rules:
 
     def __init__(self, file: str) -> None:
         self.kind, _, self.name = file.partition(".")
-        self._path = Path(__file__).parent / f"{file}.json"
+        self._path = FOLDER / f"{file}.json"
 
     def fits(self, paths: Collection[str]) -> bool:
         """Tell whether the component has every module that marks this kind of network."""
@@ -59,7 +62,7 @@ class Rules:
             for numbers in _numbers(block["path"], paths):
                 outer, own = _fill(foreign, numbers), _fill(block["path"], numbers)
                 for name, meaning in block["modules"].items():
-                    yield f"{outer}.{name}", _inside(own, meaning)
+                    yield f"{outer}.{name}" if name else outer, _inside(own, meaning)
 
 
 def clash(foreign: str, first: Iterable[Part], second: Iterable[Part]) -> FormatError:
@@ -72,24 +75,27 @@ def clash(foreign: str, first: Iterable[Part], second: Iterable[Part]) -> Format
     )
 
 
-def _parts(meaning: Meaning, shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
+def _parts(meaning: Meaning, shapes: Mapping[str, Shape]) -> Parts:
     """Return the parts of one foreign module, or none where the component lacks one of them."""
-    if isinstance(meaning, str):
-        return (Part(meaning),) if meaning in shapes else ()
-    if isinstance(meaning, list):
-        return _stacked(meaning, shapes)
-    return _swapped(meaning["halves_swapped"], shapes)
-
-
-def _stacked(paths: Iterable[str], shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
+    if isinstance(meaning, dict):
+        ((how, paths),) = meaning.items()
+        return HOW[how](paths, shapes)
+    paths = [meaning] if isinstance(meaning, str) else meaning
     if not all(path in shapes for path in paths):
         return ()
+    return (Part(paths[0]),) if len(paths) == 1 else _stacked(paths, shapes)
+
+
+def _stacked(paths: Sequence[str], shapes: Mapping[str, Shape]) -> Parts:
     ends = accumulate((shapes[path][0] for path in paths), initial=0)
     return tuple(Part(path, rows) for path, rows in zip(paths, pairwise(ends), strict=True))
 
 
-def _swapped(path: str, shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
-    """Return the parts of a modulation: shift and scale in one model, scale and shift in the other."""
+def _halves_swapped(path: str, shapes: Mapping[str, Shape]) -> Parts:
+    """Return the parts of a modulation that is shift and scale here, scale and shift there.
+
+    A weight that is not two squares has more than those two, and stands in one order everywhere.
+    """
     if path not in shapes:
         return ()
     out, width = shapes[path][:2]
@@ -97,6 +103,32 @@ def _swapped(path: str, shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
         return (Part(path),)
     low, high = (0, width), (width, out)
     return Part(path, low, high), Part(path, high, low)
+
+
+def _halves_interleaved(paths: Sequence[str], shapes: Mapping[str, Shape]) -> Parts:
+    """Return the first halves of several modules, one over the other, and then their second halves."""
+    if not all(path in shapes for path in paths):
+        return ()
+    halves = [
+        (path, (half * rows // 2, (half + 1) * rows // 2))
+        for half in (0, 1)
+        for path in paths
+        for rows in (shapes[path][0],)
+    ]
+    ends = accumulate((last - first for _, (first, last) in halves), initial=0)
+    return tuple(Part(path, rows, own) for (path, own), rows in zip(halves, pairwise(ends), strict=True))
+
+
+def _first_of(paths: Sequence[str], shapes: Mapping[str, Shape]) -> Parts:
+    """Return the one of several paths that the component has: versions of a class differ."""
+    return next(((Part(path),) for path in paths if path in shapes), ())
+
+
+HOW: dict[str, Callable[[Any, Mapping[str, Shape]], Parts]] = {
+    "halves_swapped": _halves_swapped,
+    "halves_interleaved": _halves_interleaved,
+    "first_of": _first_of,
+}
 
 
 def _keep_others(table: Table, shapes: Mapping[str, Shape]) -> None:
@@ -117,9 +149,10 @@ def _fill(pattern: str, numbers: Iterable[str]) -> str:
     return pieces[0] + "".join(number + piece for number, piece in zip(numbers, pieces[1:], strict=True))
 
 
-def _inside(own: str, meaning: Meaning) -> Meaning:
+def _inside(own: str, meaning: Any) -> Any:
+    """Return the meaning of a name in a block: its paths stand below the block's."""
     if isinstance(meaning, str):
         return f"{own}.{meaning}"
-    if isinstance(meaning, list):
-        return [f"{own}.{path}" for path in meaning]
-    return {how: f"{own}.{path}" for how, path in meaning.items()}
+    if isinstance(meaning, dict):
+        return {how: _inside(own, paths) for how, paths in cast("dict[str, Any]", meaning).items()}
+    return [_inside(own, path) for path in meaning]
