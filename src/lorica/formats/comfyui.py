@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from lorica.adapters import Adapter
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
+from lorica.formats.keys import Keys
 from lorica.formats.named import Naming, compose_named, parse_named, split_all
 from lorica.formats.names import Prefixes
 from lorica.formats.writing import LYCORIS_LEAVES, refuse_embeddings
@@ -20,7 +21,6 @@ from lorica.models import Target
 
 NAME = "comfyui"
 _START = "diffusion_model"
-_ENCODERS = "text_encoders."
 LEAVES = {**LYCORIS_LEAVES, "lora.down": "lora_A.weight", "lora.up": "lora_B.weight"}
 # Component to the prefixes of its names: all are read, and the first is the one that is written.
 PREFIXES: dict[str, tuple[str, ...]] = {
@@ -32,13 +32,10 @@ PREFIXES: dict[str, tuple[str, ...]] = {
 STYLES = ("comfy", "bfl", "native", "ldm")
 
 
-def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Tell whether any key begins with the prefix of the denoiser or of the text encoders."""
-    del metadata
-    return any(key.startswith((f"{_START}.", f"model.{_START}.", _ENCODERS)) for key in keys) and any(
-        "lora" in key or "diff" in key.rpartition(".")[2] or "lokr" in key or "hada" in key or "oft_" in key
-        for key in keys
-    )
+def recognises(keys: Keys) -> bool:
+    """Tell whether any key begins with the prefix of the denoiser or of the text encoders, and any is an adapter's."""
+    ours = keys.start(f"{_START}.", f"model.{_START}.", "text_encoders.") and not keys.hold(".processor.")
+    return ours and (keys.hold(".lora", ".hada_", ".lokr_", ".oft_") or keys.end(".diff", ".diff_b", ".set_weight"))
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

@@ -5,7 +5,7 @@ A missing alpha, or one of 0, means the rank, as in the scripts that made the fo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.embeddings import embedding_tensors
 from lorica.formats.files import Stored
+from lorica.formats.keys import Keys
 from lorica.formats.named import Naming, compose_named, parse_named, split_flat
 from lorica.formats.names import Prefixes
 from lorica.formats.spelling import spelling_of
@@ -36,13 +37,9 @@ STYLES = ("bfl", "native", "comfy")
 _STARTS = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_prior_")
 
 
-def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+def recognises(keys: Keys) -> bool:
     """Tell whether any key starts as flat names do, and none as those of formats that resemble this one."""
-    return (
-        any(key.startswith(_STARTS) for key in keys)
-        and not onetrainer.recognises(keys, metadata)
-        and not wan_fun.recognises(keys, metadata)
-    )
+    return keys.start(*_STARTS) and not onetrainer.recognises(keys) and not wan_fun.recognises(keys)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

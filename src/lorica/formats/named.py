@@ -36,6 +36,7 @@ class Naming:
         joint: what stands for a dot.
         styles: the spellings that it prefers to the model's own paths when it is written.
         numbered: whether the parts of a fused weight have names of their own, which end in a number.
+        more: what makes further names from the table, if there are some.
     """
 
     format: str
@@ -43,10 +44,12 @@ class Naming:
     joint: str
     styles: Collection[str] = ()
     numbered: bool = False
+    more: Callable[[Mapping[str, Place]], Mapping[str, Place]] | None = None
 
     def table(self, model: Target) -> Mapping[str, Place]:
         """Map every name that the format may have for the modules of a model to where it stands."""
-        return name_table(model, self.prefixes(model), self.joint, numbered=self.numbered)
+        table = name_table(model, self.prefixes(model), self.joint, numbered=self.numbered)
+        return self.more(table) if self.more else table
 
 
 def parse_named(stored: Stored, target: Target | None, account: Account, naming: Naming, split: Split) -> Parsed:

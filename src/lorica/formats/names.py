@@ -69,7 +69,7 @@ def number_parts(names: Mapping[str, Place]) -> dict[str, Place]:
 Modules = tuple[tuple[str, tuple[tuple[str, Shape], ...]], ...]
 
 
-@lru_cache(maxsize=32)  # a live model's target is made anew for every load, with the same paths
+@lru_cache(maxsize=128)  # a live model's target is made anew for every load, with the same paths
 def _name_table(
     modules: Modules, prefixes: tuple[tuple[str, tuple[str, ...]], ...], joint: str, numbered: bool
 ) -> Mapping[str, Place]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.embeddings import embedding_tensors
 from lorica.formats.files import Stored
+from lorica.formats.keys import Keys
 from lorica.formats.named import Naming, compose_named, parse_named, split_all
 from lorica.formats.names import Prefixes
 from lorica.formats.spelling import spelling_of
@@ -38,11 +39,11 @@ _ORIGINAL = (
 )  # fmt: skip
 
 
-def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+def recognises(keys: Keys) -> bool:
     """Tell whether the metadata says so, or any key has the original model's names behind a component's."""
-    if metadata.get("ot_branch") == BRANCH["ot_branch"]:
-        return any(key.startswith(("unet.", "transformer.", "prior.", "clip_l.", "clip_g.", "t5.")) for key in keys)
-    return any(key.startswith(_ORIGINAL) for key in keys)
+    if keys.metadata.get("ot_branch") == BRANCH["ot_branch"]:
+        return keys.start("unet.", "transformer.", "prior.", "clip_l.", "clip_g.", "t5.")
+    return keys.start(*_ORIGINAL)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

@@ -6,7 +6,7 @@ may have too: then the metadata tells (``ot_branch``, ``ot_config``).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.embeddings import embedding_tensors
 from lorica.formats.files import Stored
+from lorica.formats.keys import Keys
 from lorica.formats.named import Naming, compose_named, parse_named, split_flat
 from lorica.formats.names import Prefixes
 from lorica.formats.spelling import spelling_of
@@ -34,14 +35,13 @@ PREFIXES: dict[str, tuple[str, ...]] = {
 }
 MARK = "ot_format"  # written, where the keys alone are also Kohya's
 _METADATA = (MARK, "ot_branch")
-_STARTS = tuple(f"{prefix}_" for prefixes in PREFIXES.values() for prefix in prefixes)
+_STARTS = tuple(f"{prefix}_" for every in PREFIXES.values() for prefix in every)
 
 
-def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+def recognises(keys: Keys) -> bool:
     """Tell whether the keys are flat and the metadata, or a prefix that only this format has, say OneTrainer."""
-    if any(key.startswith("lora_transformer_") for key in keys):
-        return True
-    return any(name in metadata for name in _METADATA) and any(key.startswith(_STARTS) for key in keys)
+    named = any(name in keys.metadata for name in _METADATA)
+    return keys.start("lora_transformer_") or (named and keys.start(*_STARTS))
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

@@ -14,6 +14,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Dialect, Parsed
 from lorica.formats.files import Stored
 from lorica.formats.fused import split
+from lorica.formats.keys import Keys
 from lorica.formats.layers import Leaves, check_finite, fitted, make_layer, one_number, stored_alpha, twice
 from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import recipe_for, with_alpha
@@ -32,7 +33,8 @@ def recognise(stored: Stored, formats: Mapping[str, Dialect]) -> Dialect:
     """
     if not stored.tensors:
         raise FormatError(f"{stored.source} holds no tensors at all.")
-    found = [dialect for dialect in formats.values() if dialect.recognises(stored.tensors.keys(), stored.metadata)]
+    keys = Keys.of(stored.tensors, stored.metadata)
+    found = [dialect for dialect in formats.values() if dialect.recognises(keys)]
     if len(found) == 1:
         return found[0]
     if found:

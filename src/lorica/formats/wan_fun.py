@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from lorica.adapters import Adapter
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
+from lorica.formats.keys import Keys
 from lorica.formats.named import Naming, compose_named, parse_named, split_flat
 from lorica.formats.writing import LYCORIS_LEAVES, refuse_embeddings
 from lorica.models import Target
@@ -26,10 +27,9 @@ STYLES = ("native",)
 _START = "lora_unet__"
 
 
-def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+def recognises(keys: Keys) -> bool:
     """Tell whether any key begins with the two underscores."""
-    del metadata
-    return any(key.startswith(_START) for key in keys)
+    return keys.start(_START)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

@@ -12,6 +12,7 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats import looks
 from lorica.formats.fused import join
+from lorica.formats.layers import PEFT_MAGNITUDE
 from lorica.formats.names import flat_names, number_parts
 from lorica.formats.places import Place, Shape, whole
 from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of
@@ -57,6 +58,13 @@ LYCORIS_LEAVES: dict[str, str] = {
     "bias": "diff_b",
     "magnitude": "dora_scale",
     "alpha": "alpha",
+}
+# The leaves that PEFT writes for a LoRA.
+PEFT_LEAVES: dict[str, str] = {
+    "lora.down": "lora_A.weight",
+    "lora.up": "lora_B.weight",
+    "bias": "lora_B.bias",
+    "magnitude": PEFT_MAGNITUDE,
 }
 
 
@@ -105,6 +113,8 @@ class Writer:
             self.tensors.update(spelled)
             return
         leaves = leaves_of(layer)
+        if "magnitude" in leaves and self.leaves.get("magnitude") == PEFT_MAGNITUDE:
+            self._turn_magnitude(name, layer, leaves)
         strange = [leaf for leaf in leaves if leaf not in self.leaves]
         if strange:
             self.refused[name] = f"it is a {layer.kind} layer, and the format has no name for its {strange[0]!r}."
@@ -113,6 +123,13 @@ class Writer:
                 self.refused[name] = "it has alpha 0, which such files mean the rank by; leave the layer out instead."
             leaves["alpha"] = exact_scalar(layer.alpha, next(iter(layer.tensors.values())).dtype)
         self.tensors.update({f"{name}.{self.leaves[leaf]}": leaves[leaf] for leaf in leaves if not strange})
+
+    def _turn_magnitude(self, name: str, layer: AdapterLayer, leaves: dict[str, Tensor]) -> None:
+        """Give a DoRA magnitude the shape that PEFT has: ``(out,)``, and ``(1, out, 1, ...)`` for a convolution."""
+        if layer.axis == "input":  # type: ignore[attr-defined]
+            self.refused[name] = "its DoRA magnitudes are of inputs, and the format's are of outputs."
+        kernel = [1] * (len(layer.weight_shape) - 2)
+        leaves["magnitude"] = leaves["magnitude"].reshape([1, -1, *kernel] if kernel else [-1])
 
     def finish(self) -> dict[str, Tensor]:
         """Return the tensors.
