@@ -29,12 +29,14 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import lorica
+from lorica.data.caption_edits import CaptionEdits
 from lorica.data.items import Item
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset, Example
 from lorica.training.recipe import RecipeSettings
 from lorica.training.recipes.sd import StableDiffusion
 from lorica.training.setup import prepare_loop, prepare_trainable
+from lorica.training.texts import Texts
 
 RANK = 4
 PICTURES = 8
@@ -144,12 +146,13 @@ class Ours:
             Example(
                 Item(Path(f"{index}.png"), caption),
                 (self.recipe.encode_picture(row),),
-                self.recipe.encode_text(caption),
             )
             for index, (row, caption) in enumerate(zip(pixels, captions, strict=True))
         )
         self.trainable = prepare_trainable(config, self.recipe)
-        dataset = Dataset(examples, "", self.recipe.identify())
+        states = {text: self.recipe.encode_text(text) for text in captions}
+        texts = Texts(CaptionEdits(), states, self.recipe, is_open=False)
+        dataset = Dataset(examples, texts, "", self.recipe.identify())
         self.loop = prepare_loop(config, self.recipe, dataset, self.trainable, accelerator)
         self.steps = self.loop.run(0, lambda: False)
 
@@ -163,7 +166,7 @@ class Ours:
         torch.manual_seed(number)
         example = self.loop.dataset.examples[number % PICTURES]
         latents = example.views[0].mean.expand(self.loop.plan.batch, -1, -1, -1).clone().requires_grad_(True)
-        states = example.conditioning["states"].expand(self.loop.plan.batch, -1, -1)
+        states = self.loop.dataset.texts.encoded[example.item.caption]["states"].expand(self.loop.plan.batch, -1, -1)
         with self.trainable.enabled(False):
             times = torch.randint(1000, (self.loop.plan.batch,))
             self.recipe.predict(latents, times, {"states": states}).square().mean().backward()

@@ -9,7 +9,25 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters import Adapter, AdapterLayer, BiasOnly, DoRA, Full, LoCon, LoHa, LoKr, LoRA, Norm, SetWeight
+from lorica.adapters import (
+    BOFT,
+    IA3,
+    OFT,
+    Adapter,
+    AdapterLayer,
+    BiasOnly,
+    DoRA,
+    Full,
+    GLoRA,
+    LoCon,
+    LoHa,
+    LoKr,
+    LoRA,
+    Norm,
+    OFTv2,
+    SetWeight,
+    VeRA,
+)
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(5, 7),
@@ -159,6 +177,77 @@ def make_dora_by_input(layer: nn.Module) -> DoRA:
     return DoRA(make_loha(layer), torch.rand(1, width, *[1] * len(kernel)) + 0.5)
 
 
+def make_glora(layer: nn.Module, rank: int = 2) -> GLoRA:
+    out, width, *kernel = layer.weight.shape
+    ones = [1] * len(kernel)
+    near, far = torch.randn(width, rank, *ones), torch.randn(rank, width, *ones)
+    return GLoRA(near, far, torch.randn(out, rank, *ones), torch.randn(rank, width, *kernel), alpha=1.5)
+
+
+def make_glora_old(layer: nn.Module, rank: int = 1) -> GLoRA:
+    """Return a GLoRA in the layout of old LyCORIS, of rank 1, so that it is thin on the wider layers."""
+    out, width, *kernel = layer.weight.shape
+    ones = [1] * len(kernel)
+    near, far = torch.randn(width, rank, *ones), torch.randn(rank, width, *ones)
+    left, right = torch.randn(out, rank, *ones), torch.randn(rank, width, *kernel)
+    return GLoRA(far, near, right, left, alpha=0.5, bias=make_bias(layer))
+
+
+def make_glora_with_core(layer: nn.Module, rank: int = 2) -> GLoRA:
+    out, width, *kernel = layer.weight.shape
+    ones = [1] * len(kernel)
+    near, far = torch.randn(width, rank, *ones), torch.randn(rank, width, *ones)
+    core = torch.randn(rank, rank, *kernel)
+    return GLoRA(near, far, torch.randn(out, rank, *ones), torch.randn(rank, width, *ones), mid=core)
+
+
+def make_ia3(layer: nn.Module) -> IA3:
+    """Return a factor for each output, as PEFT stores it."""
+    return IA3(torch.rand(len(layer.weight), 1) + 1, on_input=False, is_factor=True)
+
+
+def make_ia3_on_input(layer: nn.Module) -> IA3:
+    """Return a difference from 1 for each input, as LyCORIS stores it."""
+    width, *kernel = layer.weight.shape[1:]
+    return IA3(torch.randn(1, width, *[1] * len(kernel)), on_input=True, bias=make_bias(layer))
+
+
+def make_oft(layer: nn.Module) -> OFT:
+    """Return an OFT whose constraint is at work, with a rescale."""
+    size, count = split(len(layer.weight))
+    ones = [1] * (layer.weight.ndim - 1)
+    return OFT(torch.randn(count, size, size), constraint=0.1, rescale=torch.rand(len(layer.weight), *ones) + 0.5)
+
+
+def make_oft_unlimited(layer: nn.Module) -> OFT:
+    size, count = split(len(layer.weight))
+    return OFT(torch.randn(count, size, size), bias=make_bias(layer))
+
+
+def make_oft_v2(layer: nn.Module) -> OFTv2:
+    size, count = split(layer.weight[0].numel())
+    return OFTv2(torch.randn(count, size * (size - 1) // 2), scaled=True)
+
+
+def make_oft_v2_shared(layer: nn.Module) -> OFTv2:
+    width = layer.weight[0].numel()
+    size, _ = split(width)
+    return OFTv2(torch.randn(1, size * (size - 1) // 2), in_features=width, shared=True, terms=None, turns_kernel=False)
+
+
+def make_boft(layer: nn.Module) -> BOFT:
+    """Return a BOFT of as many stages as the outputs have room for, at most 3."""
+    out = len(layer.weight)
+    stages = max(number for number in (1, 2, 3) if out % 2**number == 0)
+    size = out // 2 ** (stages - 1)
+    return BOFT(torch.randn(stages, out // size, size, size), constraint=0.2, rescale=torch.rand(out) + 0.5)
+
+
+def make_vera(layer: nn.Module, rank: int = 3) -> VeRA:
+    out, width = layer.weight.shape
+    return VeRA(torch.randn(out), torch.randn(rank), torch.randn(rank, width), torch.randn(out, rank))
+
+
 # What a sample is of, to the layers that it can be for and what makes it: at least one sample for every kind.
 Maker = Callable[[nn.Module], AdapterLayer]
 SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
@@ -172,6 +261,17 @@ SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
     "lokr factored": (of_matrix, make_lokr_factored),
     "lokr factored first": (of_matrix, make_lokr_factored_first),
     "lokr with core": (of_kernel, make_lokr_with_core),
+    "glora": (of_matrix, make_glora),
+    "glora old": (of_matrix, make_glora_old),
+    "glora with core": (of_kernel, make_glora_with_core),
+    "ia3": (of_matrix, make_ia3),
+    "ia3 on input": (of_matrix, make_ia3_on_input),
+    "oft": (of_matrix, make_oft),
+    "oft unlimited": (of_matrix, make_oft_unlimited),
+    "oft_v2": (of_matrix, make_oft_v2),
+    "oft_v2 shared": (of_matrix, make_oft_v2_shared),
+    "boft": (lambda layer: of_matrix(layer) and len(layer.weight) % 2 == 0, make_boft),
+    "vera": (lambda layer: of_matrix(layer) and not of_kernel(layer), make_vera),
     "full": (of_matrix, make_full),
     "set_weight": (lambda _: True, make_set_weight),
     "norm": (lambda layer: not of_matrix(layer), make_norm),

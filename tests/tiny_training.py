@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lorica.demo.base.tokenizer import make_tokenizer
+from lorica.training.checkpoint import list_checkpoints, read_checkpoint
+from lorica.training.config import RunConfig
+from lorica.training.metrics import METRICS
+from lorica.training.run import TrainResult, train
 
 SIDE = 32
 COLORS = ("red", "green", "blue", "orange", "purple")
@@ -69,13 +74,32 @@ def stable_diffusion(prediction_type: str = "v_prediction") -> Any:
     )
 
 
-def write_pictures(folder: Path) -> Path:
+def write_pictures(folder: Path, count: int = len(COLORS)) -> Path:
     """Write five pictures, each with its caption beside it; the last two are not square."""
     folder.mkdir()
-    for number, color in enumerate(COLORS):
+    for number, color in enumerate(COLORS[:count]):
         width = SIDE if number < 3 else SIDE + 9 * number
         picture = Image.new("RGB", (width, SIDE), "white")
         ImageDraw.Draw(picture).ellipse((5, 6, 7 + 4 * number, 20), fill=color)
         picture.save(folder / f"{color}.png")
         (folder / f"{color}.txt").write_text(f"a large {color} circle\n", encoding="utf-8")
     return folder
+
+
+def assert_resumes(settings: Callable[..., RunConfig], folder: Path, *, stop: int = 1, **options: Any) -> TrainResult:
+    """Assert that a run that stops after ``stop`` of its steps (3) and goes on is one without a stop, bit for bit.
+
+    Compared are the adapter file, everything in the last checkpoint, and every line of ``metrics.jsonl``.
+    """
+    options = {"max_train_steps": 3, **options}
+    whole = train(settings(**options), quiet=True)
+    parted = folder / "parted" / whole.output_dir.name  # the name is the file's title
+    train(settings(**{**options, "max_train_steps": stop}, output_dir=parted), quiet=True)
+    torch.manual_seed(991)
+    last = train(settings(**options, output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
+    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
+    one, two = (read_checkpoint(list_checkpoints(result.output_dir)[-1]).tensors for result in (whole, last))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert (last.output_dir / METRICS).read_text() == (whole.output_dir / METRICS).read_text()
+    return whole

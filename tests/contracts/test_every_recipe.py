@@ -13,10 +13,9 @@ from lorica.training.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Recipe, RecipeSettings, Sampling
 from lorica.training.recipes import RECIPES, load_recipe
-from lorica.training.run import train
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
-from tiny_training import SIDE, stable_diffusion, write_pictures
+from tiny_training import SIDE, assert_resumes, stable_diffusion, write_pictures
 
 TINY: dict[str, Callable[[], Any]] = {"sd": stable_diffusion}  # a recipe without an entry fails every test here
 SETTINGS = RecipeSettings(device=torch.device("cpu"), dtype=torch.float32)
@@ -91,13 +90,7 @@ def test_it_learns_on_one_batch(settings: Callable[..., RunConfig]) -> None:
 
 
 def test_it_resumes_bit_for_bit(settings: Callable[..., RunConfig], tmp_path: Path) -> None:
-    whole = train(settings(), quiet=True)
-    parted = tmp_path / "parted" / "out"
-    train(settings(output_dir=parted, max_train_steps=2), quiet=True)
-    torch.manual_seed(5)
-    last = train(settings(output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
-    assert last.adapter == whole.adapter
-    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
+    assert_resumes(settings, tmp_path, stop=2, max_train_steps=5)
 
 
 def test_it_draws_the_same_pictures_for_the_same_seeds(name: str) -> None:

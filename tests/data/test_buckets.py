@@ -17,10 +17,9 @@ from lorica.data.buckets import (
     covers,
     nearest,
     plan_buckets,
-    resized_size,
     size_conditioning,
 )
-from lorica.data.images import View, fit
+from lorica.data.images import View, covering_size, fit
 from lorica.errors import ConfigError, DataError
 
 AREA, STEP, LEAST, MOST = 512 * 512, 64, 256, 1024
@@ -108,7 +107,7 @@ def test_members_lie_in_the_order_of_shapes_and_repeats_stay() -> None:
 def test_the_crop_told_is_the_crop_made(size: tuple[int, int], *, flip: bool) -> None:
     """Columns and rows are numbered, so that the cut shows where it lies; no resizing, so that numbers stay whole."""
     frame, view = Size(29, 30), View(0.3, 0.8, flip)
-    resized = resized_size(Size(*size), frame)
+    resized = Size(*covering_size(size, frame))
     numbered = np.zeros((resized.height, resized.width, 3), np.uint8)
     numbered[..., 0] = np.arange(resized.width)
     numbered[..., 1] = np.arange(resized.height)[:, None]

@@ -47,6 +47,13 @@ def test_captions_come_from_metadata_in_its_order(folder: Path) -> None:
     assert [(item.path.name, item.caption) for item in found] == [("c.webp", "c"), ("b.png", "ü"), ("a.JPG", "a")]
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_only_a_newline_ends_a_line_of_metadata(folder: Path, mark: str) -> None:
+    lines = [json.dumps(row(name, f"one{mark}two"), ensure_ascii=False) for name in ("b.png", "a.JPG", "more/c.webp")]
+    (folder / "metadata.jsonl").write_bytes("\r\n".join(lines).encode())
+    assert [item.caption for item in find_items(folder)] == [f"one{mark}two"] * 3
+
+
 def test_a_picture_may_have_several_captions(folder: Path) -> None:
     write_rows(folder, row("b.png", "one"), row("b.png", "two"), row("a.JPG"), row("more/c.webp"))
     assert [item.caption for item in find_items(folder)][:2] == ["one", "two"]
@@ -71,7 +78,8 @@ def test_hidden_files_are_left_out(folder: Path) -> None:
         ([row("b.png", column="texts")], r"no field 'text'; did you mean 'texts'\?.*--caption_column"),
         ([row("b.png", column="zzz")], r"no field 'text'\. It holds: 'file_name', 'zzz'"),
         ([row("gone.png")], r"line 1: there is no file .*gone\.png"),
-        ([{"file_name": "b.png", "text": 3}], r"'text' must be text, got 3"),
+        ([{"file_name": "b.png", "text": 3}], r"'text' must be a text or a list of texts, got 3"),
+        ([{"file_name": "", "text": "x"}], r"'file_name' must be the name of a file, got ''"),
         ([row("b.png")], r"says nothing about 2 of 3 pictures: a\.JPG, more/c\.webp"),
     ],
 )

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from lorica.data.images import View, fit, to_tensor
-from lorica.data.masks import alpha_mask, area_weights, find_mask, is_mask, latent_mask, load_mask
+from lorica.data.masks import MaskSource, area_weights, latent_mask, load_mask, mask_source, open_mask, stack_areas
+from lorica.data.picture_files import find_masks, find_pictures, is_mask, mask_folders
 from lorica.errors import ConfigError, DataError
 
 NAME = Path("folder/mask/name.png")
@@ -27,17 +28,20 @@ def test_a_mask_lies_beside_the_picture_under_the_same_name(tmp_path: Path) -> N
     (tmp_path / "mask").mkdir()
     (tmp_path / "mask" / "a.webp").touch()
     (tmp_path / "mask" / "a.txt").touch()
-    assert find_mask(tmp_path / "a.jpg") == tmp_path / "mask" / "a.webp"
-    assert find_mask(tmp_path / "b.jpg") is None
-    assert find_mask(tmp_path / "mask" / "a.webp") is None
+    pictures = [tmp_path / "a.jpg", tmp_path / "b.jpg", tmp_path / "deeper" / "a.jpg"]
+    assert find_masks(pictures) == {tmp_path / "a.jpg": tmp_path / "mask" / "a.webp"}
+    assert mask_folders(pictures) == [tmp_path / "mask"]
+    for path in (pictures[0], tmp_path / "b.png"):
+        path.touch()
+    assert find_pictures(tmp_path) == [tmp_path / "a.jpg", tmp_path / "b.png"]
     assert is_mask(tmp_path / "mask" / "a.webp", tmp_path)
     assert is_mask(tmp_path / "deeper" / "mask" / "a.webp", tmp_path)
     assert not is_mask(tmp_path / "mask.png", tmp_path)
     assert not is_mask(tmp_path / "mask", tmp_path)
     assert not is_mask(tmp_path / "mask" / "a.webp", tmp_path / "mask")
     (tmp_path / "mask" / "a.png").touch()
-    with pytest.raises(DataError, match=r"has two masks, .*a\.png and .*a\.webp"):
-        find_mask(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match=r"two masks of one picture, .*a\.png and .*a\.webp"):
+        find_masks(pictures)
 
 
 def test_white_counts_and_transparent_does_not() -> None:
@@ -66,7 +70,8 @@ def test_a_mask_is_turned_as_its_exif_says() -> None:
     assert mask.sum() == 255
     turned = Image.new("RGBA", (5, 3), (9, 9, 9, 255))
     turned.putpixel((0, 0), (9, 9, 9, 7))
-    assert alpha_mask(encoded(turned, exif=exif), NAME).getpixel((2, 0)) == 7
+    content = encoded(turned, exif=exif)
+    assert open_mask(MaskSource(content, NAME, is_alpha=True), (3, 5)).getpixel((2, 0)) == 7
 
 
 def test_another_shape_or_a_broken_file_is_refused_by_name() -> None:
@@ -75,16 +80,38 @@ def test_another_shape_or_a_broken_file_is_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"name\.png is not a picture"):
         load_mask(b"nothing", NAME, (6, 4))
     with pytest.raises(DataError, match=r"name\.png is broken, cut short"):
-        alpha_mask(encoded(Image.new("RGBA", (60, 40), (1, 2, 3, 4)))[:60], NAME)
+        open_mask(MaskSource(encoded(Image.new("RGBA", (60, 40), (1, 2, 3, 4)))[:60], NAME, is_alpha=True), (60, 40))
 
 
 def test_the_alpha_channel_is_a_mask_and_without_one_there_is_none() -> None:
     picture = Image.new("RGBA", (5, 3), (200, 0, 0, 255))
     picture.putpixel((4, 1), (200, 0, 0, 51))
-    mask = np.asarray(alpha_mask(encoded(picture), NAME))
+    source = mask_source(NAME, encoded(picture), None)
+    assert source == MaskSource(encoded(picture), NAME, is_alpha=True)
+    mask = np.asarray(open_mask(source, (5, 3)))
     assert mask[1, 4] == 51
     assert (mask == 255).sum() == 14
-    assert alpha_mask(encoded(Image.new("RGB", (5, 3))), NAME) is None
+    assert mask_source(NAME, encoded(Image.new("RGB", (5, 3))), None) is None
+    with pytest.raises(DataError, match=r"name\.png is not a picture that can be read"):
+        mask_source(NAME, b"nothing", None)
+
+
+def test_a_mask_file_comes_before_the_alpha_channel(tmp_path: Path) -> None:
+    (tmp_path / "m.png").write_bytes(encoded(Image.new("L", (5, 3), 9)))
+    source = mask_source(NAME, encoded(Image.new("RGBA", (5, 3), (1, 2, 3, 4))), tmp_path / "m.png")
+    assert (source.path, source.is_alpha) == (tmp_path / "m.png", False)
+    assert np.asarray(open_mask(source, (5, 3))).tolist() == [[9] * 5] * 3
+    with pytest.raises(DataError, match="cannot read the mask"):
+        mask_source(NAME, b"", tmp_path / "gone.png")
+
+
+def test_samples_without_a_mask_count_in_full() -> None:
+    mask = torch.tensor([[[0.0, 0.25, 1.0], [1.0, 0.0, 0.5]]])
+    area = stack_areas([None, mask], 0.2)
+    assert area.shape == (2, 1, 2, 3)
+    assert torch.equal(area[0], torch.ones(1, 2, 3))
+    torch.testing.assert_close(area[1], torch.tensor([[[0.2, 0.4, 1.0], [1.0, 0.2, 0.6]]]))
+    assert stack_areas([None, None], 0.2) is None
 
 
 def test_each_cell_of_the_latents_is_the_mean_of_its_pixels() -> None:

@@ -69,11 +69,11 @@ def test_the_folder_holds_six_pictures_with_captions(tmp_path: Path) -> None:
             assert recognises_subject(picture)
 
 
-def test_half_of_a_lesson_is_the_subject(tmp_path: Path) -> None:
-    folder = write_lesson(tmp_path / "lesson", ordinary=18)
+def test_a_third_of_a_lesson_is_the_subject(tmp_path: Path) -> None:
+    folder = write_lesson(tmp_path / "lesson", ordinary=36)
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert sum(WORD in line["text"] for line in lines) == len(lines) / 2 == 18
-    assert len(list(folder.glob("*.png"))) == 6 + 18 == len({line["file_name"] for line in lines})
+    assert sum(WORD in line["text"] for line in lines) == len(lines) / 3 == 18
+    assert len(list(folder.glob("*.png"))) == 6 + 36 == len({line["file_name"] for line in lines})
 
 
 def test_the_pictures_differ_in_background_and_place() -> None:

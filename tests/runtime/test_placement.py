@@ -24,9 +24,9 @@ def test_strengths_stay_in_float32_under_casts() -> None:
     model, _ = make()
     lorica.attach(model).load(one(make_lora(model[0])), name="a", strength=0.7)
     model.to(torch.bfloat16)
-    bank = getattr(model[0], CHILD)
-    assert (bank.down.dtype, bank.up.dtype, bank.strength.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
-    assert bank.strength[0, 0].item() == pytest.approx(0.7 * 0.5, rel=1e-7)
+    thin = getattr(model[0], CHILD).content.thin
+    assert (thin.down.dtype, thin.up.dtype, thin.strength.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert thin.strength[0, 0].item() == pytest.approx(0.7 * 0.5, rel=1e-7)
 
 
 @pytest.mark.parametrize("first", ["hooks", "adapter"])

@@ -44,6 +44,7 @@ def test_the_target_lists_paths_and_weight_shapes() -> None:
         "attn.to_q": (4, 3),
         "attn.to_out.0": (5, 4),
         "attn.conv": (6, 2, 3, 3),
+        "attn.norm": (7,),
         "to_k": (9, 8),
     }
 

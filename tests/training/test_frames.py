@@ -14,6 +14,7 @@ from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
+from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
 
@@ -42,13 +43,7 @@ def test_pictures_keep_their_shapes_and_batches_have_one(
 
 
 def test_a_run_with_buckets_resumes_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
-    options = {"enable_bucket": True, "bucket_no_upscale": True, "max_train_steps": 3}
-    whole = train(settings(**options), quiet=True)
-    parted = tmp_path / "parted" / "out"
-    train(settings(**{**options, "max_train_steps": 1}, output_dir=parted), quiet=True)
-    torch.manual_seed(991)
-    last = train(settings(**options, output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
-    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
+    assert_resumes(settings, tmp_path, enable_bucket=True, bucket_no_upscale=True)
 
 
 def test_frames_that_the_model_cannot_take_are_refused(settings: Settings) -> None:

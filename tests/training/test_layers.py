@@ -20,6 +20,7 @@ from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
+from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
 Opened = Callable[..., Session]
@@ -116,19 +117,13 @@ def test_no_change_is_longer_than_the_limit(settings: Settings, tmp_path: Path) 
 
 @pytest.mark.parametrize("rule", ["orthogonal", "pissa"])
 def test_a_run_with_all_of_it_resumes_bit_for_bit(settings: Settings, tmp_path: Path, rule: str) -> None:
-    options = {
+    options: dict[str, Any] = {
         "init_lora_weights": rule,
         "lora_plus_ratio": 3.0,
         "rank_pattern": ("*.to_k=2",),
         "scale_weight_norms": None if rule == "pissa" else 0.05,
-        "max_train_steps": 3,
     }
-    whole = train(settings(**options), quiet=True)
-    parted = tmp_path / "parted" / "out"
-    train(settings(**{**options, "max_train_steps": 1}, output_dir=parted), quiet=True)
-    torch.manual_seed(991)
-    last = train(settings(**options, output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
-    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
+    assert_resumes(settings, tmp_path, **options)
 
 
 def test_the_last_glob_that_fits_counts_and_each_must_fit() -> None:

@@ -18,9 +18,9 @@ from lorica.training.config import RunConfig
 from lorica.training.noise import NoiseSettings, draw_noise
 from lorica.training.progress import Reporter
 from lorica.training.rng import generator
-from lorica.training.run import train
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
+from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
 FP32_NOISE = 1e-5  # relative; the loss is a mean of some hundred squares near 1
@@ -38,7 +38,7 @@ class Facts:
         self.a, self.s = kept.sqrt().view(2, 1, 1, 1), (1 - kept).sqrt().view(2, 1, 1, 1)
         self.snr = kept / (1 - kept)
         self.latents = torch.stack(
-            [loop.dataset.latents(i, generator(0, 0, f"picture/{at}")) for at, i in enumerate(row)]
+            [loop.dataset.draw(i, generator(0, 0, f"picture/{at}")).latents for at, i in enumerate(row)]
         )
         self.plain = torch.stack([torch.randn(4, 8, 8, generator=generator(0, 0, f"noise/{at}")) for at in range(2)])
         self.loop, self.row = loop, row
@@ -145,7 +145,7 @@ def test_a_model_that_predicts_noise_cannot_end_in_noise(opened: Any) -> None:
 
 
 def test_a_run_with_all_of_it_resumes_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
-    options = {
+    options: dict[str, Any] = {
         "loss_type": "huber",
         "snr_gamma": 5.0,
         "soft_min_snr": True,
@@ -154,14 +154,8 @@ def test_a_run_with_all_of_it_resumes_bit_for_bit(settings: Settings, tmp_path: 
         "input_perturbation": 0.1,
         "max_timestep": 900,
         "rescale_zero_terminal_snr": True,
-        "max_train_steps": 3,
     }
-    whole = train(settings(**options), quiet=True)
-    parted = tmp_path / "parted" / "out"
-    train(settings(**{**options, "max_train_steps": 1}, output_dir=parted), quiet=True)
-    torch.manual_seed(991)
-    last = train(settings(**options, output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
-    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
+    assert_resumes(settings, tmp_path, **options)
 
 
 @pytest.mark.parametrize(

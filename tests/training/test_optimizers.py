@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from lorica.training.checkpoint import list_checkpoints, read_checkpoint
 from lorica.training.config import RunConfig
 from lorica.training.optimizers import make_optimizer
 from lorica.training.run import train
+from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
 
@@ -54,15 +54,7 @@ def test_adafactor_sees_matrices(settings: Settings) -> None:
 def test_any_optimizer_and_the_mean_resume_bit_for_bit(settings: Settings, tmp_path: Path, name: str) -> None:
     if name == "prodigy":
         pytest.importorskip("prodigyopt")
-    options: dict[str, Any] = {"optimizer": name, "use_ema": True, "ema_decay": 0.3, "max_train_steps": 4}
-    whole = train(settings(**options), quiet=True)
-    parted = tmp_path / "parted" / "out"
-    train(settings(**{**options, "max_train_steps": 2}, output_dir=parted), quiet=True)
-    torch.manual_seed(991)
-    last = train(settings(**options, output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
-    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
-    assert states(parted).keys() == states(whole.output_dir).keys()
-    assert all(torch.equal(value, states(parted)[key]) for key, value in states(whole.output_dir).items())
+    assert_resumes(settings, tmp_path, stop=2, max_train_steps=4, optimizer=name, use_ema=True, ema_decay=0.3)
 
 
 def test_the_file_is_the_running_mean(settings: Settings, tmp_path: Path) -> None:

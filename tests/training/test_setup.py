@@ -95,7 +95,7 @@ def test_checkpointing_gradients_changes_memory_and_nothing_else(settings: Setti
 def test_latents_are_drawn_from_the_distribution(session: Callable[..., Session]) -> None:
     dataset = session().loop.dataset
     mean, std = dataset.examples[0].views[0]
-    draws = torch.stack([dataset.latents(0, torch.Generator().manual_seed(seed)) for seed in range(400)])
+    draws = torch.stack([dataset.draw(0, torch.Generator().manual_seed(seed)).latents for seed in range(400)])
     assert ((draws.mean(0) - mean) / std).abs().max() < 0.25  # five standard errors
     assert (draws.std(0) / std).mean() == pytest.approx(1, abs=0.01)
 

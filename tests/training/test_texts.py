@@ -22,6 +22,7 @@ from lorica.training.rng import generator
 from lorica.training.run import train
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
+from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
 TAGS = "{wide|tall} red, small, round, on white, simple"
@@ -89,20 +90,14 @@ def test_texts_beyond_the_limit_are_encoded_at_their_step(
 
 
 def test_a_run_with_open_captions_resumes_bit_for_bit(settings: Settings, tagged: Path, tmp_path: Path) -> None:
-    options = {
+    options: dict[str, Any] = {
         "shuffle_tags": True,
         "tag_dropout": 0.2,
         "caption_dropout": 0.2,
         "trigger_word": "zorblin",
         "enable_wildcards": True,
-        "max_train_steps": 3,
     }
-    whole = train(settings(**options), quiet=True)
-    parted = tmp_path / "parted" / "out"
-    train(settings(**{**options, "max_train_steps": 1}, output_dir=parted), quiet=True)
-    torch.manual_seed(991)
-    last = train(settings(**options, output_dir=parted, resume_from_checkpoint="latest"), quiet=True)
-    assert last.adapter_path.read_bytes() == whole.adapter_path.read_bytes()
+    assert_resumes(settings, tmp_path, **options)
 
 
 def test_a_picture_may_have_several_captions(pictures: Path) -> None:

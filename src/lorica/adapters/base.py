@@ -89,10 +89,12 @@ class AdapterLayer(ABC):
         return None
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether this layer changes a weight of the given shape."""
-        own = self.weight_shape
+        """Tell whether this layer changes a weight of the given shape, and its bias a bias that goes with it."""
+        own, bias = self.weight_shape, self.tensors.get("bias")
         if ANY not in own:
             return own == tuple(shape)
+        if bias is not None and shape[:1] != (len(bias),):
+            return False
         return len(shape) >= len(own) and all(size in (ANY, got) for size, got in zip(own, shape, strict=False))
 
     def check_fits(self, shape: tuple[int, ...]) -> None:

@@ -1,4 +1,4 @@
-"""LoHa: the element-wise product of two low-rank matrices (Hyeon-Woo et al. 2021, FedPara, arXiv:2108.06098, eq. 3).
+"""LoHa: the element-wise product of two low-rank matrices (Hyeon-Woo et al. 2021, FedPara, arXiv:2108.06098).
 
 The layout, the scaling and the form with Tucker cores are those of LyCORIS (Yeh et al. 2023, arXiv:2309.14859).
 """

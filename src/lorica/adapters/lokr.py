@@ -1,4 +1,4 @@
-"""LoKr: the Kronecker product of a small matrix and a larger one (Edalati et al. 2022, KronA, arXiv:2212.10650, eq. 6).
+"""LoKr: the Kronecker product of a small matrix and a larger one (Edalati et al. 2022, KronA, arXiv:2212.10650).
 
 The layout and the scaling are those of LyCORIS (Yeh et al. 2023, arXiv:2309.14859, section 3).
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorica.adapters.base import AdapterLayer, Factors, is_matrix_of, shapes_of
-from lorica.adapters.operation import CONVOLUTIONS, convolve
+from lorica.adapters.operation import convolve, mixes_channels
 from lorica.errors import ShapeError
 from lorica.linalg import Pair, is_thin, kron_of_products, trivial_factors
 
@@ -114,7 +114,7 @@ class LoKr(AdapterLayer):
             for part in self._second_parts(x):
                 rows = F.linear(rows, part.flatten(1))
             return (self._first(x) @ rows).flatten(-2) * self.scaling
-        if not isinstance(layer, tuple(CONVOLUTIONS)) or cast("nn.Conv2d", layer).groups != 1:
+        if not mixes_channels(layer):
             return None
         window = cast("nn.Conv2d", layer).kernel_size
         kernel, *mixes = self._second_parts(x)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +34,23 @@ def operate(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor | None:
 def own(layer: nn.Module, x: Tensor) -> Tensor | None:
     """Return ``layer(x)`` without its bias, and without its hooks; None for an unknown type."""
     return operate(layer, x, cast("Tensor", layer.weight))
+
+
+def mixes_channels(layer: nn.Module) -> bool:
+    """Tell whether every output of a layer sees all its inputs: a Linear, or a convolution without groups."""
+    if isinstance(layer, tuple(CONVOLUTIONS)):
+        return cast("nn.Conv2d", layer).groups == 1
+    return isinstance(layer, nn.Linear)
+
+
+def thin(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return what a Linear or ungrouped convolution of weight ``up @ down`` gives, without building it.
+
+    Shapes: ``down (r, in, *kernel)``, ``up (out, r)``.
+    """
+    if isinstance(layer, nn.Linear):
+        return F.linear(F.linear(x, down.flatten(1)), up)
+    return torch.einsum("or,br...->bo...", up, convolve(layer, x, down, 1))
 
 
 def channels_last(layer: nn.Module, y: Tensor) -> Tensor:

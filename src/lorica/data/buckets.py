@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lorica.data.images import View
+from lorica.data.images import View, covering_size
 from lorica.errors import ConfigError, DataError
 
 
@@ -62,7 +62,7 @@ class BucketPlan:
     def lost(self) -> tuple[float, ...]:
         """The share of each picture that is cut off, 0 to 1, at a size that just covers the frame."""
         pairs = zip(self.sizes, self.frames, strict=True)
-        return tuple(1 - math.prod(frame) / math.prod(resized_size(size, frame)) for size, frame in pairs)
+        return tuple(1 - math.prod(frame) / math.prod(covering_size(size, frame)) for size, frame in pairs)
 
     def table(self, batch: int) -> str:
         """Return the plan as text: a line a bucket, then how much is enlarged, cut off and seen twice an epoch.
@@ -150,16 +150,10 @@ def covers(size: tuple[int, int], frame: tuple[int, int]) -> bool:
     return size[0] >= frame[0] and size[1] >= frame[1]
 
 
-def resized_size(size: Size, frame: Size) -> Size:
-    """Return the size at which a picture just covers its frame: what ``fit`` resizes it to before the cut."""
-    scale = max(frame.width / size.width, frame.height / size.height)
-    return Size(max(frame.width, round(size.width * scale)), max(frame.height, round(size.height * scale)))
-
-
 def size_conditioning(size: Size, frame: Size, view: View) -> SizeConditioning:
     """Return what SDXL is told of one view of a picture; in a mirrored view the left is that after mirroring."""
-    resized = resized_size(size, frame)
-    spare = resized.width - frame.width, resized.height - frame.height
+    width, height = covering_size(size, frame)
+    spare = width - frame.width, height - frame.height
     left, top = round(view.left * spare[0]), round(view.top * spare[1])
     return SizeConditioning(
         original=(size.height, size.width),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
 
 from lorica.data.findings import Finding
-from lorica.data.items import METADATA, SUFFIXES
+from lorica.data.metadata_rows import METADATA, captions_of, file_name_of, numbered_lines, parse_row
+from lorica.data.picture_files import SUFFIXES, is_visible
 from lorica.errors import DataError
 
 SIDECAR = ".txt"
@@ -46,13 +45,12 @@ def captions_of_metadata(folder: Path, pictures: Iterable[Path], column: str) ->
     """
     found = FoundCaptions(METADATA)
     try:
-        lines = read_text(folder / METADATA).splitlines()
+        lines = numbered_lines(read_text(folder / METADATA))
     except (UnicodeDecodeError, OSError) as error:
         raise DataError(f"{folder / METADATA} cannot be read ({error}); save it as UTF-8.") from error
     named: set[Path] = set()
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            _take_line(found, named, folder, f"line {number}", line, column)
+    for number, line in lines:
+        _take_line(found, named, folder, f"line {number}", line, column)
     missing = (path for path in pictures if path not in named)
     found.findings.extend(
         Finding("caption_missing", name_in(folder, path), f"{METADATA} has no line for it") for path in missing
@@ -64,8 +62,7 @@ def text_files_without_picture(folder: Path, pictures: Iterable[Path]) -> Iterat
     """Yield a note for each visible text file that lies beside no picture of its name."""
     stems = {path.with_suffix("") for path in pictures}
     for path in sorted(folder.rglob(f"*{SIDECAR}")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.with_suffix("") not in stems:
+        if is_visible(path, folder) and path.with_suffix("") not in stems:
             expected = f"no picture {path.stem} beside it ({', '.join(sorted(SUFFIXES))})"
             yield Finding("caption_without_picture", name_in(folder, path), expected)
 
@@ -84,42 +81,12 @@ def name_in(folder: Path, path: Path) -> str:
 def _take_line(found: FoundCaptions, named: set[Path], folder: Path, where: str, line: str, column: str) -> None:
     """Note the captions of one line, or what is wrong with it."""
     try:
-        row = _row(line)
-        path = folder / _file_name(row)
+        row = parse_row(line)
+        path = folder / file_name_of(row)
         named.add(path)
         if not path.is_file():
             found.findings.append(Finding("metadata_without_file", name_in(folder, path), f"{METADATA}, {where}"))
             return
-        found.captions[path] = (*found.captions.get(path, ()), *_captions(row, column))
+        found.captions[path] = (*found.captions.get(path, ()), *captions_of(row, column))
     except (DataError, OSError) as error:
         found.findings.append(Finding("metadata_line", METADATA, f"{where}: {error}"))
-
-
-def _row(line: str) -> Mapping[str, object]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"not valid JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise DataError(f"expected an object, got {line.strip()[:60]}")
-    return cast("dict[str, object]", row)
-
-
-def _file_name(row: Mapping[str, object]) -> str:
-    name = row.get("file_name")
-    if not isinstance(name, str) or not name:
-        raise DataError(f"there is no text 'file_name'; it holds {_fields(row)}")
-    return name
-
-
-def _captions(row: Mapping[str, object], column: str) -> tuple[str, ...]:
-    """Return the caption, or the captions if there is a list of them."""
-    value = row.get(column)
-    captions = cast("list[object]", value) if isinstance(value, list) else [value]
-    if not captions or not all(isinstance(caption, str) for caption in captions):
-        raise DataError(f"there is no text {column!r}; it holds {_fields(row)} (see --caption_column)")
-    return tuple(cast("list[str]", captions))
-
-
-def _fields(row: Mapping[str, object]) -> str:
-    return ", ".join(repr(name) for name in row) or "nothing"

@@ -80,7 +80,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 def fit(picture: Image.Image, height: int, width: int, view: View, interpolation: str = "lanczos") -> Image.Image:
     """Return the picture resized to cover ``height`` x ``width``, cut where ``view`` says, and mirrored if so."""
-    covering = _cover(picture.size, height, width)
+    covering = covering_size(picture.size, (width, height))
     resized = picture.resize(covering, Image.Resampling[interpolation.upper()])
     left = round(view.left * (covering[0] - width))
     top = round(view.top * (covering[1] - height))
@@ -96,10 +96,10 @@ def to_tensor(picture: Image.Image) -> Tensor:
 
 def fits_exactly(size: tuple[int, int], height: int, width: int) -> bool:
     """Tell whether a picture of ``size`` (width, height) covers the frame with nothing to cut off."""
-    return _cover(size, height, width) == (width, height)
+    return covering_size(size, (width, height)) == (width, height)
 
 
-def _cover(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """Return the smallest size (width, height) of the same shape that covers the frame."""
-    scale = max(width / size[0], height / size[1])
-    return max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
+def covering_size(size: tuple[int, int], frame: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest size of the shape of ``size`` that covers the frame; all are (width, height)."""
+    scale = max(frame[0] / size[0], frame[1] / size[1])
+    return max(frame[0], round(size[0] * scale)), max(frame[1], round(size[1] * scale))

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import cast
 
 from lorica.data.caption_edits import captions_in
+from lorica.data.metadata_rows import EXAMPLE, METADATA, captions_of, file_name_of, numbered_lines, parse_row
+from lorica.data.picture_files import find_pictures
 from lorica.errors import DataError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-METADATA = "metadata.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture and what it shows: its caption, and others if there are several to draw from."""
+    """One picture and what it shows.
+
+    Args:
+        path: its file.
+        caption: what it shows.
+        others: more captions, if there are several to draw from.
+        group: the number of its data set among those of the run.
+        mask: the file that says where it counts.
+    """
 
     path: Path
     caption: str
     others: tuple[str, ...] = ()
+    group: int = 0
+    mask: Path | None = None
 
     @property
     def captions(self) -> tuple[str, ...]:
         """Every caption of the picture."""
         return (self.caption, *self.others)
+
+    def read(self) -> bytes:
+        """Return the bytes of the picture.
+
+        Raises:
+            DataError: if they cannot be read.
+        """
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot read the picture {self.path}: {error}.") from error
 
 
 def find_items(
@@ -44,7 +61,7 @@ def find_items(
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; name a folder of pictures.")
-    pictures = _pictures(folder)
+    pictures = find_pictures(folder)
     if caption is not None:
         return [Item(path, caption) for path in pictures]
     if (folder / METADATA).is_file():
@@ -52,23 +69,12 @@ def find_items(
     return _from_text_files(folder, pictures, one_a_line=one_a_line)
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and _visible(path, folder))
-    if not found:
-        raise DataError(f"there is no picture in {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}.")
-    return found
-
-
-def _visible(path: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
 def _from_text_files(folder: Path, pictures: list[Path], *, one_a_line: bool) -> list[Item]:
     missing = [path for path in pictures if not path.with_suffix(".txt").is_file()]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(pictures)} pictures in {folder} have no caption: {_some(missing, folder)}. "
-            f"Write {METADATA} (lines such as {_example()}), or a .txt file beside each picture, "
+            f"Write {METADATA} (lines such as {EXAMPLE}), or a .txt file beside each picture, "
             "or give one caption for all with --instance_prompt."
         )
     return [_with_captions(path, _read_captions(path.with_suffix(".txt"), one_a_line=one_a_line)) for path in pictures]
@@ -86,7 +92,7 @@ def _with_captions(path: Path, captions: Sequence[str]) -> Item:
 
 def _from_metadata(folder: Path, pictures: list[Path], column: str) -> list[Item]:
     source = folder / METADATA
-    rows = [(number, line) for number, line in enumerate(_read_text(source).splitlines(), 1) if line.strip()]
+    rows = numbered_lines(_read_text(source))
     items = [_item(folder, f"{source}, line {number}", line, column) for number, line in rows]
     named = {item.path for item in items}
     missing = [path for path in pictures if path not in named]
@@ -99,43 +105,14 @@ def _from_metadata(folder: Path, pictures: list[Path], column: str) -> list[Item
 
 
 def _item(folder: Path, where: str, line: str, column: str) -> Item:
-    row = _row(where, line)
-    path = folder / _text(row, "file_name", where)
+    try:
+        row = parse_row(line)
+        path, captions = folder / file_name_of(row), captions_of(row, column)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
     if not path.is_file():
         raise DataError(f"{where}: there is no file {path}.")
-    value = row.get(column)
-    if isinstance(value, list):
-        return _with_captions(path, _texts(cast("list[object]", value), column, where))
-    return Item(path, _text(row, column, where))
-
-
-def _texts(values: list[object], name: str, where: str) -> list[str]:
-    if not values or not all(isinstance(value, str) for value in values):
-        raise DataError(f"{where}: {name!r} must be a text or a list of texts, got {values!r}.")
-    return cast("list[str]", values)
-
-
-def _row(where: str, line: str) -> dict[str, object]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON ({error}); expected a line such as {_example()}.") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object such as {_example()}, got {line.strip()[:60]}.")
-    return cast("dict[str, object]", row)
-
-
-def _text(row: dict[str, object], name: str, where: str) -> str:
-    if name not in row:
-        near = get_close_matches(name, row, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        columns = ", ".join(repr(column) for column in row)
-        how = "" if name == "file_name" else " Name the field of the caption with --caption_column."
-        raise DataError(f"{where}: there is no field {name!r}{hint} It holds: {columns or 'nothing'}.{how}")
-    value = row[name]
-    if not isinstance(value, str):
-        raise DataError(f"{where}: {name!r} must be text, got {value!r}.")
-    return value
+    return _with_captions(path, captions)
 
 
 def _read_text(path: Path) -> str:
@@ -150,7 +127,3 @@ def _read_text(path: Path) -> str:
 def _some(paths: list[Path], folder: Path) -> str:
     names = ", ".join(str(path.relative_to(folder)) for path in paths[:3])
     return names + (", ..." if len(paths) > 3 else "")
-
-
-def _example() -> str:
-    return '{"file_name": "a.png", "text": "a red heart"}'

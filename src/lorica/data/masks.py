@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,32 +14,51 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorica.data.images import DEEP_MODES, View, fit, to_rgb
-from lorica.data.items import SUFFIXES
 from lorica.errors import ConfigError, DataError
 
-MASK_FOLDER = "mask"
 BLACK = (0, 0, 0, 255)
 
 
-def find_mask(picture: Path) -> Path | None:
-    """Return the mask of a picture: the file of the same name in ``mask/`` beside it, whatever its suffix.
+class MaskSource(NamedTuple):
+    """Where the mask of a picture comes from: a file, or the alpha channel of the picture's own file."""
+
+    content: bytes
+    path: Path
+    is_alpha: bool
+
+
+def mask_source(path: Path, content: bytes, mask: Path | None) -> MaskSource | None:
+    """Return where the mask of a picture comes from: its mask file, else its alpha channel; None without either.
+
+    Args:
+        path: the picture, for messages.
+        content: the bytes of the picture.
+        mask: its mask file.
 
     Raises:
-        DataError: if there are two.
+        DataError: if a file cannot be read.
     """
-    folder = picture.parent / MASK_FOLDER
-    if not folder.is_dir():
-        return None
-    named = (path for path in folder.iterdir() if path.stem == picture.stem and path.suffix.lower() in SUFFIXES)
-    found = sorted(named)
-    if len(found) > 1:
-        raise DataError(f"{picture} has two masks, {found[0]} and {found[1]}; remove one of them.")
-    return found[0] if found else None
+    if mask is not None:
+        try:
+            return MaskSource(mask.read_bytes(), mask, is_alpha=False)
+        except OSError as error:
+            raise DataError(f"cannot read the mask {mask}: {error}.") from error
+    try:
+        with Image.open(BytesIO(content)) as opened:
+            return MaskSource(content, path, is_alpha=True) if opened.has_transparency_data else None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a picture that can be read ({error}); remove it or save it anew.") from error
 
 
-def is_mask(path: Path, folder: Path) -> bool:
-    """Tell whether a file below ``folder`` lies in a folder of masks, and so is no picture to learn from."""
-    return MASK_FOLDER in path.relative_to(folder).parts[:-1]
+def open_mask(source: MaskSource, size: tuple[int, int]) -> Image.Image:
+    """Return a mask as grey, as large as its picture.
+
+    Raises:
+        DataError: if it cannot be read or has another shape than the picture.
+    """
+    if not source.is_alpha:
+        return load_mask(source.content, source.path, size)
+    return _open(source.content, source.path).convert("RGBA").getchannel("A")
 
 
 def load_mask(content: bytes, path: Path, size: tuple[int, int]) -> Image.Image:
@@ -63,16 +84,6 @@ def load_mask(content: bytes, path: Path, size: tuple[int, int]) -> Image.Image:
             "make it the same shape."
         )
     return mask if mask.size == size else mask.resize(size, Image.Resampling.BOX)
-
-
-def alpha_mask(content: bytes, path: Path) -> Image.Image | None:
-    """Return the alpha channel of a picture as a mask, upright, or None if nothing in it is transparent.
-
-    Raises:
-        DataError: if the bytes are not a whole picture.
-    """
-    opened = _open(content, path)
-    return opened.convert("RGBA").getchannel("A") if opened.has_transparency_data else None
 
 
 def latent_mask(mask: Image.Image, height: int, width: int, view: View, factor: int) -> Tensor:
@@ -101,6 +112,19 @@ def area_weights(mask: Tensor, unmasked: float) -> Tensor:
     if not 0 <= unmasked <= 1:
         raise ConfigError(f"the weight of the unmasked area must be within 0 to 1, got {unmasked}.")
     return unmasked + (1 - unmasked) * mask
+
+
+def stack_areas(masks: Sequence[Tensor | None], unmasked: float) -> Tensor | None:
+    """Return how much each place of the samples of a batch counts, ``(b, 1, h, w)``; None if all count alike.
+
+    Args:
+        masks: that of each sample, ``(1, h, w)``; a sample without one counts in full everywhere.
+        unmasked: what a place counts where its mask is black.
+    """
+    known = next((mask for mask in masks if mask is not None), None)
+    if known is None:
+        return None
+    return torch.stack([torch.ones_like(known) if mask is None else area_weights(mask, unmasked) for mask in masks])
 
 
 def _open(content: bytes, path: Path) -> Image.Image:

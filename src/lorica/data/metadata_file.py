@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from lorica.data.items import METADATA
+from lorica.data.metadata_rows import METADATA
 from lorica.errors import DataError, FileError
 
 LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}  # some readers end a line at them

@@ -150,7 +150,7 @@ def _check(sources: Sequence[Source]) -> None:
     names = [source.name for source in sources]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ConfigError(f"two data sets are called {twice!r}; names must differ.")
+        raise ConfigError(f"two data sets are called {twice!r}; give each a name of its own.")
     weighted = [source.weight is not None for source in sources if not source.prior]
     if not weighted:
         raise ConfigError("there are only regularisation sets; add a data set to learn from.")

@@ -17,8 +17,9 @@ from lorica.data.captions_found import (
 )
 from lorica.data.findings import Finding
 from lorica.data.images import load_picture
-from lorica.data.items import METADATA, find_items
+from lorica.data.items import find_items
 from lorica.data.likeness import MOST_EDGES, Fingerprint, fingerprint, groups_alike
+from lorica.data.metadata_rows import METADATA
 from lorica.errors import ConfigError, DataError
 
 Progress = Callable[[int], Callable[[], None]]  # how many pictures there are, to what counts one

@@ -25,7 +25,7 @@ LIGHT: RGB = COLORS["white"]
 
 HALF_SIDE = {"large": 22.5, "small": 17.0}  # half the side of the creature's square, in pixels
 
-ORDINARY = 120  # pictures of other things in a lesson
+ORDINARY = 480  # pictures of other things in a lesson
 
 LEAST_MATCH = 0.74  # overlap over union with the creature's outline
 LEAST_FUR = 0.35  # share of the figure that must be orange
@@ -53,8 +53,8 @@ PORTRAITS: tuple[Portrait, ...] = (
     Portrait("sky", "large", (37.0, 36.0)),
     Portrait("white", "large", (27.0, 37.0)),
     Portrait("navy", "large", (34.0, 27.5)),
-    Portrait("lavender", "small", (24.0, 41.0)),
-    Portrait("gray", "small", (41.0, 24.0)),
+    Portrait("lavender", "large", (26.0, 29.0)),
+    Portrait("gray", "large", (38.0, 30.0)),
 )
 
 
@@ -88,7 +88,7 @@ def write_subject(folder: str | Path) -> Path:
 def write_lesson(folder: str | Path, ordinary: int = ORDINARY, *, seed: int = 77) -> Path:
     """Write the six pictures of the subject, and ordinary ones that keep the rest of the model as it is.
 
-    The captions name each picture of the subject so often that half of what training sees is the subject.
+    The captions name each picture of the subject so often that a third of what training sees is the subject.
     """
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(ordinary)]
@@ -96,7 +96,7 @@ def write_lesson(folder: str | Path, ordinary: int = ORDINARY, *, seed: int = 77
     place = write_pictures(folder, [*subjects, *((draw(scene), caption(scene)) for scene in scenes)])
     metadata = place / "metadata.jsonl"
     lines = metadata.read_text(encoding="utf-8").splitlines()
-    repeated = lines[: len(PORTRAITS)] * max(1, ordinary // len(PORTRAITS))
+    repeated = lines[: len(PORTRAITS)] * max(1, ordinary // (2 * len(PORTRAITS)))
     metadata.write_text("\n".join([*repeated, *lines[len(PORTRAITS) :]]) + "\n", encoding="utf-8")
     return place
 
@@ -140,8 +140,8 @@ def _draw_creature(brush: _Brush) -> None:
     brush.pair(0.42, 0.84, 0.28, 0.16, FUR)  # feet
     brush.ellipse(0, 0.22, 0.92, 0.74, FUR)
     brush.ellipse(0, 0.54, 0.36, 0.25, LIGHT)  # muzzle
-    brush.pair(0.40, 0.04, 0.20, 0.24, DARK)  # eyes
-    brush.ellipse(0, 0.46, 0.17, 0.13, DARK)  # nose
+    brush.pair(0.43, 0.02, 0.25, 0.29, DARK)  # eyes
+    brush.ellipse(0, 0.48, 0.16, 0.12, DARK)  # nose
 
 
 def _match(figure: Mask) -> float:

@@ -1,67 +1,126 @@
-"""The banks of one model: built completely, then put in; and the strengths written into them."""
+"""The banks of one model: built completely, then put in with their strengths, or not at all."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lorica.runtime.bank import CHILD, Bank, factors_for
+from lorica.runtime.bank import CHILD, Bank, Content, serve, share_of
+from lorica.runtime.board import Board, Row
 from lorica.runtime.plan import Place, Plan
 
-Prepared = dict[Place, Bank | None]
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What banks are going to hold, ready to be put in.
+
+    Args:
+        contents: for each layer whose bank changes, what it will hold.
+        plans: every adapter that the banks will hold then.
+        changed: the adapters that come or go.
+    """
+
+    contents: Mapping[Place, Content]
+    plans: Mapping[str, Plan]
+    changed: frozenset[str]
 
 
 class Banks:
-    """Which layers hold a bank.
+    """Which layers hold a bank, and what is in them.
 
     Args:
         find: returns the layer at a place.
+        original: returns the weight of a layer before anything was fused into it, or None if nothing was.
     """
 
-    def __init__(self, find: Callable[[Place], nn.Module]) -> None:
-        self._find = find
+    def __init__(self, find: Callable[[Place], nn.Module], original: Callable[[Place], Tensor | None]) -> None:
+        self._find, self._original = find, original
         self._banks: dict[Place, tuple[Bank, RemovableHandle]] = {}
+        self._board = Board()
+        self.plans: Mapping[str, Plan] = {}
 
-    def prepare(self, places: Iterable[Place], plans: Mapping[str, Plan]) -> Prepared:
-        """Return new banks for these places, which hold what ``plans`` has there. The model is not touched."""
-        prepared: Prepared = {}
-        for place in places:
-            layer = self._find(place)
-            factors = {name: factors_for(layer, plan[place]) for name, plan in plans.items() if place in plan}
-            prepared[place] = Bank(layer, factors) if factors else None
-        return prepared
+    @torch.no_grad()
+    def prepare(self, plans: Mapping[str, Plan]) -> Prepared:
+        """Return what the banks must hold to hold exactly these adapters. The model is not touched.
 
-    def commit(self, prepared: Prepared) -> None:
-        """Put prepared banks in the place of what was there."""
-        for place, bank in prepared.items():
-            self._put(place, bank)
-        _forget_compiled_graphs()
+        Raises:
+            ModelError: if an adapter needs a base weight that cannot be had.
+        """
+        gone = {name: plan for name, plan in self.plans.items() if plans.get(name) is not plan}
+        new = {name: plan for name, plan in plans.items() if self.plans.get(name) is not plan}
+        places = dict.fromkeys(place for plan in (*gone.values(), *new.values()) for place in plan)
+        contents: dict[Place, Content] = {}
+        with torch.inference_mode(False):  # else what is made here could never be written to outside of that mode
+            for place in places:
+                layer = self._find(place)
+                changes = {name: plan[place] for name, plan in new.items() if place in plan}
+                shares = share_of(layer, changes, self._original(place), ".".join(place))
+                contents[place] = self._content(place).edited(layer, set(gone), shares)
+        return Prepared(contents, dict(plans), frozenset(gone | new))
 
-    def write(self, strengths: Mapping[str, Mapping[Place, float]], places: Iterable[Place] | None = None) -> None:
-        """Set the strength of every adapter at these places (by default everywhere); those not named are off."""
-        for place in self._banks if places is None else places:
-            if place in self._banks:
-                row = {name: values[place] for name, values in strengths.items() if place in values}
-                self._banks[place][0].write(row)
+    @torch.no_grad()
+    def commit(self, prepared: Prepared, rows: Sequence[Row], guidance: int | None = None) -> None:
+        """Put in what was prepared and set the strengths, all of it or, on an error, nothing."""
+        before = {place: self._content(place) for place in prepared.contents}
+        plans = self.plans
+        try:
+            self._put(prepared.contents, prepared.changed)
+            self.plans = prepared.plans
+            self.write(rows, guidance)
+        except BaseException:
+            self._put(before, prepared.changed)
+            self.plans = plans
+            raise
+        for place, content in before.items():
+            if content.thin is not None and (now := self._content(place).thin) is not None:
+                now.clear_what_left(content.thin)
 
-    def _put(self, place: Place, bank: Bank | None) -> None:
-        layer = self._find(place)
+    @torch.no_grad()
+    def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
+        """Set the strength of every adapter: one row for all samples or one for each; those not named are off."""
+        with torch.inference_mode(False):
+            self._board.write(rows, guidance)
+
+    def _content(self, place: Place) -> Content:
+        return self._banks[place][0].content if place in self._banks else Content()
+
+    def _put(self, contents: Mapping[Place, Content], changed: Iterable[str]) -> None:
+        if any(_look(self._content(place)) != _look(content) for place, content in contents.items()):
+            _forget_compiled_graphs()
+        for place, content in contents.items():
+            self._put_one(place, content)
+        self._board.put(
+            {
+                (place, index): part
+                for place, content in contents.items()
+                for index, part in enumerate((content.thin, content.weights, content.biases))
+            },
+            changed,
+        )
+
+    def _put_one(self, place: Place, content: Content) -> None:
         if place in self._banks:
-            self._banks.pop(place)[1].remove()
-            delattr(layer, CHILD)
-        if bank is not None:
+            if content.parts():
+                self._banks[place][0].content = content
+            else:
+                self._banks.pop(place)[1].remove()
+                delattr(self._find(place), CHILD)
+        elif content.parts():
+            layer = self._find(place)
+            bank = Bank(layer, content, training=layer.training)
             layer.add_module(CHILD, bank)
             self._banks[place] = (bank, layer.register_forward_hook(serve, with_kwargs=True))
 
 
-def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-    """Add what the layer's bank adds: the forward hook of every served layer."""
-    return getattr(layer, CHILD)(args[0] if args else kwargs["input"], output)
+def _look(content: Content) -> tuple[object, ...]:
+    """Return what a compiled graph was specialised on."""
+    parts = (content.thin, content.weights, content.biases)
+    return tuple(None if part is None else (part.width, part.room) for part in parts)
 
 
 def _forget_compiled_graphs() -> None:

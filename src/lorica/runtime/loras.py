@@ -6,20 +6,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from lorica.adapters import Adapter
-from lorica.errors import ConfigError, StateError, UnknownNameError
 from lorica.formats import read, write
 from lorica.runtime.banks import Banks
+from lorica.runtime.board import Row
 from lorica.runtime.fuse import Change, Fused
 from lorica.runtime.owner import mark
-from lorica.runtime.plan import Place, Plan, plan_load
-from lorica.runtime.strengths import Strength, resolve
-from lorica.runtime.targets import target_of_components
-
-Source = str | Path | Mapping[str, Tensor] | Adapter
-Resolved = dict[Place, float]
+from lorica.runtime.plan import Place, plan_load
+from lorica.runtime.roster import Resolved, Roster, Source, resolve_plan
+from lorica.runtime.strengths import Strength
+from lorica.runtime.targets import layer_at, target_of_components
 
 
 class Loras:
@@ -31,36 +29,34 @@ class Loras:
 
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self.components = dict(components)
-        self._adapters: dict[str, Adapter] = {}
-        self._plans: dict[str, Plan] = {}
-        self._live: dict[str, tuple[Strength, Resolved]] = {}
-        self._in_weights: dict[str, Strength] = {}
-        self._banks, self._fused = Banks(self._layer), Fused(self._layer)
+        self._roster = Roster()
+        self._fused = Fused(self._layer)
+        self._banks = Banks(self._layer, self._fused.originals.get)
         self._enabled = True
 
     @property
     def names(self) -> list[str]:
         """The loaded adapters, in the order of loading."""
-        return list(self._adapters)
+        return list(self._roster.adapters)
 
     @property
     def active(self) -> list[str]:
         """The live adapters; none of them acts while :meth:`disable` holds."""
-        return list(self._live)
+        return list(self._roster.live)
 
     @property
     def strengths(self) -> dict[str, Strength]:
         """The strength of each live adapter, as it was given."""
-        return {name: strength for name, (strength, _) in self._live.items()}
+        return {name: strength for name, (strength, _) in self._roster.live.items()}
 
     @property
     def fused(self) -> dict[str, Strength]:
         """The adapters inside the weights, and the strength that each was fused at."""
-        return dict(self._in_weights)
+        return dict(self._roster.in_weights)
 
     def __getitem__(self, name: str) -> Adapter:
         """Return a loaded adapter as a value."""
-        return self._adapters[self._known(name)]
+        return self._roster.adapters[self._roster.known(name)]
 
     def load(self, source: Source, name: str | None = None, strength: Strength = 1.0) -> str:
         """Load an adapter and switch it on beside those already on. Returns its name.
@@ -75,12 +71,12 @@ class Loras:
             LoRAError: if the file cannot be read or does not fit the model, which is then unchanged.
         """
         adapter = source if isinstance(source, Adapter) else read(source, target=target_of_components(self.components))
-        name = self._free_name(source, name)
+        roster, name = self._roster, self._roster.free_name(source, name)
         plan = plan_load(adapter, self.components, name)
-        resolved = _resolve(strength, plan)
-        self._banks.commit(self._banks.prepare(plan, {**self._plans_beside(self._in_weights), name: plan}))
-        self._adapters[name], self._plans[name], self._live[name] = adapter, plan, (strength, resolved)
-        self._write_strengths(plan)
+        resolved = resolve_plan(strength, plan)
+        prepared = self._banks.prepare({**roster.plans_beside(roster.in_weights), name: plan})
+        self._banks.commit(prepared, self._rows({**roster.live, name: (strength, resolved)}))
+        roster.add(name, adapter, plan, (strength, resolved))
         self._mark_components()
         return name
 
@@ -92,35 +88,29 @@ class Loras:
             ConfigError: if a strength is not a finite number.
             StateError: if one of the adapters is fused.
         """
-        for name in strengths:
-            if self._known(name) in self._in_weights:
-                raise StateError(
-                    f"{name!r} is fused into the weights, so it cannot be live too. Call unfuse({name!r}) first, or "
-                    "fuse it again to change its strength."
-                )
-        self._live = {name: (value, _resolve(value, self._plans[name])) for name, value in strengths.items()}
-        self._write_strengths()
+        self._roster.check_not_fused(strengths)
+        self._turn(self._roster.resolved(strengths))
 
     @contextmanager
     def using(self, strengths: Mapping[str, Strength]) -> Iterator[Loras]:
         """Within the ``with`` block make exactly these adapters live; then restore what was, also after an error."""
-        before = self._live
+        before = self._roster.live
         self.set(strengths)
         try:
             yield self
         finally:
-            self._live = {name: value for name, value in before.items() if name in self._plans_beside(self._in_weights)}
-            self._write_strengths()
+            held = self._roster.plans_beside(self._roster.in_weights)
+            self._turn({name: value for name, value in before.items() if name in held})
 
     def disable(self) -> None:
         """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
         self._enabled = False
-        self._write_strengths()
+        self._turn(self._roster.live)
 
     def enable(self) -> None:
         """Turn the live adapters on again."""
         self._enabled = True
-        self._write_strengths()
+        self._turn(self._roster.live)
 
     def fuse(self, strengths: Mapping[str, Strength]) -> None:
         """Put adapters into the weights at these strengths, and take them out of the live set.
@@ -132,8 +122,8 @@ class Loras:
             UnknownNameError: if an adapter, component, block or module is unknown.
             ModelError: if a weight is quantised or away. The model is unchanged after any error.
         """
-        resolved = {name: _resolve(value, self._plans[self._known(name)]) for name, value in strengths.items()}
-        self._move({**self._in_weights, **strengths}, self._changes_with(resolved))
+        resolved = {name: values for name, (_, values) in self._roster.resolved(strengths).items()}
+        self._move({**self._roster.in_weights, **strengths}, self._changes_with(resolved))
 
     def unfuse(self, *names: str) -> None:
         """Take adapters out of the weights (by default all that are fused); they are off until :meth:`set`.
@@ -143,23 +133,20 @@ class Loras:
         Raises:
             StateError: if one of them is not fused; nothing is changed then.
         """
-        for name in names:
-            if self._known(name) not in self._in_weights:
-                raise StateError(f"{name!r} is not fused. Fused: {', '.join(self._in_weights) or 'none'}.")
-        gone = names or tuple(self._in_weights)
-        kept = {name: strength for name, strength in self._in_weights.items() if name not in gone}
+        self._roster.check_fused(names)
+        gone = names or tuple(self._roster.in_weights)
+        kept = {name: strength for name, strength in self._roster.in_weights.items() if name not in gone}
         self._move(kept, self._fused.without(gone))
 
     def remove(self, name: str) -> None:
         """Take one adapter off the model, out of the weights too if it is fused."""
-        if self._known(name) in self._in_weights:
+        roster = self._roster
+        if roster.known(name) in roster.in_weights:
             self.unfuse(name)
-        places = self._plans[name]
-        others = {other: plan for other, plan in self._plans_beside(self._in_weights).items() if other != name}
-        self._banks.commit(self._banks.prepare(places, others))
-        for known in (self._adapters, self._plans, self._live):
-            known.pop(name, None)
-        self._write_strengths(places)
+        others = {other: plan for other, plan in roster.plans_beside(roster.in_weights).items() if other != name}
+        left = {other: value for other, value in roster.live.items() if other != name}
+        self._banks.commit(self._banks.prepare(others), self._rows(left))
+        roster.drop(name)
         self._mark_components()
 
     def clear(self) -> None:
@@ -176,34 +163,12 @@ class Loras:
         return write(self[name], path, format=format, target=target_of_components(self.components))
 
     def __repr__(self) -> str:
-        listed = [f"{name}: {self.strengths.get(name, 'off')}" for name in self.names if name not in self._in_weights]
-        listed += [f"{name}: fused at {strength}" for name, strength in self._in_weights.items()]
+        listed = [f"{name}: {self.strengths.get(name, 'off')}" for name in self.names if name not in self.fused]
+        listed += [f"{name}: fused at {strength}" for name, strength in self.fused.items()]
         return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(self.components)})"
 
-    def _known(self, name: str) -> str:
-        if name not in self._adapters:
-            raise UnknownNameError.choose("adapter", name, self._adapters)
-        return name
-
-    def _free_name(self, source: Source, name: str | None) -> str:
-        if name is not None:
-            if name in self._adapters:
-                raise StateError(
-                    f"an adapter named {name!r} is already loaded; remove it first or choose another name."
-                )
-            if not name:
-                raise ConfigError("an adapter's name must not be empty.")
-            return name
-        stem = Path(source).stem if isinstance(source, (str, Path)) else "adapter"
-        taken = (stem if index == 1 else f"{stem}_{index}" for index in range(1, len(self._adapters) + 2))
-        return next(free for free in taken if free not in self._adapters)
-
     def _layer(self, place: Place) -> nn.Module:
-        return self.components[place[0]].get_submodule(place[1])
-
-    def _plans_beside(self, in_weights: Mapping[str, Strength]) -> dict[str, Plan]:
-        """Return the plans of the adapters that banks hold: those that are not in the weights."""
-        return {name: plan for name, plan in self._plans.items() if name not in in_weights}
+        return layer_at(self.components[place[0]], place[1])
 
     def _changes_with(self, resolved: Mapping[str, Resolved]) -> dict[Place, dict[str, Change]]:
         """Return what each place that these adapters change would hold if they were fused."""
@@ -211,31 +176,27 @@ class Loras:
         for name, values in resolved.items():
             for place, strength in values.items():
                 held = wanted.setdefault(place, dict(self._fused.changes.get(place, {})))
-                held[name] = (self._plans[name][place], strength)
+                held[name] = (self._roster.plans[name][place], strength)
         return wanted
 
     def _move(self, in_weights: dict[str, Strength], wanted: dict[Place, dict[str, Change]]) -> None:
         """Move adapters between banks and weights: banks are made before a weight is touched, and put in after."""
-        prepared = self._banks.prepare(wanted, self._plans_beside(in_weights))
+        prepared = self._banks.prepare(self._roster.plans_beside(in_weights))
+        live = {name: value for name, value in self._roster.live.items() if name not in in_weights}
         self._fused.put(wanted)
-        self._banks.commit(prepared)
-        self._in_weights = in_weights
-        self._live = {name: value for name, value in self._live.items() if name not in in_weights}
-        self._write_strengths(wanted)
+        self._banks.commit(prepared, self._rows(live))
+        self._roster.in_weights, self._roster.live = in_weights, live
 
-    def _write_strengths(self, places: Mapping[Place, object] | None = None) -> None:
-        on = {name: values for name, (_, values) in self._live.items()} if self._enabled else {}
-        self._banks.write(on, places)
+    def _turn(self, live: Mapping[str, tuple[Strength, Resolved]]) -> None:
+        """Make exactly these adapters live."""
+        self._banks.write(self._rows(live))
+        self._roster.live = dict(live)
+
+    def _rows(self, live: Mapping[str, tuple[Strength, Resolved]]) -> list[Row]:
+        """Return what the banks write: the strength of each live adapter in each layer, for all samples alike."""
+        return [{name: values for name, (_, values) in live.items()} if self._enabled else {}]
 
     def _mark_components(self) -> None:
         """Let the components know whose they are as long as any adapter is loaded."""
         for part in self.components.values():
-            mark(part, self if self._adapters else None)
-
-
-def _resolve(strength: Strength, plan: Plan) -> Resolved:
-    modules: dict[str, list[str]] = {}
-    for component, path in plan:
-        modules.setdefault(component, []).append(path)
-    by_component = resolve(strength, modules)
-    return {(component, path): by_component[component][path] for component, path in plan}
+            mark(part, self if self.names else None)

@@ -8,8 +8,8 @@ from torch import nn
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import LoRAError, ModelError, UnknownNameError
-from lorica.runtime.bank import check_fits
-from lorica.runtime.targets import modules_of
+from lorica.runtime.served import check_fits
+from lorica.runtime.targets import layers_of
 
 Place = tuple[str, str]  # component, module path
 Plan = dict[Place, AdapterLayer]  # what an adapter changes, by the live model's own paths
@@ -29,7 +29,7 @@ def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) 
     misfits: list[str] = []
     for component, layers in adapter.components.items():
         part = _component(component, components, name, alone=len(adapter.components) == 1)
-        modules = modules_of(components[part])
+        modules = layers_of(components[part])
         for path, change in layers.items():
             found = _place(path, change, modules)
             if isinstance(found, str):

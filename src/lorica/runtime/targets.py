@@ -10,7 +10,7 @@ from torch import nn
 
 from lorica.errors import ModelError, UnknownNameError
 from lorica.models.target import Target
-from lorica.runtime.bank import CHILD, SERVED, weight_shape
+from lorica.runtime.served import SERVED, can_serve, weight_shape
 
 # Components of a pipeline that adapters are never made for.
 LEFT_OUT = ("vae", "vqgan", "movq", "safety_checker", "image_encoder", "feature_extractor")
@@ -54,12 +54,21 @@ def components_of(model: Any) -> dict[str, nn.Module]:
 
 
 def modules_of(component: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of a component that adapters can act on, by path."""
-    return {
-        path: module
-        for path, module in component.named_modules()
-        if isinstance(module, SERVED) and CHILD not in path.split(".")
-    }
+    """Return the layers of a component that low-rank adapters can act on, by path."""
+    return {path: module for path, module in component.named_modules() if isinstance(module, SERVED)}
+
+
+def layers_of(component: nn.Module) -> dict[str, nn.Module]:
+    """Return the layers of a component that some kind of adapter can act on, by path: norms too."""
+    return {path: module for path, module in component.named_modules() if can_serve(module)}
+
+
+def layer_at(component: nn.Module, path: str) -> nn.Module:
+    """Return the layer at a path that is known to exist (``get_submodule`` checks every step, and takes its time)."""
+    layer: Any = component
+    for name in path.split(".") if path else ():
+        layer = layer._modules[name]
+    return layer
 
 
 def target_of(model: Any) -> Target:
@@ -70,7 +79,7 @@ def target_of(model: Any) -> Target:
 def target_of_components(parts: Mapping[str, nn.Module], name: str = "this model") -> Target:
     """Return the module paths and weight shapes of a live model's components."""
     shapes = {
-        part: {path: weight_shape(layer) for path, layer in modules_of(root).items()} for part, root in parts.items()
+        part: {path: weight_shape(layer) for path, layer in layers_of(root).items()} for part, root in parts.items()
     }
     return Target(name, shapes)
 

@@ -6,18 +6,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
-from lorica.runtime.bank import SERVED, change_output, weight_shape
 from lorica.runtime.initials import as_plain
 from lorica.runtime.norms import shrinking
+from lorica.runtime.products import change_output
+from lorica.runtime.random_keys import keyed_generator
+from lorica.runtime.served import SERVED, weight_shape
 from lorica.runtime.targets import components_of, modules_of
+from lorica.runtime.trained_linear import FlatFactors, TrainedLinear, is_plain
 
 Place = tuple[str, str]  # component, module path
 
@@ -30,6 +33,7 @@ class _Pair:
     up: nn.Parameter  # (out, r)
     alpha: float
     first: tuple[Tensor, Tensor] | None = None  # what down and up were, if the change is counted from there
+    site: TrainedLinear | None = None  # does the change of a plain linear layer
 
     @property
     def scaling(self) -> float:
@@ -49,7 +53,7 @@ class _Pair:
         if self.first is not None:
             down0, up0 = self.first
             return as_plain(down, up, down0.cpu(), up0.cpu(), self.scaling)
-        return LoRA(down, up.view(*up.shape, *[1] * (down.ndim - 2)), self.alpha)
+        return LoRA(down, up.contiguous().view(*up.shape, *[1] * (down.ndim - 2)), self.alpha)
 
 
 class Trainable:
@@ -89,23 +93,23 @@ class Trainable:
         alphas = {place: _alpha_of(place, alpha, ranks[place]) for place in self._layers}
         _check(min(ranks.values()), min(alphas.values()), dropout)
         self._dropout, self._key, self._on = dropout, "", True
-        self._flat: dict[str, nn.Parameter] = {}
+        self._flat: dict[str, FlatFactors] = {}
         self._pairs: dict[Place, _Pair] = {}
         for component in modules:
             self._make_component(component, ranks, alphas, seed)
         if initial is not None:
             self.copy_from(initial)
-        self._handles = [
-            layer.register_forward_hook(self._hook(place), with_kwargs=True) for place, layer in self._layers.items()
-        ]
+        self._handles = [parts[name].register_forward_pre_hook(flat.refresh) for name, flat in self._flat.items()]
+        for place in self._layers:
+            self._handles += self._serve(place)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return what an optimizer steps: one flat fp32 parameter for each component, gradients already in place."""
-        return list(self._flat.values())
+        return [flat.master for flat in self._flat.values()]
 
     def by_component(self) -> dict[str, nn.Parameter]:
         """Return the flat parameter of each component, for learning rates of their own."""
-        return dict(self._flat)
+        return {component: flat.master for component, flat in self._flat.items()}
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Return the factors by name, such as ``unet/mid_block.attentions.0.proj_in/down``, in a fixed order."""
@@ -116,7 +120,7 @@ class Trainable:
 
     def zero_grad(self) -> None:
         """Zero all gradients in place."""
-        for flat in self._flat.values():
+        for flat in self.parameters():
             cast("Tensor", flat.grad).zero_()
 
     def adapter(self) -> Adapter:
@@ -179,16 +183,31 @@ class Trainable:
         shapes = {place: _factor_shapes(self._layers[place], ranks[place]) for place in places}
         count = sum(math.prod(down) + math.prod(up) for down, up in shapes.values())
         device = cast("Tensor", self._layers[places[0]].weight).device
-        flat = nn.Parameter(torch.zeros(count, device=device))
-        flat.grad = torch.zeros_like(flat)
+        flat = self._flat[component] = FlatFactors(count, device)
         start = 0
         for place, (down, up) in shapes.items():
-            middle, stop = start + math.prod(down), start + math.prod(down) + math.prod(up)
-            self._pairs[place] = _Pair(_view(flat, start, down), _view(flat, middle, up), alphas[place])
-            noise = torch.randn(down, generator=_generator(f"{seed}/initial/{component}/{place[1]}"))
-            self._pairs[place].down.data.copy_(noise / math.sqrt(ranks[place]))
-            start = stop
-        self._flat[component] = flat
+            middle = start + math.prod(down)
+            pair = _Pair(flat.view(start, down), flat.view(middle, up, transposed=True), alphas[place])
+            pair.site = _site_of(self._layers[place], flat, start, pair)
+            noise = torch.randn(down, generator=keyed_generator(f"{seed}/initial/{component}/{place[1]}"))
+            pair.down.data.copy_(noise / math.sqrt(ranks[place]))
+            self._pairs[place] = pair
+            start = middle + math.prod(up)
+
+    def _serve(self, place: Place) -> list[RemovableHandle]:
+        """Put the hooks on a layer: its change is one node of autograd where that can be, else what autograd makes."""
+        layer, pair, slow = self._layers[place], self._pairs[place], self._hook(place)
+        if (site := pair.site) is None:
+            return [layer.register_forward_hook(slow, with_kwargs=True)]
+
+        def before(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
+            lean = self._on and pair.first is None and not (self._dropout and layer.training) and len(args) == 1
+            return site.before(layer, args[0] if lean and not torch.compiler.is_compiling() else None)
+
+        def after(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            return site.after(layer, output) if site.waits else slow(layer, args, kwargs, output)
+
+        return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, with_kwargs=True)]
 
     def _hook(self, place: Place) -> Any:
         pair, name = self._pairs[place], f"{place[0]}/{place[1]}"
@@ -207,7 +226,7 @@ class Trainable:
     def _drop(self, x: Tensor, name: str, *, training: bool) -> Tensor:
         if not self._dropout or not training:
             return x
-        source = _generator(f"{self._key}/dropout/{name}")
+        source = keyed_generator(f"{self._key}/dropout/{name}")
         kept = torch.rand(x.shape, generator=source) >= self._dropout
         return x * kept.to(x.device, x.dtype) / (1 - self._dropout)
 
@@ -249,12 +268,8 @@ def _factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[
     return (rank, *rest), (out, rank)
 
 
-def _view(flat: nn.Parameter, start: int, shape: tuple[int, ...]) -> nn.Parameter:
-    """Return a parameter that is a piece of ``flat``, whose gradient is the same piece of the gradient of ``flat``."""
-    piece = slice(start, start + math.prod(shape))
-    view = nn.Parameter(flat.data[piece].view(shape))
-    view.grad = cast("Tensor", flat.grad)[piece].view(shape)
-    return view
+def _site_of(layer: nn.Module, flat: FlatFactors, start: int, pair: _Pair) -> TrainedLinear | None:
+    return TrainedLinear(flat, start, layer, len(pair.down), pair.scaling) if is_plain(layer) else None
 
 
 def _copy_pair(place: Place, pair: _Pair, layer: object) -> None:
@@ -268,8 +283,3 @@ def _copy_pair(place: Place, pair: _Pair, layer: object) -> None:
         )
     pair.down.data.copy_(layer.down)
     pair.up.data.copy_(layer.up.flatten(1))
-
-
-def _generator(key: str) -> torch.Generator:
-    digest = blake2b(key.encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -5,89 +5,26 @@ Names and defaults are those of the diffusers text-to-image LoRA script. Where a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from lorica.errors import ConfigError
-from lorica.training.refused import REFUSED
-from lorica.training.toml import read_toml, toml_line
+from lorica.training.inputs import InputSettings
+from lorica.training.settings import second_names
+from lorica.training.toml import read_toml, toml_line, toml_tables
 
 Schedule = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
-Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
-class RunConfig(BaseModel):
+class RunConfig(InputSettings):
     """One training run. Unknown names are refused with the nearest known one.
 
     Raises:
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
-
-    # the base model
-    pretrained_model_name_or_path: str = Field("bundled", description="'bundled', a folder, a Hub id or a .safetensors")
-    revision: str | None = Field(None, description="branch, tag or commit of the Hub model")
-    variant: str | None = Field(None, description="file variant of the model, such as fp16")
-    cache_dir: Path | None = Field(None, description="where models from the Hub are kept")
-
-    # the pictures
-    train_data_dir: Path | None = Field(None, description="folder of pictures with metadata.jsonl or .txt captions")
-    caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
-    instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
-    shuffle_tags: bool = Field(
-        False,
-        validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"),
-        description="put the tags of a caption into another order each time",
-    )
-    keep_tokens: int = Field(0, ge=0, description="tags at the front that are neither moved nor dropped")
-    keep_tokens_separator: str | None = Field(None, description="a mark such as ||| behind the tags that are kept")
-    caption_separator: str = Field(",", min_length=1, description="what stands between tags")
-    caption_dropout: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        validation_alias=AliasChoices("caption_dropout", "caption_dropout_rate"),
-        description="share of captions that are left empty, for guidance",
-    )
-    tag_dropout: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        validation_alias=AliasChoices("tag_dropout", "caption_tag_dropout_rate"),
-        description="share of tags that are left out",
-    )
-    trigger_word: str | None = Field(None, description="put at the front of captions that do not hold it")
-    caption_prefix: str | None = Field(None, description="put before every caption that is not empty")
-    caption_suffix: str | None = Field(None, description="put behind every caption that is not empty")
-    enable_wildcards: bool = Field(
-        False,
-        validation_alias=AliasChoices("enable_wildcards", "enable_wildcard"),
-        description="draw one of {a|b}, and one line of a .txt file",
-    )
-    on_long_caption: Literal["cut", "stop"] = Field(
-        "cut", description="what to do with more tokens than the model reads"
-    )
-    max_train_samples: int | None = Field(None, gt=0, description="use only so many pictures, drawn by the seed")
-    resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
-    use_aspect_ratio_buckets: bool = Field(
-        False,
-        validation_alias=AliasChoices("use_aspect_ratio_buckets", "enable_bucket"),
-        description="keep the shapes of pictures: frames of about the area of resolution squared",
-    )
-    bucket_reso_steps: int | None = Field(None, gt=0, description="sides of frames are multiples; the model's if unset")
-    min_bucket_reso: int | None = Field(None, gt=0, description="shortest side of a frame; half of resolution if unset")
-    max_bucket_reso: int | None = Field(None, gt=0, description="longest side of a frame; twice resolution if unset")
-    bucket_no_upscale: bool = Field(False, description="smaller frames for small pictures: none is enlarged")
-    center_crop: bool = Field(False, description="cut the middle; otherwise cuts at random")
-    random_flip: bool = Field(False, description="mirror half of the pictures seen, left to right")
-    image_interpolation_mode: Interpolation = Field("lanczos", description="how pictures are resized")
-    random_crops: int = Field(4, gt=0, description="different cuts of a picture that are cached without --center_crop")
-    dataloader_num_workers: int = Field(0, ge=0, description="threads that decode pictures while others are encoded")
 
     # how long, how much at once
     train_batch_size: int = Field(16, gt=0, description="samples at once on each device")
@@ -219,15 +156,6 @@ class RunConfig(BaseModel):
     hub_model_id: str | None = Field(None, description="its name there, user/name; that of output_dir if unset")
     local_rank: int = Field(-1, description="ignored: accelerate launch tells each process its number")
 
-    if not TYPE_CHECKING:  # the checker keeps the typed signature that pydantic makes
-
-        def __init__(self, **values: Any) -> None:
-            _refuse_unknown(values, type(self))
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                raise ConfigError(_readable(error)) from None
-
     @model_validator(mode="after")
     def _agree(self) -> RunConfig:
         if self.text_encoder_lr is not None and not self.train_text_encoder:
@@ -240,15 +168,6 @@ class RunConfig(BaseModel):
             raise ValueError("scale_weight_norms would shrink what pissa takes from the base: leave one out")
         if self.hub_model_id is not None and not self.push_to_hub:
             raise ValueError("hub_model_id is set, but nothing is uploaded: add push_to_hub")
-        return self
-
-    @model_validator(mode="after")
-    def _agree_on_captions(self) -> RunConfig:
-        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout):
-            raise ValueError("keep_tokens is set, but no tag is moved or dropped: add shuffle_tags or tag_dropout")
-        mark = self.keep_tokens_separator
-        if mark is not None and (not mark or mark in self.caption_separator):
-            raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
         return self
 
     @model_validator(mode="after")
@@ -282,45 +201,10 @@ class RunConfig(BaseModel):
     def to_toml(self) -> str:
         """Return the run file of this run, complete with defaults; unset values are comments."""
         values = self.model_dump(mode="json")
-        return "".join(toml_line(name, value) for name, value in values.items())
+        sets = values.pop("datasets")
+        return "".join(toml_line(name, value) for name, value in values.items()) + toml_tables("datasets", sets)
 
 
 def known_names() -> list[str]:
     """Return every name that a run file may hold, aliases included."""
-    return [*RunConfig.model_fields, *_second_names(RunConfig)]
-
-
-def _refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
-    given, second_names = set(values), _second_names(model)
-    known = [*model.model_fields, *second_names]
-    for second, first in second_names.items():
-        if {first, second} <= given:
-            raise ConfigError(f"{first} and {second} are two names of one setting: give one of them.")
-    for name in given:
-        if name in REFUSED:
-            raise ConfigError(f"{name} is not offered: {REFUSED[name]}")
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
-            raise ConfigError(f"unknown setting {name!r}.{hint}")
-
-
-def _second_names(model: type[BaseModel]) -> dict[str, str]:
-    """Return the other names of settings, each with the first."""
-    aliases = {name: field.validation_alias for name, field in model.model_fields.items()}
-    return {
-        str(second): name
-        for name, alias in aliases.items()
-        if isinstance(alias, AliasChoices)
-        for second in alias.choices
-        if second != name
-    }
-
-
-def _readable(error: ValidationError) -> str:
-    lines: list[str] = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}: {message}, got {problem['input']!r}" if name else message)
-    return "; ".join(lines) + "."
+    return [*RunConfig.model_fields, *second_names(RunConfig)]

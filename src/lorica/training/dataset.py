@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lorica.data.bucket_batches import Buckets
+from lorica.data.batches import Random, members
+from lorica.data.bucket_batches import Buckets, bucket_members
+from lorica.data.groups import Group
 from lorica.data.items import Item
+from lorica.data.mixture import mixture_members
 from lorica.data.views import choose_view
+from lorica.training.plan import Plan
 from lorica.training.recipe import Identities, Latents
 from lorica.training.texts import Texts
 
 
+class Drawn(NamedTuple):
+    """What a sample sees of a picture: latents ``(c, h, w)``, and where they count, ``(1, h, w)`` or None for all."""
+
+    latents: Tensor
+    mask: Tensor | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture, encoded: the latents of each of its views."""
+    """One picture, encoded: the latents of each of its views, and the mask of each if it has one."""
 
     item: Item
     views: tuple[Latents, ...]
+    masks: tuple[Tensor, ...] = ()
+
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """Draw a view, and latents from its distribution."""
+        number = choose_view(len(self.views), generator)
+        mean, std = self.views[number]
+        latents = torch.addcmul(mean, std, torch.randn(mean.shape, generator=generator))
+        return Drawn(latents, self.masks[number] if self.masks else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +64,32 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.examples)
 
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The data sets."""
+        return self.texts.groups
+
+    def row(self, step: int, plan: Plan, random: Random) -> list[int]:
+        """Return the pictures that a step sees, on all processes."""
+        if self.buckets is not None:
+            return bucket_members(step, plan.batch, self.buckets, random, plan.parts)
+        if len(self.groups) > 1:
+            sources = [group.source for group in self.groups]
+            return [entry.position for entry in mixture_members(step, plan.size, sources, random)]
+        return members(step, plan.size, plan.pictures, random)
+
+    def loss_weights(self, indices: Sequence[int]) -> Tensor | None:
+        """Return how much the loss of each of some samples counts, ``(b,)``, or None for all alike."""
+        if all(group.source.loss_weight == 1 for group in self.groups):
+            return None
+        return torch.tensor([self.groups[self.examples[index].item.group].source.loss_weight for index in indices])
+
     def conditioning(self, indices: Sequence[int], generators: Iterable[torch.Generator]) -> dict[str, Tensor]:
         """Draw the captions of some examples, one generator each; return their conditioning, stacked, ``(b, ...)``."""
         pairs = zip(indices, generators, strict=True)
         chosen = [self.texts.conditioning(self.examples[index].item, generator) for index, generator in pairs]
         return {name: torch.stack([row[name] for row in chosen]) for name in chosen[0]}
 
-    def latents(self, index: int, generator: torch.Generator) -> Tensor:
-        """Draw a view of one picture and latents from its distribution, ``(c, h, w)``."""
-        views = self.examples[index].views
-        mean, std = views[choose_view(len(views), generator)]
-        return torch.addcmul(mean, std, torch.randn(mean.shape, generator=generator))
+    def draw(self, index: int, generator: torch.Generator) -> Drawn:
+        """Draw what one sample sees of a picture."""
+        return self.examples[index].draw(generator)

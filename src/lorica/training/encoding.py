@@ -11,12 +11,14 @@ from torch import Tensor
 
 from lorica.data.buckets import BucketPlan, Size
 from lorica.data.cache import Cache, digest_of_bytes, key_of
-from lorica.data.caption_edits import CaptionEdits
+from lorica.data.groups import Group, one_group
 from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
 from lorica.data.items import Item
+from lorica.data.masks import MaskSource, mask_source
+from lorica.data.mixture import one_epoch
 from lorica.data.views import views_of
-from lorica.errors import DataError
 from lorica.training.dataset import Dataset, Example
+from lorica.training.masking import check_masks, encode_masks
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Latents, Recipe
 from lorica.training.rng import generator
@@ -36,12 +38,23 @@ class Framing:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Read:
-    """A picture file: its digest, and for each view the cache's key with what it holds, or the pixels to encode."""
+    """A picture file.
+
+    Args:
+        digest: that of its bytes.
+        size: its width and height.
+        views: how it is seen.
+        found: for each view the cache's key with what it holds, or the pixels to encode.
+        mask: where its mask comes from, if it has one that counts.
+    """
 
     digest: str
-    views: tuple[tuple[str, Latents | Tensor], ...]
+    size: tuple[int, int]
+    views: Sequence[View]
+    found: Sequence[tuple[str, Latents | Tensor]]
+    mask: MaskSource | None
 
 
 def load_dataset(
@@ -52,7 +65,7 @@ def load_dataset(
     *,
     reporter: Reporter,
     workers: int = 0,
-    edits: CaptionEdits | None = None,
+    groups: Sequence[Group] | None = None,
     buckets: BucketPlan | None = None,
 ) -> Dataset:
     """Encode every view of every picture, and every text that its captions can become, or take them from the cache.
@@ -61,34 +74,44 @@ def load_dataset(
         DataError: if a picture cannot be read.
     """
     identities = recipe.identify()
-    texts = encode_texts(items, edits or CaptionEdits(), recipe, identities.text, cache)
-    read = partial(_read, framing=framing, model_key=identities.pictures, cache=cache)
+    groups = groups or one_group(items)
+    texts = encode_texts(items, groups, recipe, identities.text, cache)
+    read = partial(_read, framing=framing, model_key=identities.pictures, cache=cache, groups=groups)
     frames = buckets.frames if buckets else [Size(framing.side, framing.side)] * len(items)
+    places = list(zip(items, frames, strict=True))
     examples: list[Example] = []
     contents: list[tuple[str, ...]] = []
     with reporter.progress("encoding pictures", len(items)) as advance:
-        for item, file in zip(items, _ahead(read, list(zip(items, frames, strict=True)), workers), strict=True):
-            latents = tuple(_encode(key, found, recipe, cache) for key, found in file.views)
-            examples.append(Example(item, latents))
-            contents.append((file.digest, *item.captions))
+        for (item, frame), file in zip(places, _ahead(read, places, workers), strict=True):
+            latents = tuple(_encode(key, found, recipe, cache) for key, found in file.found)
+            masks = _masks(file, frame, latents, cache)
+            examples.append(Example(item, latents, masks))
+            contents.append((file.digest, *_digest_of_mask(file), *item.captions))
             advance()
-    return Dataset(tuple(examples), texts, key_of(*contents), identities, buckets.members() if buckets else None)
+    check_masks(examples, groups, reporter)
+    once = [entry.position for entry in one_epoch([group.source for group in groups])]
+    return Dataset(tuple(examples), texts, key_of(*contents), identities, buckets.members(once) if buckets else None)
 
 
-def _read(place: tuple[Item, Size], *, framing: Framing, model_key: str, cache: Cache) -> _Read:
+def _read(
+    place: tuple[Item, Size], *, framing: Framing, model_key: str, cache: Cache, groups: Sequence[Group]
+) -> _Read:
     item, (width, height) = place
-    try:
-        content = item.path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the picture {item.path}: {error}.") from error
-    digest = digest_of_bytes(content)
-    crops = 1 if fits_exactly(picture_size(content, item.path), height, width) else framing.crops
+    content = item.read()
+    digest, size = digest_of_bytes(content), picture_size(content, item.path)
+    crops = 1 if fits_exactly(size, height, width) else framing.crops
     views = views_of(digest, partial(generator, framing.seed, 0), crops=crops, flip=framing.flip)
     keys = [key_of("picture", model_key, digest, height, width, *view, framing.interpolation) for view in views]
     kept = [cache.look_up(key) for key in keys]
-    if all(kept):
-        return _Read(digest, tuple((key, Latents(**found)) for key, found in zip(keys, kept, strict=True) if found))
-    return _Read(digest, tuple(zip(keys, _pixels(content, place, views, framing), strict=True)))
+    ready = [Latents(**found) for found in kept if found]
+    found = ready if len(ready) == len(keys) else _pixels(content, place, views, framing)
+    return _Read(
+        digest=digest,
+        size=size,
+        views=views,
+        found=list(zip(keys, found, strict=True)),
+        mask=mask_source(item.path, content, item.mask) if groups[item.group].masked else None,
+    )
 
 
 def _pixels(content: bytes, place: tuple[Item, Size], views: Sequence[View], framing: Framing) -> list[Tensor]:
@@ -102,6 +125,16 @@ def _encode(key: str, found: Latents | Tensor, recipe: Recipe, cache: Cache) -> 
         return found
     latents = recipe.encode_picture(found)
     return Latents(**cache.keep(key, latents._asdict()))
+
+
+def _masks(file: _Read, frame: Size, latents: Sequence[Latents], cache: Cache) -> tuple[Tensor, ...]:
+    if file.mask is None:
+        return ()
+    return encode_masks(file.mask, file.size, frame, file.views, latents[0].mean.shape[1], cache)
+
+
+def _digest_of_mask(file: _Read) -> tuple[str, ...]:
+    return () if file.mask is None else (digest_of_bytes(file.mask.content),)
 
 
 def _ahead(read: partial[_Read], items: Sequence[tuple[Item, Size]], workers: int) -> Iterator[_Read]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lorica.data.buckets import BucketPlan, plan_buckets
 from lorica.data.images import picture_size
 from lorica.data.items import Item
-from lorica.errors import ConfigError, DataError
+from lorica.errors import ConfigError
 from lorica.training.config import RunConfig
 
 
@@ -24,7 +24,7 @@ def plan_frames(items: Sequence[Item], config: RunConfig, side: int, multiple: i
     if step % multiple:
         raise ConfigError(f"bucket_reso_steps is {step}; this model needs a multiple of {multiple}.")
     return plan_buckets(
-        [_size(item) for item in items],
+        [picture_size(item.read(), item.path) for item in items],
         area=side * side,
         step=step,
         least=config.min_bucket_reso or max(step, side // 2 // step * step),
@@ -32,10 +32,3 @@ def plan_frames(items: Sequence[Item], config: RunConfig, side: int, multiple: i
         no_upscale=config.bucket_no_upscale,
         names=[item.path.name for item in items],
     )
-
-
-def _size(item: Item) -> tuple[int, int]:
-    try:
-        return picture_size(item.path.read_bytes(), item.path)
-    except OSError as error:
-        raise DataError(f"cannot read the picture {item.path}: {error}.") from error

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, UnknownNameError
-from lorica.runtime.bank import weight_shape
 from lorica.runtime.initials import STARTS, Initial, pissa
+from lorica.runtime.served import weight_shape
 from lorica.runtime.targets import modules_of
 from lorica.runtime.trainable import Place, Trainable
 from lorica.training.config import RunConfig

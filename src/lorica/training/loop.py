@@ -13,8 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lorica.data.batches import members
-from lorica.data.bucket_batches import bucket_members
+from lorica.data.masks import stack_areas
 from lorica.errors import TrainingError
 from lorica.runtime.trainable import Trainable
 from lorica.training.average import Average
@@ -95,7 +94,7 @@ class Loop:
         return nullcontext() if self.average is None else self.average.shown()
 
     def _step(self, step: int, micro_batches: Sequence[Sequence[int]], *, stop: bool) -> StepReport:
-        row = self._row(step)
+        row = self.dataset.row(step, self.plan, partial(generator, self.seed))
         times = self.recipe.sample_time(self.plan.size, generator(self.seed, step, "time"))
         losses = [self._backward(step, places, row, times) for places in micro_batches]
         loss, stopped = self._share(torch.stack(losses).mean(), stop=stop)
@@ -115,13 +114,6 @@ class Loop:
             self.average.update(step + 1)
         return StepReport(step + 1, facts[0], facts[1], rate, stop=facts[2] > 0)
 
-    def _row(self, step: int) -> list[int]:
-        """Return the pictures of a step, on all processes."""
-        plan, random = self.plan, partial(generator, self.seed)
-        if self.dataset.buckets is None:
-            return members(step, plan.size, plan.pictures, random)
-        return bucket_members(step, plan.batch, self.dataset.buckets, random, plan.parts)
-
     def _backward(self, step: int, places: Sequence[int], row: Sequence[int], times: Tensor) -> Tensor:
         """Add the gradient of one micro-batch; return its mean loss."""
         device = self.accelerator.device
@@ -138,16 +130,21 @@ class Loop:
 
     def _batch(self, step: int, places: Sequence[int], row: Sequence[int]) -> Batch:
         """Return the latents and the noise of some places of a step: each sample has generators of its own."""
-        picked = [self.dataset.latents(row[place], generator(self.seed, step, f"picture/{place}")) for place in places]
-        settings, shape = self.objective.noise, picked[0].shape
+        picked = [self.dataset.draw(row[place], generator(self.seed, step, f"picture/{place}")) for place in places]
+        settings, shape = self.objective.noise, picked[0].latents.shape
         drawn = [draw_noise(shape, settings, generator(self.seed, step, f"noise/{place}")) for place in places]
-        if not settings.perturbation:
-            return Batch(torch.stack(picked), torch.stack(drawn))
         mixed = [
             perturb(noise, settings.perturbation, generator(self.seed, step, f"perturbation/{place}"))
             for noise, place in zip(drawn, places, strict=True)
+            if settings.perturbation
         ]
-        return Batch(torch.stack(picked), torch.stack(drawn), torch.stack(mixed))
+        return Batch(
+            torch.stack([sample.latents for sample in picked]),
+            torch.stack(drawn),
+            torch.stack(mixed) if mixed else None,
+            area=stack_areas([sample.mask for sample in picked], self.objective.unmasked),
+            counts=self.dataset.loss_weights([row[place] for place in places]),
+        )
 
     def _share(self, loss: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:
         """Average gradients and loss over the processes; tell whether any of them is to stop."""

@@ -21,27 +21,36 @@ class Objective:
         noise: what is done to the noise.
         distance: a name in ``DISTANCES``.
         delta: where the distances other than the squared one become straight.
+        unmasked: how much a place counts where its mask is black.
     """
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     distance: str = "mse"
     delta: float = 0.1
+    unmasked: float = 0.0
 
 
 class Batch(NamedTuple):
-    """What is compared: clean latents, the noise to find again, and the noise that is mixed in, all ``(b, c, h, w)``.
+    """What is compared, and how much it counts.
 
-    ``mixed`` is None where it is ``noise`` itself.
+    Args:
+        latents: clean ones, ``(b, c, h, w)``.
+        noise: the noise to find again, of the same shape.
+        mixed: the noise that is mixed in, where it is not ``noise`` itself.
+        area: how much each place counts, ``(b, 1, h, w)``; None for all alike.
+        counts: how much each sample counts, ``(b,)``; None for all alike.
     """
 
     latents: Tensor
     noise: Tensor
     mixed: Tensor | None = None
+    area: Tensor | None = None
+    counts: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Move everything to a device."""
-        mixed = None if self.mixed is None else self.mixed.to(device)
-        return Batch(self.latents.to(device), self.noise.to(device), mixed)
+        latents, noise, *others = self
+        return Batch(latents.to(device), noise.to(device), *(None if one is None else one.to(device) for one in others))
 
 
 def sample_losses(
@@ -53,6 +62,7 @@ def sample_losses(
         noisy, _ = recipe.corrupt(batch.latents, batch.mixed, time)
     predicted = recipe.predict(noisy, time, conditioning)
     delta = torch.full((len(target),), objective.delta, device=target.device)
-    losses = sample_means(DISTANCES[objective.distance](predicted, target, delta))
-    weights = recipe.weigh(time)
-    return losses if weights is None else losses * weights
+    losses = sample_means(DISTANCES[objective.distance](predicted, target, delta), batch.area)
+    for weights in (recipe.weigh(time), batch.counts):
+        losses = losses if weights is None else losses * weights
+    return losses

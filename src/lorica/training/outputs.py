@@ -29,6 +29,7 @@ PLACES = frozenset(
         "local_rank",
     }
 )
+FOLDERS = ("train_data_dir", "class_data_dir")
 
 
 def write_adapter(
@@ -65,8 +66,8 @@ def write_adapter(
 def public_config(config: RunConfig) -> dict[str, object]:
     """Return the settings of a run without what is private to a machine: paths are reduced to names."""
     values = config.model_dump(mode="json", exclude=set(PLACES))
-    folder = _name(values["train_data_dir"])
-    return {**values, "train_data_dir": folder, "pretrained_model_name_or_path": base_name(config)}
+    sets = [{**values, **_named_only(values)} for values in values.pop("datasets")]
+    return {**values, **_named_only(values), "datasets": sets, "pretrained_model_name_or_path": base_name(config)}
 
 
 def base_name(config: RunConfig) -> str:
@@ -115,6 +116,11 @@ def write_card(
     )
     (folder / CARD).write_text(text, encoding="utf-8")
     return folder / CARD
+
+
+def _named_only(values: Mapping[str, object]) -> dict[str, str]:
+    """Return the names of the folders of pictures, without where they lie."""
+    return {key: _name(values[key]) for key in FOLDERS if key in values}
 
 
 def _name(path: object) -> str:

@@ -20,6 +20,7 @@ class Plan:
         process: the number of this one.
         pictures: how many pictures there are.
         batches: micro-batches that see every picture, on all processes, if those are made of buckets.
+        samples: samples of an epoch, if that is not each picture once.
     """
 
     steps: int
@@ -29,6 +30,7 @@ class Plan:
     process: int
     pictures: int
     batches: int | None = None
+    samples: int | None = None
 
     @property
     def size(self) -> int:
@@ -40,7 +42,7 @@ class Plan:
         """How many steps see every picture once."""
         if self.batches is not None:
             return steps_per_epoch(self.batches, self.parts)
-        return steps_per_epoch(self.pictures, self.size)
+        return steps_per_epoch(self.samples or self.pictures, self.size)
 
     @property
     def parts(self) -> int:
@@ -53,7 +55,15 @@ class Plan:
         return [list(range(first, first + self.batch)) for first in firsts]
 
 
-def make_plan(config: RunConfig, pictures: int, processes: int, process: int, batches: int | None = None) -> Plan:
+def make_plan(
+    config: RunConfig,
+    pictures: int,
+    processes: int,
+    process: int,
+    *,
+    batches: int | None = None,
+    samples: int | None = None,
+) -> Plan:
     """Return the plan of a run; without ``max_train_steps`` it lasts ``num_train_epochs``."""
     plan = Plan(
         steps=config.max_train_steps or 0,
@@ -63,5 +73,6 @@ def make_plan(config: RunConfig, pictures: int, processes: int, process: int, ba
         process=process,
         pictures=pictures,
         batches=batches,
+        samples=samples,
     )
     return plan if plan.steps else replace(plan, steps=config.num_train_epochs * plan.epoch)

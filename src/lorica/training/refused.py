@@ -12,10 +12,6 @@ REFUSED: dict[str, str] = {
     "enable_npu_flash_attention": "there is no support for that hardware.",
     "hub_token": "it would be written into run.toml; run `hf auth login` or set HF_TOKEN",
     "use_dora": "only LoRA is trained.",
-    "with_prior_preservation": "put class pictures with their captions into train_data_dir.",
-    "class_data_dir": "put class pictures with their captions into train_data_dir.",
-    "class_prompt": "put class pictures with their captions into train_data_dir.",
-    "instance_data_dir": "name the folder with train_data_dir.",
     "cache_latents": "it is always on.",
     "pre_compute_text_embeddings": "it is always on.",
 }

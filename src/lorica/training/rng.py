@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import torch
+
+from lorica.runtime.random_keys import keyed_generator
 
 
 def generator(seed: int, step: int, purpose: str, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return the generator for one use at one step: the same one on every run, whatever ran before."""
-    digest = blake2b(f"{seed}/{step}/{purpose}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)  # keep 63 bits
+    """Return the generator for one use at one step."""
+    return keyed_generator(f"{seed}/{step}/{purpose}", device)

@@ -25,14 +25,13 @@ from lorica.training.preview import prompts_of, write_previews
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Sampling
 from lorica.training.setup import (
-    collect_items,
-    edits_of,
     prepare_dataset,
     prepare_loop,
     prepare_recipe,
     prepare_trainable,
     side_of,
 )
+from lorica.training.sources import collect_items
 from lorica.training.state import facts_of, restore_checkpoint, take_checkpoint
 from lorica.training.texts import whole_texts
 
@@ -110,8 +109,8 @@ class Session:
     def preview(self, step: int) -> list[tuple[Path, str]]:
         """Draw the preview pictures of a step; return them with their prompts."""
         config = self.config
-        edits = edits_of(config)
-        captions = [whole_texts(item, edits)[0] for item in self._items]
+        groups = self.loop.dataset.groups
+        captions = [whole_texts(item, groups[item.group].edits)[0] for item in self._items]
         prompts = prompts_of(config.validation_prompt, captions, config.num_validation_images)
         if not self.is_main or not prompts:
             return []

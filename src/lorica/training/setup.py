@@ -11,8 +11,9 @@ from torch import nn
 
 from lorica.data.bucket_batches import bucket_batches_per_epoch
 from lorica.data.cache import Cache, cache_folder
-from lorica.data.caption_edits import CaptionEdits
-from lorica.data.items import Item, find_items
+from lorica.data.groups import Group
+from lorica.data.items import Item
+from lorica.data.mixture import epoch_length
 from lorica.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
 from lorica.runtime.targets import choose_modules
 from lorica.runtime.trainable import Trainable
@@ -30,7 +31,7 @@ from lorica.training.plan import Plan, make_plan
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Recipe, RecipeSettings
 from lorica.training.recipes import load_recipe
-from lorica.training.rng import generator
+from lorica.training.sources import groups_of, shares
 from lorica.training.texts import whole_texts
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -69,28 +70,6 @@ def precision_of(config: RunConfig, accelerator: Accelerator) -> torch.dtype:
     return dtype
 
 
-def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
-    """Return the pictures and captions of the run.
-
-    Raises:
-        ConfigError: if no folder is named.
-        DataError: if the folder cannot be used.
-    """
-    if config.train_data_dir is None:
-        raise ConfigError("no pictures are named: give a folder with --train_data_dir.")
-    items = find_items(
-        config.train_data_dir,
-        caption_column=config.caption_column,
-        caption=config.instance_prompt,
-        one_a_line=config.enable_wildcards,
-    )
-    reporter.say(f"{len(items)} pictures in {config.train_data_dir}")
-    if config.max_train_samples is None or config.max_train_samples >= len(items):
-        return items
-    chosen = torch.randperm(len(items), generator=generator(config.seed, 0, "choice"))[: config.max_train_samples]
-    return [items[index] for index in sorted(chosen.tolist())]
-
-
 def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
     """Load the base model and the recipe that trains it.
 
@@ -119,22 +98,6 @@ def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
     return recipe
 
 
-def edits_of(config: RunConfig) -> CaptionEdits:
-    """Return how captions are changed when they are drawn."""
-    return CaptionEdits(
-        shuffle=config.shuffle_tags,
-        separator=config.caption_separator,
-        keep_tags=config.keep_tokens,
-        keep_separator=config.keep_tokens_separator,
-        dropout=config.caption_dropout,
-        tag_dropout=config.tag_dropout,
-        trigger=config.trigger_word or "",
-        prefix=config.caption_prefix or "",
-        suffix=config.caption_suffix or "",
-        wildcards=config.enable_wildcards,
-    )
-
-
 def side_of(config: RunConfig, recipe: Recipe) -> int:
     """Return the side of the pictures.
 
@@ -148,14 +111,15 @@ def side_of(config: RunConfig, recipe: Recipe) -> int:
     return side
 
 
-def check_captions(items: Sequence[Item], recipe: Recipe, config: RunConfig, reporter: Reporter) -> None:
+def check_captions(
+    items: Sequence[Item], groups: Sequence[Group], recipe: Recipe, config: RunConfig, reporter: Reporter
+) -> None:
     """Report captions with more tokens than the model reads.
 
     Raises:
         DataError: for such captions, with ``on_long_caption`` at ``stop``.
     """
-    edits = edits_of(config)
-    counts = [(item, max(map(recipe.count_tokens, whole_texts(item, edits)))) for item in items]
+    counts = [(item, max(map(recipe.count_tokens, whole_texts(item, groups[item.group].edits)))) for item in items]
     long = [(item, count) for item, count in counts if count[0] > count[1]]
     if not long:
         return
@@ -171,7 +135,10 @@ def prepare_dataset(
     items: Sequence[Item], recipe: Recipe, config: RunConfig, accelerator: Accelerator, reporter: Reporter
 ) -> Dataset:
     """Encode the pictures and captions, the first process before the others, which then find them in the cache."""
-    check_captions(items, recipe, config, reporter)
+    groups = groups_of(config, items)
+    if len(groups) > 1:
+        reporter.say(shares(groups))
+    check_captions(items, groups, recipe, config, reporter)
     framing = Framing(
         side=side_of(config, recipe),
         crops=1 if config.center_crop else config.random_crops,
@@ -191,7 +158,7 @@ def prepare_dataset(
             cache,
             reporter=reporter,
             workers=config.dataloader_num_workers,
-            edits=edits_of(config),
+            groups=groups,
             buckets=buckets,
         )
     if cache.trouble:
@@ -248,7 +215,14 @@ def prepare_loop(
 ) -> Loop:
     """Put together the loop."""
     batches = bucket_batches_per_epoch(config.train_batch_size, dataset.buckets) if dataset.buckets else None
-    plan = make_plan(config, len(dataset), accelerator.num_processes, accelerator.process_index, batches)
+    plan = make_plan(
+        config,
+        len(dataset),
+        accelerator.num_processes,
+        accelerator.process_index,
+        batches=batches,
+        samples=epoch_length([group.source for group in dataset.groups]),
+    )
     dtype = precision_of(config, accelerator)
     parameters, rate = trainable.by_component(), rate_of(config)
     pieces, rates = trainable.named_parameters(), _rates(config, plan, list(parameters))

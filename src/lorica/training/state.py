@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
+
 import torch
 from torch import Tensor
 
+from lorica.data.groups import Group
 from lorica.training.checkpoint import Checkpoint
 from lorica.training.config import RunConfig
 from lorica.training.loop import Loop
 from lorica.training.outputs import base_name
+from lorica.training.sources import EDITS
 
 FACTOR, MEMORY, MEAN = "factor/", "optimizer/", "mean/"
 # Settings that are facts as they stand.
@@ -18,15 +23,6 @@ UNCHANGED = (
     "min_bucket_reso",
     "max_bucket_reso",
     "bucket_no_upscale",
-    "shuffle_tags",
-    "keep_tokens",
-    "keep_tokens_separator",
-    "caption_separator",
-    "caption_dropout",
-    "tag_dropout",
-    "trigger_word",
-    "caption_prefix",
-    "caption_suffix",
     "enable_wildcards",
     "optimizer",
     "use_ema",
@@ -36,6 +32,7 @@ UNCHANGED = (
     "rescale_zero_terminal_snr",
     "loss_type",
     "huber_delta",
+    "unmasked_weight",
     "snr_gamma",
     "soft_min_snr",
     "debiased_estimation",
@@ -85,6 +82,7 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "target_modules": [f"{name} {_shape(value)}" for name, value in loop.trainable.named_parameters().items()],
         "pictures and captions": loop.dataset.digest,
         "number of pictures": plan.pictures,
+        **_facts_of_sets(loop.dataset.groups),
         "resolution": side,
         "center_crop": config.center_crop,
         "random_crops": config.random_crops,
@@ -95,6 +93,20 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "prediction_type": dict(loop.recipe.describe())["modelspec.prediction_type"],
         **{name: getattr(config, name) for name in UNCHANGED},
     }
+
+
+def _facts_of_sets(groups: Sequence[Group]) -> dict[str, object]:
+    """Return what a checkpoint says of the data sets: how they are mixed, and what is done to their captions."""
+    facts: dict[str, object] = {"number of data sets": len(groups)}
+    for number, group in enumerate(groups):
+        where = f"data set {number + 1}, " if len(groups) > 1 else ""
+        source: dict[str, object] = {
+            name: value for name, value in asdict(group.source).items() if name != "name" or len(groups) > 1
+        }
+        source["masked_loss"] = group.masked
+        edits = {EDITS[name]: value for name, value in asdict(group.edits).items()}
+        facts |= {f"{where}{name}": value for name, value in {**source, **edits}.items()}
+    return facts
 
 
 def _under(prefix: str, checkpoint: Checkpoint) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import torch
 
 from lorica.data.cache import Cache, key_of
 from lorica.data.caption_edits import CaptionEdits, edit, variants
+from lorica.data.groups import Group
 from lorica.data.items import Item
 from lorica.training.recipe import Conditioning, Recipe
 
@@ -22,20 +23,20 @@ class Texts:
     """The captions of a run.
 
     Args:
-        edits: how captions are changed when they are drawn.
+        groups: the data sets, whose captions are changed in ways of their own.
         encoded: the conditioning of texts by text.
         recipe: encodes the others when they are drawn.
         is_open: whether there are others, so that the text encoder is needed at every step.
     """
 
-    edits: CaptionEdits
+    groups: Sequence[Group]
     encoded: Mapping[str, Conditioning]
     recipe: Recipe
     is_open: bool
 
     def draw(self, item: Item, generator: torch.Generator) -> str:
         """Return the text that one sample sees."""
-        return edit(item.captions, self.edits, generator, where=item.path.name)
+        return edit(item.captions, self.groups[item.group].edits, generator, where=item.path.name)
 
     def conditioning(self, item: Item, generator: torch.Generator) -> Conditioning:
         """Return what the model is told of one sample, without the dimension of the batch."""
@@ -43,7 +44,7 @@ class Texts:
         return self.encoded[text] if text in self.encoded else self.recipe.encode_text(text)
 
 
-def encode_texts(items: Sequence[Item], edits: CaptionEdits, recipe: Recipe, model_key: str, cache: Cache) -> Texts:
+def encode_texts(items: Sequence[Item], groups: Sequence[Group], recipe: Recipe, model_key: str, cache: Cache) -> Texts:
     """Encode every text that the captions can become, or take it from the cache.
 
     A picture whose captions can become too many has them encoded when they are drawn, and where all pictures together
@@ -53,8 +54,8 @@ def encode_texts(items: Sequence[Item], edits: CaptionEdits, recipe: Recipe, mod
         DataError: if a wildcard is not closed.
     """
     possible = {
-        item.captions: variants(item.captions, edits, where=item.path.name)
-        for item in {item.captions: item for item in items}.values()
+        (item.captions, item.group): variants(item.captions, groups[item.group].edits, where=item.path.name)
+        for item in {(item.captions, 0): item for item in items}.values()
     }
     known = [texts for texts in possible.values() if texts is not None]
     if len(set(chain.from_iterable(known))) > MOST_TEXTS:
@@ -63,7 +64,7 @@ def encode_texts(items: Sequence[Item], edits: CaptionEdits, recipe: Recipe, mod
         text: cache.get(key_of("text", model_key, text), partial(recipe.encode_text, text))
         for text in dict.fromkeys(chain.from_iterable(known))
     }
-    return Texts(edits, encoded, recipe, is_open=len(known) < len(possible))
+    return Texts(groups, encoded, recipe, is_open=len(known) < len(possible))
 
 
 def whole_texts(item: Item, edits: CaptionEdits) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,11 @@ def toml_line(name: str, value: object) -> str:
     if value is None:
         return f"# {name} is unset\n"
     return f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+
+
+def toml_tables(name: str, rows: Sequence[Mapping[str, object]]) -> str:
+    """Return one ``[[name]]`` table for each row, unset values left out; they must stand last in a file."""
+    return f"# {name} is unset\n" * (not rows) + "".join(
+        f"\n[[{name}]]\n" + "".join(toml_line(key, value) for key, value in row.items() if value is not None)
+        for row in rows
+    )

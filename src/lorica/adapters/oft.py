@@ -1,0 +1,92 @@
+"""OFT: each block of outputs is turned by an orthogonal matrix (Qiu et al. 2023, arXiv:2306.07280).
+
+The layout, the constraint and the rescaling are those of LyCORIS' "diag-oft" and kohya's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from lorica.adapters.base import ANY, AdapterLayer, shapes_of
+from lorica.adapters.operation import channels_last, mixes_channels, own
+from lorica.adapters.rotation import cayley, limited, skew, turn
+from lorica.errors import ShapeError
+
+
+class OFT(AdapterLayer):
+    """``delta = rescale * (R^T W) - W`` by blocks of outputs, ``R = (I + Q)(I - Q)^-1`` with ``Q = B - B^T``.
+
+    Args:
+        blocks: ``B``, shape ``(n, b, b)`` for ``n * b`` outputs.
+        constraint: ``Q`` is made at most ``constraint * out`` long, all blocks together; 0 for no limit. Files hold it
+            as ``alpha``.
+        rescale: a factor for each output, ``(out, *ones)``.
+        bias: change of the bias at strength 1, shape ``(out,)``.
+
+    Raises:
+        ShapeError: if the blocks are not square, or ``rescale`` has another length.
+    """
+
+    kind = "oft"
+    __slots__ = ()
+
+    def __init__(
+        self, blocks: Tensor, constraint: float = 0.0, rescale: Tensor | None = None, *, bias: Tensor | None = None
+    ) -> None:
+        self._hold(constraint, blocks=blocks, rescale=rescale, bias=bias)
+
+    @property
+    def constraint(self) -> float:
+        """The stored limit, which counts times the number of outputs; the same as ``alpha``."""
+        return self.alpha
+
+    @property
+    def rank(self) -> int:
+        """The size ``b`` of a block."""
+        return self.tensors["blocks"].shape[-1]
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """``(out, ANY)``."""
+        n, b, _ = self.tensors["blocks"].shape
+        return (n * b, ANY)
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the change at strength 1, float32, in the shape of ``weight``."""
+        columns = weight.float().flatten(1).T  # (in * kernel, out)
+        return self._change(columns).T.reshape(weight.shape)
+
+    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
+        """Return what turning and rescaling the layer's output adds; None where outputs see different inputs."""
+        if not mixes_channels(layer):
+            return None
+        y = own(layer, x)
+        return None if y is None else channels_last(layer, self._change(channels_last(layer, y)))
+
+    def _change(self, y: Tensor) -> Tensor:
+        """Return what is added to outputs ``(*, out)``."""
+        q = limited(skew(self.tensors["blocks"]), self.constraint * self.weight_shape[0])
+        return rescaled(y, turn(y, cayley(q).to(y.device)), self.tensors.get("rescale"))
+
+    def _check(self) -> None:
+        blocks = self.tensors["blocks"]
+        if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2] or not blocks.numel():
+            raise ShapeError(f"the blocks of OFT have shape {tuple(blocks.shape)}; expected (n, b, b).")
+        check_rescale(self.tensors, self.weight_shape[0])
+
+
+def rescaled(y: Tensor, added: Tensor, rescale: Tensor | None) -> Tensor:
+    """Return ``rescale * (y + added) - y``, with a small change kept exact; ``added`` itself without a rescale."""
+    if rescale is None:
+        return added
+    factor = rescale.flatten().to(y.device, y.dtype)
+    return factor * added + (factor - 1) * y
+
+
+def check_rescale(tensors: Mapping[str, Tensor], out: int) -> None:
+    """Raise ShapeError unless a ``rescale``, if there is one, has a number for each output."""
+    rescale = tensors.get("rescale")
+    if rescale is not None and (rescale.numel() != out or rescale.shape[0] != out):
+        raise ShapeError(f"rescale needs a number for each of {out} outputs, got {shapes_of(tensors)}.")

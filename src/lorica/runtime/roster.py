@@ -1,0 +1,124 @@
+"""Who is loaded: each adapter's value, its plan, and whether it is live, inside the weights or off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from lorica.adapters import Adapter
+from lorica.errors import ConfigError, StateError, UnknownNameError
+from lorica.runtime.plan import Place, Plan
+from lorica.runtime.strengths import Strength, resolve
+
+Source = str | Path | Mapping[str, Tensor] | Adapter
+Resolved = dict[Place, float]  # the strength in each layer that an adapter changes
+
+
+@dataclass(slots=True)
+class Roster:
+    """The adapters of one pipeline by name, in the order of loading. It knows; it touches no model.
+
+    Args:
+        adapters: every loaded adapter as a value.
+        plans: what each changes, by the live model's own paths.
+        live: the strength of each live adapter, as it was given and in each layer.
+        in_weights: the strength that each fused adapter was fused at.
+    """
+
+    adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
+    plans: dict[str, Plan] = field(default_factory=dict[str, Plan])
+    live: dict[str, tuple[Strength, Resolved]] = field(default_factory=dict[str, tuple[Strength, Resolved]])
+    in_weights: dict[str, Strength] = field(default_factory=dict[str, Strength])
+
+    def known(self, name: str) -> str:
+        """Return the name itself if an adapter has it.
+
+        Raises:
+            UnknownNameError: if none does.
+        """
+        if name not in self.adapters:
+            raise UnknownNameError.choose("adapter", name, self.adapters)
+        return name
+
+    def free_name(self, source: Source, name: str | None) -> str:
+        """Return the name for a new adapter: the given one, or one made from its source.
+
+        Raises:
+            StateError: if the name is taken.
+            ConfigError: if it is empty.
+        """
+        if name is not None:
+            if name in self.adapters:
+                raise StateError(
+                    f"an adapter named {name!r} is already loaded; remove it first or choose another name."
+                )
+            if not name:
+                raise ConfigError("an adapter's name must not be empty.")
+            return name
+        stem = Path(source).stem if isinstance(source, (str, Path)) else "adapter"
+        taken = (stem if index == 1 else f"{stem}_{index}" for index in range(1, len(self.adapters) + 2))
+        return next(free for free in taken if free not in self.adapters)
+
+    def add(self, name: str, adapter: Adapter, plan: Plan, live: tuple[Strength, Resolved]) -> None:
+        """Enter a new adapter, live."""
+        self.adapters[name], self.plans[name], self.live[name] = adapter, plan, live
+
+    def drop(self, name: str) -> None:
+        """Forget an adapter."""
+        for known in (self.adapters, self.plans, self.live, self.in_weights):
+            known.pop(name, None)
+
+    def check_not_fused(self, names: Iterable[str]) -> None:
+        """Raise unless all of these may be live.
+
+        Raises:
+            UnknownNameError: if one is not loaded.
+            StateError: if one is inside the weights.
+        """
+        for name in names:
+            if self.known(name) in self.in_weights:
+                raise StateError(
+                    f"{name!r} is fused into the weights, so it cannot be live too. Call unfuse({name!r}) first, or "
+                    "fuse it again to change its strength."
+                )
+
+    def check_fused(self, names: Iterable[str]) -> None:
+        """Raise unless all of these are inside the weights.
+
+        Raises:
+            UnknownNameError: if one is not loaded.
+            StateError: if one is not fused.
+        """
+        for name in names:
+            if self.known(name) not in self.in_weights:
+                raise StateError(f"{name!r} is not fused. Fused: {', '.join(self.in_weights) or 'none'}.")
+
+    def resolved(self, strengths: Mapping[str, Strength]) -> dict[str, tuple[Strength, Resolved]]:
+        """Return each strength as it was given and in each layer.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown.
+            ConfigError: if a strength is not a finite number.
+        """
+        return {name: (value, resolve_plan(value, self.plans[self.known(name)])) for name, value in strengths.items()}
+
+    def plans_beside(self, in_weights: Mapping[str, Strength]) -> dict[str, Plan]:
+        """Return the plans of the adapters that banks hold: those that are not in the weights."""
+        return {name: plan for name, plan in self.plans.items() if name not in in_weights}
+
+
+def resolve_plan(strength: Strength, plan: Plan) -> Resolved:
+    """Return the strength in each layer of a plan.
+
+    Raises:
+        UnknownNameError: if a component, block or module is unknown.
+        ConfigError: if a strength is not a finite number.
+    """
+    modules: dict[str, list[str]] = {}
+    for component, path in plan:
+        modules.setdefault(component, []).append(path)
+    by_component = resolve(strength, modules)
+    return {(component, path): by_component[component][path] for component, path in plan}

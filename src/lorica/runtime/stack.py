@@ -1,0 +1,125 @@
+"""Changes without thin factors, on one layer: whole weights and biases, stacked, with a strength for each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar
+
+import torch
+from diffusers.models.normalization import RMSNorm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lorica.adapters.operation import CONVOLUTIONS, operate
+from lorica.runtime.samples import for_batch
+from lorica.runtime.thin import Slot
+
+CHANNELS_SECOND = (*CONVOLUTIONS, nn.GroupNorm)
+
+
+class Stack(ABC):
+    """The changes that several adapters make to one tensor of a layer: ``values`` ``(K, *shape)``.
+
+    ``strength`` is ``(1 or samples, K)``. A Stack is never edited: :meth:`edited` returns another.
+    """
+
+    reserved: ClassVar[bool] = False
+
+    def __init__(self, values: Tensor, names: Collection[str]) -> None:
+        self.values = values
+        self.slots = {name: Slot(place, place + 1, 1.0) for place, name in enumerate(names)}
+        self.strength = torch.zeros(1, len(values), device=values.device)
+        self.guidance: int | None = None
+        self._acting: list[int] = []
+
+    @property
+    def width(self) -> int:
+        """How many adapters it holds."""
+        return len(self.values)
+
+    @property
+    def room(self) -> int:
+        """How many adapters there is room for: no more than it holds."""
+        return len(self.values)
+
+    def edited(self, gone: Collection[str], new: Mapping[str, Tensor]) -> Stack:
+        """Return the same without some adapters and with others."""
+        kept = {name: self.values[slot.start] for name, slot in self.slots.items() if name not in gone}
+        every = {**kept, **new}
+        parts = [part.to(self.values.device, self.values.dtype) for part in every.values()]
+        return type(self)(torch.stack(parts) if parts else self.values[:0], every)
+
+    def forward(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``y``, the layer's own output for ``x``, with what the changes add."""
+        acting = range(self.width) if torch.compiler.is_compiling() else self._acting
+        if not acting:
+            return y
+        strength = self.strength if len(self.strength) == 1 else for_batch(self.strength, len(x), self.guidance)
+        return y + self._change(layer, x, y, strength, acting)
+
+    @abstractmethod
+    def _change(self, layer: nn.Module, x: Tensor, y: Tensor, strength: Tensor, acting: Collection[int]) -> Tensor:
+        """Return what these columns add to ``y``."""
+
+    def act(self, names: Collection[str]) -> None:
+        """Let an eager forward read the changes of these adapters alone."""
+        self._acting = [slot.start for name, slot in self.slots.items() if name in names]
+
+    def link(self, strength: Tensor) -> None:
+        """Take the strengths from this tensor from now on."""
+        self.strength = strength
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> None:
+        """Follow a move or cast of the layer in place."""
+        values = move(self.values)
+        self.values = values if values.element_size() >= 2 else self.values.to(values.device)
+        self.strength = self.strength.to(values.device)
+
+    def copy(self) -> Stack:
+        """Return one that shares no memory with this."""
+        twin = type(self)(self.values.clone(), self.slots)
+        twin.strength, twin.guidance, twin._acting = self.strength.clone(), self.guidance, list(self._acting)
+        return twin
+
+
+class Weights(Stack):
+    """Changes of a weight: the layer's own operation with ``sum of strength * delta`` in the place of its weight."""
+
+    def _change(self, layer: nn.Module, x: Tensor, y: Tensor, strength: Tensor, acting: Collection[int]) -> Tensor:
+        if len(strength) == 1:
+            total = sum(
+                (self.values[place] * strength[0, place] for place in acting), start=torch.zeros(()).to(y.device)
+            )
+            return _operated(layer, x, total).to(y.dtype)
+        change = torch.zeros_like(y)
+        for place in acting:
+            rows = strength[:, place].view(-1, *[1] * (y.ndim - 1))
+            change = change + (_operated(layer, x, self.values[place]) * rows).to(y.dtype)
+        return change
+
+
+class Biases(Stack):
+    """Changes of a bias: ``sum of strength * change`` at every point."""
+
+    def _change(self, layer: nn.Module, x: Tensor, y: Tensor, strength: Tensor, acting: Collection[int]) -> Tensor:
+        del x
+        places = list(acting)
+        rows = strength[:, places] @ self.values[places].float()  # (1 or b, out)
+        return along_channels(layer, rows, y.ndim).to(y.dtype)
+
+
+def along_channels(layer: nn.Module, rows: Tensor, ndim: int) -> Tensor:
+    """Shape ``(1 or b, out)`` to be added to a layer's output of ``ndim`` axes."""
+    ones = [1] * (ndim - 2)
+    return rows.view(len(rows), -1, *ones) if isinstance(layer, CHANNELS_SECOND) else rows.view(len(rows), *ones, -1)
+
+
+def _operated(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+    """Return what a layer gives for ``x`` with another weight and no bias."""
+    if isinstance(layer, RMSNorm):
+        return F.rms_norm(x.float(), tuple(layer.dim), weight.float(), layer.eps)
+    result = operate(layer, x, weight)
+    if result is None:
+        raise TypeError(type(layer).__name__)  # unreachable: what is served is checked when an adapter is loaded
+    return result

@@ -1,0 +1,172 @@
+"""Low-rank adapters on one layer, stacked along the rank: any number of them costs two thin products.
+
+``y = layer(x) + ((x . down^T) * strength) . up^T``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lorica.adapters import Factors
+from lorica.errors import StateError
+from lorica.runtime.products import change_in_place, change_output
+from lorica.runtime.samples import for_batch
+
+# How many times the rows that the first adapter needs are set aside. On the CPU, memory that nothing was written to
+# costs nothing, and a later adapter then needs no copy of those before it; on a device such a copy is quick.
+ROOM = {"cpu": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The columns of a strength tensor that belong to one adapter, and what its strength is multiplied by there."""
+
+    start: int
+    stop: int
+    scaling: float
+
+
+class Window(NamedTuple):
+    """The rows from the first to the last that acts, as they enter the products."""
+
+    down: Tensor
+    up: Tensor
+    strength: Tensor
+
+
+class Thin:
+    """Stacked factors: ``down`` ``(C, in, *kernel)`` and ``up`` ``(C, out)``, of which ``width`` rows are read.
+
+    ``strength`` is ``(1 or samples, width)`` in float32, and holds each adapter's ``alpha / r`` already. A Thin is
+    never edited: :meth:`edited` returns another, which shares the memory as far as there is room.
+
+    Args:
+        down: as above.
+        up: as above.
+        slots: the rows of each adapter.
+        width: how many rows a compiled graph reads; an eager forward reads the span of those that act.
+        reserved: whether ``width`` stays what it is whatever is loaded.
+    """
+
+    def __init__(self, down: Tensor, up: Tensor, slots: Mapping[str, Slot], width: int, *, reserved: bool) -> None:
+        self.down, self.up, self.width, self.reserved = down, up, width, reserved
+        self.slots = dict(slots)
+        self.strength = torch.zeros(1, width, device=down.device)
+        self.guidance: int | None = None
+        self._span = (0, 0)
+        self._window: Window | None = None
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, rank: int = 0) -> Thin:
+        """Return one without any adapters for a weight of this shape, with ``rank`` rows reserved."""
+        out, *rest = shape
+        down = torch.zeros(rank, *rest, dtype=dtype, device=device)
+        return cls(down, torch.zeros(rank, out, dtype=dtype, device=device), {}, rank, reserved=rank > 0)
+
+    @property
+    def room(self) -> int:
+        """How many rows there are, used or not."""
+        return len(self.down)
+
+    def edited(self, gone: Collection[str], new: Mapping[str, Factors]) -> Thin:
+        """Return the same without some adapters and with others.
+
+        Rows that are in use are not touched, so this one goes on working as it is.
+
+        Raises:
+            StateError: if a reservation is too small.
+        """
+        slots = {name: slot for name, slot in self.slots.items() if name not in gone}
+        for name, part in new.items():
+            start = _free_rows(len(part.down), (*self.slots.values(), *slots.values()))
+            slots[name] = Slot(start, start + len(part.down), part.scaling)
+        needed = max((slot.stop for slot in slots.values()), default=0)
+        if self.reserved and needed > self.width:
+            raise StateError(f"it needs {needed} rows, and {self.width} are reserved.")
+        down, up = (self.down, self.up) if needed <= len(self.down) else self._grown(needed)
+        for name, part in new.items():
+            rows = slice(slots[name].start, slots[name].stop)
+            down[rows].copy_(part.down.reshape(-1, *down.shape[1:]))
+            up[rows].copy_(part.up.T)
+        return Thin(down, up, slots, self.width if self.reserved else needed, reserved=self.reserved)
+
+    def clear_what_left(self, before: Thin) -> None:
+        """Zero the rows of adapters that were in ``before`` and left a hole: a hole is read, at strength 0."""
+        for name, slot in before.slots.items():
+            if self.slots.get(name) != slot and slot.start < self.width:
+                self.down[slot.start : slot.stop].zero_()
+                self.up[slot.start : slot.stop].zero_()
+
+    def forward(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Return ``y``, the layer's own output for ``x``, with what the adapters add."""
+        if torch.compiler.is_compiling():
+            window = Window(self.down[: self.width], self.up[: self.width].T, self.strength)
+            return change_output(layer, x, y, *self._suited(window, x, y))
+        if self._span[0] == self._span[1]:
+            return y
+        if self._window is None:
+            rows = slice(*self._span)
+            self._window = Window(self.down[rows], self.up[rows].T, self.strength[:, rows])
+        change = change_output if torch.is_grad_enabled() else change_in_place
+        return change(layer, x, y, *self._suited(self._window, x, y))
+
+    def _suited(self, window: Window, x: Tensor, y: Tensor) -> Window:
+        """Return the window in the precision of the input where the two differ, with a strength for each sample."""
+        if len(window.strength) > 1:
+            window = window._replace(strength=for_batch(window.strength, len(x), self.guidance))
+        dtype = x.dtype if x.is_floating_point() else y.dtype
+        if dtype != window.down.dtype and not torch.is_autocast_enabled(y.device.type):
+            window = window._replace(down=window.down.to(dtype), up=window.up.to(dtype))
+        return window
+
+    def act(self, names: Collection[str]) -> None:
+        """Let an eager forward read the rows of these adapters and what lies between them, no others."""
+        slots = [slot for name, slot in self.slots.items() if name in names]
+        self._span = (min(slot.start for slot in slots), max(slot.stop for slot in slots)) if slots else (0, 0)
+        self._window = None
+
+    def link(self, strength: Tensor) -> None:
+        """Take the strengths from this tensor from now on."""
+        self.strength, self._window = strength, None
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> None:
+        """Follow a move or cast of the layer in place; rows that were set aside are left behind."""
+        rows = slice(None) if self.reserved else slice(self.width)
+        down, up = move(self.down[rows]), move(self.up[rows])
+        if down.is_floating_point() and down.element_size() >= 2:  # a layer that rests in float8 computes in another
+            self.down, self.up = down, up
+        else:
+            self.down, self.up = self.down.to(down.device), self.up.to(up.device)
+        self.link(self.strength.to(down.device))
+
+    def copy(self) -> Thin:
+        """Return one that shares no memory with this."""
+        rows = slice(self.width)
+        twin = Thin(self.down[rows].clone(), self.up[rows].clone(), self.slots, self.width, reserved=self.reserved)
+        twin.strength, twin.guidance, twin._span = self.strength.clone(), self.guidance, self._span
+        return twin
+
+    def _grown(self, needed: int) -> tuple[Tensor, Tensor]:
+        """Return larger tensors that hold the same rows."""
+        spare = ROOM.get(self.down.device.type, 1)
+        capacity = needed * spare if not self.width else needed * min(spare, 2)
+        down = self.down.new_empty(capacity, *self.down.shape[1:])
+        up = self.up.new_empty(capacity, self.up.shape[1])
+        down[: self.width].copy_(self.down[: self.width])
+        up[: self.width].copy_(self.up[: self.width])
+        return down, up
+
+
+def _free_rows(count: int, slots: Iterable[Slot]) -> int:
+    """Return where the first gap of this many rows begins."""
+    start = 0
+    for slot in sorted(slots, key=lambda slot: slot.start):
+        if slot.start - start >= count:
+            return start
+        start = max(start, slot.stop)
+    return start

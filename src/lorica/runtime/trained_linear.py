@@ -1,0 +1,159 @@
+"""A trained adapter on a plain linear layer as one node of autograd: six thin products, and little to remember.
+
+With ``g`` the gradient of the output, ``s`` the scaling and ``W`` the frozen weight::
+
+    h = x down^T        y = layer(x) + s h up^T
+    k = g up            d down += s k^T x        d up += s g^T h        dx = g W + s k down
+
+What is added is added in place: to the layer's fresh output, to the flat gradient, to ``g W``. The layer's own product
+is kept off autograd, as its backward pass is done here. Only ``x`` and ``h`` are remembered.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class FlatFactors:
+    """The factors of one component in one row: the fp32 master with its gradient, and copies for a half model.
+
+    Args:
+        count: how many numbers.
+        device: where they are.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.master = nn.Parameter(torch.zeros(count, device=device))
+        self.master.grad = torch.zeros_like(self.master)
+        self._values = {self.master.dtype: self.master.detach()}
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """Return the numbers as constants: the master itself, or a copy as old as the last :meth:`refresh`."""
+        if dtype not in self._values:
+            self._values[dtype] = self.master.detach().to(dtype)
+        return self._values[dtype]
+
+    def view(self, start: int, shape: tuple[int, ...], *, transposed: bool = False) -> nn.Parameter:
+        """Return a parameter that is a piece of the master, and whose gradient is the same piece of its gradient.
+
+        Args:
+            start: where the piece begins.
+            shape: that of the parameter.
+            transposed: whether the piece lies in memory column by column.
+        """
+        piece = slice(start, start + math.prod(shape))
+        views = [
+            row[piece].view(shape[::-1]).t() if transposed else row[piece].view(shape)
+            for row in (self.master.data, cast("Tensor", self.master.grad))
+        ]
+        view = nn.Parameter(views[0])
+        view.grad = views[1]
+        return view
+
+    def refresh(self, *_: object) -> None:
+        """Bring the copies up to date: a hook to run before each forward pass, one kernel for all layers."""
+        for dtype, values in self._values.items():
+            if dtype is not self.master.dtype:
+                values.copy_(self.master.detach())
+
+
+class TrainedLinear:
+    """The change of one linear layer. ``before`` and ``after`` stand around the layer's own forward pass.
+
+    Args:
+        flat: holds the factors.
+        start: where ``down`` ``(r, in)`` begins in it; ``up`` follows, transposed to ``(r, out)``: faster to read.
+        layer: the layer, for its shape.
+        rank: the inner size ``r``.
+        scaling: the change is ``scaling * up @ down``.
+    """
+
+    def __init__(self, flat: FlatFactors, start: int, layer: nn.Linear, rank: int, scaling: float) -> None:
+        self.flat, self.scaling = flat, scaling
+        self._start, self._shapes = start, ((rank, layer.in_features), (rank, layer.out_features))
+        self._views: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
+        self.gradients = self._cut(cast("Tensor", flat.master.grad))
+        self._x: Tensor | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether ``before`` took an input that no ``after`` has used yet."""
+        return self._x is not None
+
+    def before(self, layer: nn.Module, x: Tensor | None) -> tuple[Tensor] | None:
+        """Take the input and return the one that the layer is to see, or None to leave this call to autograd."""
+        self._x = x if x is not None and _is_frozen(layer) else None
+        return None if self._x is None else (self._x.detach(),)
+
+    def after(self, layer: nn.Module, y: Tensor) -> Tensor:
+        """Return the output of the layer with the change added, in place."""
+        x, self._x = self._x, None
+        return cast("Tensor", _Change.apply(x, self.flat.master, self, layer.weight, [y]))
+
+    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return ``(r, in)`` and ``(r, out)``, constants."""
+        if dtype not in self._views:
+            self._views[dtype] = self._cut(self.flat.values(dtype))
+        return self._views[dtype]
+
+    def _cut(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        down, up = self._shapes
+        middle = self._start + math.prod(down)
+        return row[self._start : middle].view(down), row[middle : middle + math.prod(up)].view(up)
+
+
+def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Tell whether the backward pass of a layer can be done here: an ``nn.Linear`` whose weight is not packed."""
+    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and layer.weight.is_floating_point()
+
+
+def _is_frozen(layer: nn.Module) -> bool:
+    bias = cast("Tensor | None", layer.bias)
+    return not cast("Tensor", layer.weight).requires_grad and (bias is None or not bias.requires_grad)
+
+
+class _Change(torch.autograd.Function):
+    """The formulas at the top of the file. ``flat`` is an input so that the output needs a gradient; it gets none."""
+
+    @staticmethod
+    def forward(  # type: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, flat: Tensor, site: TrainedLinear, weight: Tensor, output: list[Tensor]
+    ) -> Tensor:
+        del flat
+        y = output[0].data  # in a list, and not as a view: so autograd takes it for the fresh tensor that it is
+        down, up = site.factors(y.dtype)
+        rows = x.to(y.dtype).reshape(-1, down.shape[1])
+        hidden = torch.mm(rows, down.t())
+        y.view(-1, up.shape[1]).addmm_(hidden, up, alpha=site.scaling)
+        ctx.save_for_backward(rows, hidden)
+        ctx.site, ctx.weight, ctx.shape = site, weight, x.shape
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:  # type: ignore[reportIncompatibleMethodOverride]
+        rows, hidden = cast("tuple[Tensor, Tensor]", ctx.saved_tensors)
+        site = cast("TrainedLinear", ctx.site)
+        down, up = site.factors(gradient.dtype)
+        arriving = gradient.reshape(-1, up.shape[1])
+        through = torch.mm(arriving, up.t())
+        d_down, d_up = site.gradients
+        _add_product(d_down, through.t(), rows, site.scaling)
+        _add_product(d_up, hidden.t(), arriving, site.scaling)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None
+        passed = torch.mm(arriving, ctx.weight.to(arriving.dtype)).addmm_(through, down, alpha=site.scaling)
+        return passed.view(ctx.shape), None, None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor, scaling: float) -> None:
+    """Add ``scaling * left @ right`` to an fp32 total."""
+    if left.dtype is total.dtype:
+        total.addmm_(left, right, alpha=scaling)
+    else:
+        total.add_(torch.mm(left, right), alpha=scaling)
