@@ -11,6 +11,7 @@ from torch import Tensor
 import lorica
 from lorica.adapters import Adapter, AdapterLayer, LoCon, LoRA
 from lorica.formats import FORMATS
+from lorica.formats.keys import Keys
 from lorica.models import FAMILIES, Target
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -95,8 +96,8 @@ def test_no_target_is_needed_for_a_known_family(family: str, name: str, tmp_path
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_other_format_recognises_what_was_written(name: str) -> None:
-    tensors, _ = FORMATS[name].compose(adapter_for(TARGET, torch.float32), TARGET)
-    assert [other for other, dialect in FORMATS.items() if dialect.recognises(tensors, {})] == [name]
+    tensors, metadata = FORMATS[name].compose(adapter_for(TARGET, torch.float32), TARGET)
+    assert [other for other, dialect in FORMATS.items() if dialect.recognises(Keys.of(tensors, metadata))] == [name]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -91,11 +91,21 @@ def test_a_file_that_fits_no_family_asks_for_the_target() -> None:
         lorica.read(tensors)
 
 
-def test_a_file_for_a_model_without_a_table_says_what_it_looks_like() -> None:
-    flat = "lora_unet_double_blocks_0_img_attn_proj"
-    tensors = {f"{flat}.lora_down.weight": torch.ones(3, 3072), f"{flat}.lora_up.weight": torch.ones(3072, 3)}
-    with pytest.raises(FormatError, match=r"This file looks like Flux\."):
-        lorica.read(tensors)
+def test_the_names_of_black_forest_labs_are_looked_up_and_a_fused_weight_taken_apart() -> None:
+    flat = "lora_unet_double_blocks_0_img_attn"
+    down, up = torch.randn(3, 3072), torch.randn(9216, 3)
+    tensors = {
+        f"{flat}_proj.lora_down.weight": torch.ones(3, 3072), f"{flat}_proj.lora_up.weight": torch.ones(3072, 3),
+        f"{flat}_qkv.lora_down.weight": down, f"{flat}_qkv.lora_up.weight": up, f"{flat}_qkv.alpha": torch.tensor(1.5),
+        "lora_unet_single_blocks_37_linear2.lora_down.weight": torch.ones(3, 15360),
+        "lora_unet_single_blocks_37_linear2.lora_up.weight": torch.ones(3072, 3),
+    }  # fmt: skip
+    layers = lorica.read(tensors).components["transformer"]
+    assert set(layers) == {
+        *(f"transformer_blocks.0.attn.to_{part}" for part in ("q", "k", "v", "out.0")),
+        "single_transformer_blocks.37.proj_out",
+    }
+    assert layers["transformer_blocks.0.attn.to_k"] == LoRA(down, up[3072:6144], 1.5)
 
 
 def test_only_the_target_is_searched_when_there_is_one() -> None:

@@ -31,17 +31,17 @@ def lora(rank: int, alpha: float) -> LoRA:
 
 def test_the_commonest_rank_and_alpha_need_no_pattern() -> None:
     layers = {"a.x": lora(3, 2.0), "a.y": lora(3, 2.0), "b.x": lora(4, 1.5)}
-    config = make_config("unet", layers)
-    assert config["unet.r"] == 3
-    assert config["unet.lora_alpha"] == 2
-    assert config["unet.rank_pattern"] == {r"^b\.x": 4}
-    assert config["unet.alpha_pattern"] == {r"^b\.x": 1.5}
-    assert config["unet.target_modules"] == ["a.x", "a.y", "b.x"]
+    config = make_config(layers)
+    assert config["r"] == 3
+    assert config["lora_alpha"] == 2
+    assert config["rank_pattern"] == {r"^b\.x": 4}
+    assert config["alpha_pattern"] == {r"^b\.x": 1.5}
+    assert config["target_modules"] == ["a.x", "a.y", "b.x"]
 
 
 def test_a_top_level_module_is_asked_for_by_an_expression() -> None:
-    config = make_config("transformer", {"proj_out": lora(3, 1.0), "a.x": lora(3, 1.0)})
-    pattern = config["transformer.target_modules"]
+    config = make_config({"proj_out": lora(3, 1.0), "a.x": lora(3, 1.0)})
+    pattern = config["target_modules"]
     assert re.fullmatch(pattern, "proj_out")
     assert not re.fullmatch(pattern, "blocks.0.proj_out")
 

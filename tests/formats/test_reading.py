@@ -168,7 +168,7 @@ def test_an_alpha_of_several_numbers_is_refused() -> None:
 def test_a_file_in_two_formats_or_in_none_is_refused() -> None:
     with pytest.raises(FormatError, match="several formats \\(diffusers and kohya\\)"):
         lorica.read({**flat_pair(), **pair(f"unet.{Q}")})
-    with pytest.raises(FormatError, match=r"no adapter format that is known here \(diffusers, kohya\)"):
+    with pytest.raises(FormatError, match=r"no adapter format that is known here \(diffusers, kohya, "):
         lorica.read({"weight": torch.ones(2)})
     with pytest.raises(FormatError, match="It looks like a whole model"):
         lorica.read({"conv_in.weight": torch.ones(2)})
@@ -259,7 +259,7 @@ class TestWriting:
     def test_each_format_refuses_what_it_cannot_hold(self, tmp_path: Path) -> None:
         conv = "conv_in"
         tucker = LoCon(torch.ones(3, 4, 1, 1), torch.ones(3, 3, 3, 3), torch.ones(320, 3, 1, 1))
-        with pytest.raises(FormatError, match=r"unet\.conv_in: it is a locon layer; .* Use format='kohya'"):
+        with pytest.raises(FormatError, match=r"unet\.conv_in: it is a locon layer, and the format has no name"):
             lorica.write(Adapter({"unet": {conv: tucker}}), tmp_path)
         zero = LoRA(torch.ones(3, 4), torch.ones(5, 3), 0.0)
         with pytest.raises(FormatError, match="alpha 0"):

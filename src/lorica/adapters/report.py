@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +15,14 @@ class UnusedKey:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The account of one file: each of its keys is in ``used`` or in ``unused``."""
+    """The account of one file: each of its keys is in ``used`` or in ``unused``.
+
+    ``spelling`` is for ``lorica.formats`` alone: what it needs to write the file back as it was spelled.
+    """
 
     format: str
     source: str
     base_model: str | None = None
     used: tuple[str, ...] = ()
     unused: tuple[UnusedKey, ...] = ()
+    spelling: object = field(default=None, repr=False, compare=False)

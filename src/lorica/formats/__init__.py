@@ -7,7 +7,22 @@ from pathlib import Path
 
 from lorica.adapters import Adapter
 from lorica.errors import FileError, FormatError, ModelError, UnknownNameError
-from lorica.formats import diffusers, kohya
+from lorica.formats import (
+    bfl_control,
+    cloneofsimo,
+    comfyui,
+    control_lora,
+    diffusers,
+    hcp,
+    kohya,
+    lycoris,
+    omi,
+    onetrainer,
+    peft,
+    uso,
+    wan_fun,
+    xlabs,
+)
 from lorica.formats.dialect import Dialect
 from lorica.formats.files import save
 from lorica.formats.peft_config import METADATA_KEY
@@ -16,7 +31,10 @@ from lorica.formats.sources import FILE_NAME, Source, open_source
 from lorica.models import Target
 from lorica.models.clip import spellings
 
-_DIALECTS: tuple[Dialect, ...] = (diffusers, kohya)
+_DIALECTS: tuple[Dialect, ...] = (
+    diffusers, kohya, peft, comfyui, lycoris, onetrainer, omi, wan_fun,
+    xlabs, uso, bfl_control, control_lora, hcp, cloneofsimo,
+)  # fmt: skip
 FORMATS: dict[str, Dialect] = {dialect.NAME: dialect for dialect in _DIALECTS}
 
 __all__ = ["FORMATS", "Dialect", "Source", "read", "write"]

@@ -11,6 +11,7 @@ from operator import eq
 
 from lorica.adapters.report import Report, UnusedKey
 from lorica.errors import FormatError
+from lorica.formats.spelling import Spelling
 
 SHOWN = 4  # unused keys that a message lists
 _CANDIDATES = 12  # names that are compared closely
@@ -25,6 +26,7 @@ class Account:
     used: list[str] = field(default_factory=list[str])
     unused: dict[str, str] = field(default_factory=dict[str, str])
     strangers: dict[str, str] = field(default_factory=dict[str, str])  # unused keys to the modules they name
+    spelling: Spelling = field(default_factory=Spelling)
 
     def leave(self, keys: Iterable[str], reason: str) -> None:
         """Note that nothing came from these keys, and why."""
@@ -39,7 +41,7 @@ class Account:
     def report(self, base_model: str | None) -> Report:
         """Return the finished account."""
         left = tuple(UnusedKey(key, reason) for key, reason in self.unused.items())
-        return Report(self.format, self.source, base_model, tuple(self.used), left)
+        return Report(self.format, self.source, base_model, tuple(self.used), left, self.spelling)
 
     def error(self, known: Sequence[str], looks: str) -> FormatError:
         """Return the error for the unused keys: the first of them, why, their nearest matches, and how to go on.

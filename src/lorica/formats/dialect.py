@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
 from lorica.adapters import Adapter
+from lorica.errors import FormatError
 from lorica.formats.account import Account
 from lorica.formats.files import Stored
+from lorica.formats.keys import Keys
 from lorica.formats.layers import Leaves
 from lorica.formats.places import Place
 from lorica.models import Target
@@ -49,6 +51,11 @@ class Parsed:
     zero_is_rank: bool = True
 
 
+def read_only(format_name: str) -> FormatError:
+    """Return the error for writing in a format that is only read."""
+    return FormatError(f"files in {format_name} format are read, not written. Use format='diffusers' or 'kohya'.")
+
+
 class Dialect(Protocol):
     """One way to write an adapter into named tensors."""
 
@@ -57,7 +64,7 @@ class Dialect(Protocol):
         """What users call it."""
         ...
 
-    def recognises(self, keys: Collection[str], metadata: Mapping[str, str]) -> bool:
+    def recognises(self, keys: Keys) -> bool:
         """Tell whether a file with these keys is in this format."""
         ...
 

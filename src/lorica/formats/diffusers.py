@@ -4,49 +4,46 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
+from lorica.formats import bfl_control, comfyui, control_lora, hcp, omi, peft, uso, xlabs
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
+from lorica.formats.keys import Keys
 from lorica.formats.layers import group
 from lorica.formats.leaves import split_dotted
-from lorica.formats.names import BARE_MODULE
+from lorica.formats.paths import COMPONENTS, Paths
 from lorica.formats.peft_config import METADATA_KEY, make_config, parse_strengths
-from lorica.formats.places import Place, whole
-from lorica.formats.recipes import leaves_of
-from lorica.formats.writing import Writer, refuse_embeddings
-from lorica.models import FAMILIES, Target
-from lorica.models.clip import spellings, with_wrapper
+from lorica.formats.places import whole
+from lorica.formats.spelling import spelling_of
+from lorica.formats.writing import PEFT_LEAVES, Writer, refuse_embeddings
+from lorica.models import Target
+from lorica.models.clip import with_wrapper
 
 NAME = "diffusers"
-COMPONENTS = (
-    "unet", "transformer", "transformer_2", "prior", "controlnet", "connectors", "text_conditioner",
-    "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4",
-)  # fmt: skip
 _NAMED = re.compile(r"(?P<path>.+\.lora_[AB])\.[^.]+(?P<end>\.weight|\.bias)")  # PEFT with an adapter's name in the key
 # What the attention processors wrote behind a dot: ``to_q_lora.down.weight``.
 _PROCESSOR_ENDINGS = {"_lora.down.weight": "lora.down", "_lora.up.weight": "lora.up"}
-_WRAPPER = "base_model.model."
 # The attention of the first diffusers versions kept its adapter in the processor, under names of its own.
 _PROCESSOR = re.compile(r"(?P<attention>.+?)(\.processor)?\.to_(?P<part>q|k|v|out)")
-_MARKS = (".lora_", ".lora.", "_lora.")
+_MARKS = re.compile(r"\n(?!lora_|lycoris_)[^\n]*(\.lora_|\.lora\.|_lora\.)")
 _HARD_TO_READ = re.compile(r".*\.(q_proj|k_proj|v_proj|out_proj)")
 
 
-def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Tell whether any key is a dotted module path with one of the endings of this format."""
-    del metadata
-    return any(not key.startswith("lora_") and any(mark in key for mark in _MARKS) for key in keys)
+def recognises(keys: Keys) -> bool:
+    """Tell whether the keys are dotted module paths with the endings of an adapter, and of no format more special."""
+    others = (bfl_control, comfyui, control_lora, hcp, omi, peft, uso, xlabs)
+    return bool(_MARKS.search(keys.text)) and not any(other.recognises(keys) for other in others)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
     """Return the meaning of the keys; with a target, only of those whose module it has."""
     strengths = parse_strengths(stored.metadata, stored.source)
-    places = _Places(target, {*COMPONENTS, *(target.components if target else ()), *strengths} - {""})
+    places = Paths(target, {*COMPONENTS, *(target.components if target else ()), *strengths} - {""})
 
     def alpha(component: str, path: str, rank: int) -> float | None:
         config = strengths.get(component, strengths.get(""))
@@ -64,28 +61,18 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
     """
     del target
     refuse_embeddings(adapter, NAME)
-    writer = Writer(NAME, {})
+    spelling = spelling_of(adapter, NAME)
+    writer = Writer(NAME, {}, spelling, with_alpha=False, zero_alpha=True)
     config: dict[str, object] = {}
     for component, layers in adapter.components.items():
-        leaves = _leaves_for(component, layers)
-        for path, layer in layers.items():
-            _add(writer, f"{component}.{with_wrapper(path)}", layer, leaves)
-        config.update(make_config(component, layers))
+        writer.leaves = _leaves_for(component, layers)
+        tables = {path for path in layers if path.endswith((".token_embedding", ".position_embedding"))}
+        for path in tables:
+            writer.refused[f"{component}.{path}"] = "it is an embedding table, which stock diffusers cannot load."
+        names = {f"{component}.{with_wrapper(path)}": whole(component, path) for path in layers if path not in tables}
+        writer.add_component(component, {path: layer for path, layer in layers.items() if path not in tables}, names)
+        config.update({f"{component}.{name}": value for name, value in make_config(layers).items()})
     return writer.finish(), {METADATA_KEY: json.dumps(config, sort_keys=True)}
-
-
-def _add(writer: Writer, name: str, layer: AdapterLayer, leaves: Mapping[str, str]) -> None:
-    """Add one layer; its alpha stands in the configuration."""
-    if name.endswith((".token_embedding", ".position_embedding")):
-        writer.refused[name] = "it is an embedding table, which stock diffusers cannot load. Use format='kohya'."
-        return
-    tensors = leaves_of(layer)
-    if not tensors.keys() <= leaves.keys():
-        writer.refused[name] = (
-            f"it is a {layer.kind} layer; the format holds plain LoRA layers only. Use format='kohya'."
-        )
-        return
-    writer.tensors.update({f"{name}.{leaves[meaning]}": tensor for meaning, tensor in tensors.items()})
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -98,61 +85,6 @@ def split_key(key: str) -> tuple[str, str] | None:
             return _from_processor(key.removesuffix(ending)), meaning
     named = _NAMED.fullmatch(key)
     return split_dotted(named["path"] + named["end"]) if named else None
-
-
-class _Places:
-    """Where the paths of a file stand: component and module path, as the target spells them."""
-
-    def __init__(self, target: Target | None, components: set[str]) -> None:
-        self._target = target
-        self._components = components
-
-    def known(self) -> list[str]:
-        """Return every path that could have been used."""
-        if self._target is None:
-            return []
-        return [f"{component}.{path}" for component, path, _ in self._target.modules()]
-
-    def find(self, path: str) -> Place | str:
-        """Return where a path stands, or the reason why there is no such module."""
-        found = self._find(path)
-        return found if isinstance(found, str) else whole(*found)
-
-    def _find(self, path: str) -> tuple[str, str] | str:
-        bare = path.removeprefix(_WRAPPER)
-        component, _, rest = bare.partition(".")
-        if component not in self._components:
-            return self._find_anywhere(bare)
-        rest = rest.removeprefix(_WRAPPER)
-        if self._target is None:
-            return component, with_wrapper(rest)
-        return self._find_in(self._target, component, rest)
-
-    def _find_in(self, target: Target, component: str, path: str) -> tuple[str, str] | str:
-        home = BARE_MODULE if set(target.components) == {BARE_MODULE} else component
-        if home not in target.components:
-            return f"the model has no component {component!r}, only {', '.join(target.components)}."
-        for spelling in spellings(path):
-            if spelling in target.components[home]:
-                return home, spelling
-        return f"the model has no module of this path in its {home}."
-
-    def _find_anywhere(self, path: str) -> tuple[str, str] | str:
-        """Return where a path without a component belongs: the only component that has it."""
-        targets = [self._target] if self._target else [family.target for family in FAMILIES.values()]
-        homes = {
-            (component, spelling)
-            for target in targets
-            for component, shapes in target.components.items()
-            for spelling in spellings(path)
-            if spelling in shapes
-        }
-        if len(homes) == 1:
-            return homes.pop()
-        if homes:
-            names = " and ".join(sorted(name for name, _ in homes))
-            return f"its path names no component, and {names} have such a module."
-        return f"its path begins with no component ({', '.join(COMPONENTS[:3])}, ...), and no model known has it."
 
 
 def _split(keys: Iterable[str], account: Account) -> Iterator[tuple[str, str, str]]:
@@ -174,7 +106,7 @@ def _from_processor(path: str) -> str:
     return f"{old['attention']}.{part}"
 
 
-def _leaves_for(component: str, layers: Mapping[str, AdapterLayer]) -> dict[str, str]:
+def _leaves_for(component: str, layers: Mapping[str, AdapterLayer]) -> Mapping[str, str]:
     """Return what to write behind a module's name, by meaning.
 
     Stock diffusers cannot tell the spelling of a text encoder that has adapters outside of its attention only, unless
@@ -182,4 +114,4 @@ def _leaves_for(component: str, layers: Mapping[str, AdapterLayer]) -> dict[str,
     """
     if component.startswith("text_encoder") and not any(_HARD_TO_READ.fullmatch(path) for path in layers):
         return {"lora.down": "lora_linear_layer.down.weight", "lora.up": "lora_linear_layer.up.weight"}
-    return {"lora.down": "lora_A.weight", "lora.up": "lora_B.weight", "bias": "lora_B.bias"}
+    return PEFT_LEAVES

@@ -155,6 +155,8 @@ def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
     Raises:
         FormatError: if it is not a mapping of names to tensors.
     """
+    if isinstance(raw, list):
+        return _numbered(cast("list[Any]", raw), source)
     if not isinstance(raw, Mapping):
         raise FormatError(f"{source} holds a {type(raw).__name__}; expected named tensors.")
     items = cast("Mapping[Any, Any]", raw)
@@ -164,6 +166,15 @@ def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise FormatError(f"{source} holds a {type(value).__name__} under {name!r}; expected only named tensors.")
     return dict(items)
+
+
+def _numbered(raw: list[Any], source: str) -> dict[str, Tensor]:
+    """Return the bare list of cloneofsimo/lora, ups and downs by turns, under the names of its other kind of file."""
+    if not raw or not all(isinstance(item, Tensor) for item in raw):
+        raise FormatError(f"{source} holds a list that is not of tensors; expected named tensors.")
+    component = "text_encoder" if ".text_encoder." in Path(source).name else "unet"
+    halves = ("up", "down")
+    return {f"{component}:{place // 2}:{halves[place % 2]}": tensor for place, tensor in enumerate(raw)}
 
 
 def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Any]:

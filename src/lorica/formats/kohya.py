@@ -5,17 +5,22 @@ A missing alpha, or one of 0, means the rank, as in the scripts that made the fo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
 from lorica.adapters import Adapter
+from lorica.formats import onetrainer, wan_fun
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
+from lorica.formats.embeddings import embedding_tensors
 from lorica.formats.files import Stored
-from lorica.formats.flat import compose_flat, parse_flat
+from lorica.formats.keys import Keys
+from lorica.formats.named import Naming, compose_named, parse_named, split_flat
 from lorica.formats.names import Prefixes
-from lorica.formats.writing import refuse_embeddings
+from lorica.formats.spelling import spelling_of
+from lorica.formats.writing import LYCORIS_LEAVES, model_of
 from lorica.models import Target
 
 NAME = "kohya"
@@ -25,37 +30,44 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "text_encoder": ("lora_te1", "lora_te"),
     "text_encoder_2": ("lora_te2",),
     "text_encoder_3": ("lora_te3",),
-    "transformer": ("lora_unet", "lora_transformer"),
-    "prior": ("lora_prior_unet",),
+    "transformer": ("lora_unet",),
+    "prior": ("lora_prior_unet", "lora_unet"),
 }
-ONLY_TEXT_ENCODER = "lora_te"  # the prefix that is written when a model has one text encoder
 STYLES = ("bfl", "native", "comfy")
-_STARTS = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_transformer_", "lora_prior_")
+_STARTS = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_prior_")
 
 
-def recognises(keys: Collection[str], metadata: Mapping[str, str]) -> bool:
-    """Tell whether any key starts as flat names do."""
-    del metadata
-    return any(key.startswith(_STARTS) for key in keys)
+def recognises(keys: Keys) -> bool:
+    """Tell whether any key starts as flat names do, and none as those of formats that resemble this one."""
+    return keys.start(*_STARTS) and not onetrainer.recognises(keys) and not wan_fun.recognises(keys)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
-    del account
-    return parse_flat(stored, target, PREFIXES)
+    return parse_named(stored, target, account, NAMING, split_flat(stored.tensors))
 
 
 def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Return the tensors under flat names.
+    """Return the tensors under flat names: for Stable Diffusion XL with the original's block names, as the scripts do.
 
     Raises:
-        FormatError: if the adapter holds what the format cannot: shared flat names, an alpha of 0, embeddings.
+        FormatError: listing what the format cannot hold.
     """
-    refuse_embeddings(adapter, NAME)
-    known = {*adapter.components, *(target.components if target else ())}
-    return compose_flat(adapter, target, NAME, _written(known), STYLES), {}
+    model = model_of(adapter, target)
+    sdxl = model is not None and "add_embedding.linear_1" in model.components.get("unet", {})
+    naming = replace(NAMING, styles=(*STYLES, "ldm")) if sdxl else NAMING
+    tensors = compose_named(adapter, model, naming, LYCORIS_LEAVES)
+    return {**tensors, **embedding_tensors(adapter, spelling_of(adapter, NAME), alone="string_to_param.*")}, {}
 
 
-def _written(components: Collection[str]) -> Prefixes:
-    alone = "text_encoder_2" not in components
-    return {**PREFIXES, "text_encoder": (ONLY_TEXT_ENCODER,)} if alone else PREFIXES
+def prefixes(model: Target) -> Prefixes:
+    """Return the prefixes for a model: an only text encoder has no number, and Flux' T5, its second, the third's."""
+    known = model.components
+    if "text_encoder_2" not in known:
+        return {**PREFIXES, "text_encoder": ("lora_te", "lora_te1")}
+    if "transformer" in known and "text_encoder_3" not in known:
+        return {**PREFIXES, "text_encoder_2": ("lora_te3", "lora_te2")}
+    return PREFIXES
+
+
+NAMING = Naming(NAME, prefixes, "_", STYLES)

@@ -14,6 +14,7 @@ from lorica.formats.recipes import build, leaves_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NUMBERS = ("alpha", "scale", "ia3.on_input", "oft_v2.scaled")  # leaves that are one number, of any dtype
+PEFT_MAGNITUDE = "lora_magnitude_vector"  # always of outputs, also where its shape could be of inputs
 Leaves = dict[str, str]  # meaning (lora.down, alpha, ...) to the key that holds it
 
 
@@ -51,8 +52,9 @@ def make_layer(stored: Stored, leaves: Leaves, alpha: float | None, shape: tuple
     """
     check_numbers(stored, leaves)
     tensors = {meaning: stored.tensors[key] for meaning, key in leaves.items() if meaning not in ("alpha", "scale")}
+    axis = "output" if PEFT_MAGNITUDE in leaves.get("magnitude", "") else None
     try:
-        return build(tensors, alpha, shape)
+        return build(tensors, alpha, shape, axis)
     except ShapeError as error:
         keys = " and ".join(leaves[meaning] for meaning in tensors)
         raise ShapeError(f"{stored.source}: {keys}: {error}") from error

@@ -48,7 +48,11 @@ def fits(adapter: Adapter, target: Target) -> bool:
 
 def cross_attention_width(target: Target) -> int | None:
     """Return the width of the text states that a model's denoiser attends to, or None if it has no such attention."""
-    widths = (shape[1] for _, path, shape in target.modules() if path.endswith(_CROSS_KEYS[0]))
+    widths = (
+        shape[1]
+        for component, path, shape in target.modules()
+        if component in ("unet", "model") and path.endswith(_CROSS_KEYS[0])
+    )
     return next(widths, None)
 
 

@@ -38,31 +38,48 @@ def flat_names(paths: Iterable[str], prefix: str) -> dict[str, str]:
     return table
 
 
-def name_table(target: Target, prefixes: Prefixes, joint: str) -> Mapping[str, Place]:
+def name_table(target: Target, prefixes: Prefixes, joint: str, *, numbered: bool = False) -> Mapping[str, Place]:
     """Map every name that files use for the modules of a model to where it stands.
 
     Args:
         target: the model.
         prefixes: component to what its names begin with; a component that is not in it has no names.
         joint: what stands for a dot, also behind the prefix.
+        numbered: whether the parts of a fused weight have names of their own as well.
 
     Raises:
         FormatError: if two modules share a name, naming both.
     """
     modules = tuple((component, tuple(shapes.items())) for component, shapes in target.components.items())
-    return _name_table(modules, tuple(prefixes.items()), joint)
+    return _name_table(modules, tuple(prefixes.items()), joint, numbered)
+
+
+def number_parts(names: Mapping[str, Place]) -> dict[str, Place]:
+    """Return the names with those of several modules replaced: ``qkv`` by ``qkv.0``, ``qkv.1`` and ``qkv.2``."""
+    table: dict[str, Place] = {}
+    for name, place in names.items():
+        paths = place.paths()
+        if len(paths) == 1:
+            table[name] = place
+        else:
+            table.update({f"{name}.{number}": whole(place.component, path) for number, path in enumerate(paths)})
+    return table
 
 
 Modules = tuple[tuple[str, tuple[tuple[str, Shape], ...]], ...]
 
 
-@lru_cache(maxsize=32)  # a live model's target is made anew for every load, with the same paths
-def _name_table(modules: Modules, prefixes: tuple[tuple[str, tuple[str, ...]], ...], joint: str) -> Mapping[str, Place]:
+@lru_cache(maxsize=128)  # a live model's target is made anew for every load, with the same paths
+def _name_table(
+    modules: Modules, prefixes: tuple[tuple[str, tuple[str, ...]], ...], joint: str, numbered: bool
+) -> Mapping[str, Place]:
     starts = dict(prefixes)
     starts[BARE_MODULE] = tuple(start for every in starts.values() for start in every)
     table: dict[str, Place] = {}
     for component, shapes in modules:
-        places = [(name.replace(".", joint), place) for name, place in _places(component, dict(shapes))]
+        named = list(_places(component, dict(shapes)))
+        named += number_parts(dict(named)).items() if numbered else ()
+        places = [(name.replace(".", joint), place) for name, place in named]
         for start in starts.get(component, ()):
             _add(table, start + joint if start else "", places)
     return table

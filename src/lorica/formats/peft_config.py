@@ -19,6 +19,7 @@ from lorica.errors import FormatError
 from lorica.models.clip import spellings, without_wrapper
 
 METADATA_KEY = "lora_adapter_metadata"
+CONFIG_FILE = "adapter_config.json"
 DEFAULT_ALPHA = 8  # PEFT's, where a configuration names none
 _PLAIN = re.compile(r"\^?(?:\w|-|\\?\.)+")  # a path, its dots escaped or not
 
@@ -87,7 +88,20 @@ def parse_strengths(metadata: Mapping[str, str], source: str) -> dict[str, Stren
         raise FormatError(f"{source}: its metadata {METADATA_KEY!r} is malformed: {error}.") from error
 
 
-def make_config(component: str, layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
+def parse_adapter_config(text: str, source: str) -> tuple[dict[str, Any], Strengths]:
+    """Return PEFT's ``adapter_config.json`` and the strengths that it gives.
+
+    Raises:
+        FormatError: if it is malformed.
+    """
+    try:
+        config: dict[str, Any] = json.loads(text)
+        return config, _strengths(config)
+    except (ValueError, TypeError, AttributeError, re.error) as error:
+        raise FormatError(f"{source}: its {CONFIG_FILE} is malformed: {error}.") from error
+
+
+def make_config(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
     """Return the configuration from which PEFT gives every layer its own rank and scaling.
 
     A text encoder's patterns are written from the end of the path (``encoder.layers...``), which no other module
@@ -105,12 +119,16 @@ def make_config(component: str, layers: Mapping[str, AdapterLayer]) -> dict[str,
         "alpha_pattern": alphas,
         "target_modules": _targets(layers),
     }
-    return {f"{component}.{name}": value for name, value in config.items()}
+    if any(layer.kind == "dora" for layer in layers.values()):
+        config["use_dora"] = True
+    if any("bias" in layer.tensors for layer in layers.values()):
+        config["lora_bias"] = True
+    return config
 
 
 def _strengths(config: Mapping[str, Any]) -> Strengths:
     patterns = cast("Mapping[str, float]", config.get("alpha_pattern") or {})
-    alpha = config.get("lora_alpha", DEFAULT_ALPHA)
+    alpha = config.get("lora_alpha", config.get("alpha", DEFAULT_ALPHA))
     return Strengths(
         alpha=float(alpha),
         patterns=Patterns({pattern: float(value) for pattern, value in patterns.items()}),

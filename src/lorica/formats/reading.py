@@ -14,9 +14,11 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Dialect, Parsed
 from lorica.formats.files import Stored
 from lorica.formats.fused import split
-from lorica.formats.layers import Leaves, check_finite, fitted, make_layer, stored_alpha, twice
+from lorica.formats.keys import Keys
+from lorica.formats.layers import Leaves, check_finite, fitted, make_layer, one_number, stored_alpha, twice
 from lorica.formats.places import Place, Shape
-from lorica.formats.recipes import build, leaves_of, recipe_for
+from lorica.formats.recipes import recipe_for, with_alpha
+from lorica.formats.spelling import NUMBERS, Spelling
 from lorica.models import FAMILIES, Target
 
 # Metadata that may name the base model, the surest first.
@@ -31,7 +33,8 @@ def recognise(stored: Stored, formats: Mapping[str, Dialect]) -> Dialect:
     """
     if not stored.tensors:
         raise FormatError(f"{stored.source} holds no tensors at all.")
-    found = [dialect for dialect in formats.values() if dialect.recognises(stored.tensors.keys(), stored.metadata)]
+    keys = Keys.of(stored.tensors, stored.metadata)
+    found = [dialect for dialect in formats.values() if dialect.recognises(keys)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -81,15 +84,27 @@ def _components(stored: Stored, parsed: Parsed, account: Account) -> dict[str, d
             for key in leaves.values():
                 account.leave_stranger(key, name, place)
             continue
-        layers = _layers(stored, parsed, place, leaves)
+        layers = _layers(stored, parsed, account, place, leaves)
         if isinstance(layers, str):
             account.leave(leaves.values(), layers)
             continue
+        component = components.setdefault(place.component, {})
         for path, layer in layers.items():
             _take(taken, (place.component, path), leaves, stored.source)
-            components.setdefault(place.component, {})[path] = layer
+            component[path] = layer
         account.used.extend(leaves.values())
+        _note(account.spelling, stored, name, place, leaves)
     return components
+
+
+def _note(spelling: Spelling, stored: Stored, name: str, place: Place, leaves: Leaves) -> None:
+    """Note how the file spells a module."""
+    spelling.places[name], spelling.leaves[name] = place, leaves
+    if "magnitude" in leaves:
+        spelling.shapes[leaves["magnitude"]] = tuple(stored.tensors[leaves["magnitude"]].shape)
+    for number in NUMBERS:
+        if number in leaves:
+            spelling.numbers[leaves[number]] = stored.tensors[leaves[number]]
 
 
 def _take(taken: dict[tuple[str, str], Leaves], place: tuple[str, str], leaves: Leaves, source: str) -> None:
@@ -105,17 +120,25 @@ def _take(taken: dict[tuple[str, str], Leaves], place: tuple[str, str], leaves: 
         raise twice(source, first, leaves[meaning], f"{meaning.rpartition('.')[2]} of {'.'.join(place)}")
 
 
-def _layers(stored: Stored, parsed: Parsed, place: Place, leaves: Leaves) -> dict[str, AdapterLayer] | str:
+def _layers(
+    stored: Stored, parsed: Parsed, account: Account, place: Place, leaves: Leaves
+) -> dict[str, AdapterLayer] | str:
     """Return the layers, by path, that one module of the file makes, or the reason why there are none."""
     recipe = recipe_for(frozenset(leaves))
     if isinstance(recipe, str):
         return recipe
     shapes = parsed.target.components[place.component] if parsed.target else None
     layer = make_layer(stored, leaves, _alpha(stored, parsed, leaves), shapes and place.shape_in(shapes))
-    if "alpha" not in leaves:
+    if "scale" in leaves:
+        layer = with_alpha(layer, one_number(stored, leaves["scale"]) * layer.rank)
+    elif "alpha" not in leaves:
         layer = _with_default_alpha(layer, parsed, place)
     if place.is_whole:
-        return _fit({place.parts[0].path: layer}, shapes)
+        path = place.parts[0].path
+        fit = _fit({path: layer}, shapes)
+        if not isinstance(fit, str) and fit[path] is not layer:
+            account.spelling.shapes.update({key: tuple(stored.tensors[key].shape) for key in leaves.values()})
+        return fit
     if shapes and not layer.fits(place.shape_in(shapes)):
         return _misfit(layer, place.shape_in(shapes))
     try:
@@ -126,6 +149,8 @@ def _layers(stored: Stored, parsed: Parsed, place: Place, leaves: Leaves) -> dic
 
 def _alpha(stored: Stored, parsed: Parsed, leaves: Leaves) -> float | None:
     """Return the alpha that the file gives a module; None stands for the rank."""
+    if "scale" in leaves:
+        return None
     alpha = stored_alpha(stored, leaves)
     return None if alpha == 0 and parsed.zero_is_rank and "oft.blocks" not in leaves else alpha
 
@@ -133,9 +158,7 @@ def _alpha(stored: Stored, parsed: Parsed, leaves: Leaves) -> float | None:
 def _with_default_alpha(layer: AdapterLayer, parsed: Parsed, place: Place) -> AdapterLayer:
     """Return the layer with the alpha that the file's configuration gives it, if there is one."""
     alpha = parsed.default_alpha(place.component, place.parts[0].path, layer.rank)
-    if alpha is None or alpha == layer.alpha:
-        return layer
-    return build(leaves_of(layer), alpha, layer.weight_shape)
+    return layer if alpha is None else with_alpha(layer, alpha)
 
 
 def _fit(layers: dict[str, AdapterLayer], shapes: Mapping[str, Shape] | None) -> dict[str, AdapterLayer] | str:

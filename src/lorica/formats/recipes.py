@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -27,12 +27,14 @@ class Given:
         alpha: the alpha; None stands for the rank.
         bias: the change of the bias, if there is one.
         shape: the shape of the weight, if it is known.
+        axis: what a DoRA magnitude is of, if the file says so: ``output`` or ``input``.
     """
 
     tensors: Mapping[str, Tensor]
     alpha: float | None = None
     bias: Tensor | None = None
     shape: Shape | None = None
+    axis: str | None = None
 
     def extras(self) -> dict[str, Any]:
         """Return the bias as a layer's constructor takes it."""
@@ -63,13 +65,16 @@ class Recipe:
         return self.needs <= leaves <= self.needs | self.may
 
 
-def build(leaves: Mapping[str, Tensor], alpha: float | None, shape: Shape | None) -> AdapterLayer:
+def build(
+    leaves: Mapping[str, Tensor], alpha: float | None, shape: Shape | None, axis: str | None = None
+) -> AdapterLayer:
     """Return the layer that the leaves of a module make.
 
     Args:
         leaves: meaning to tensor, without the alpha.
         alpha: the alpha; None stands for the rank.
         shape: the shape of the weight, if it is known.
+        axis: what a DoRA magnitude is of, if the file says so.
 
     Raises:
         FormatError: if they make none.
@@ -79,7 +84,7 @@ def build(leaves: Mapping[str, Tensor], alpha: float | None, shape: Shape | None
     if isinstance(recipe, str):
         raise FormatError(recipe)
     tensors = {meaning.partition(".")[2] or meaning: tensor for meaning, tensor in leaves.items() if meaning != "bias"}
-    return recipe.build(Given(tensors, alpha, leaves.get("bias"), shape))
+    return recipe.build(Given(tensors, alpha, leaves.get("bias"), shape, axis))
 
 
 def leaves_of(layer: AdapterLayer) -> dict[str, Tensor]:
@@ -91,6 +96,11 @@ def leaves_of(layer: AdapterLayer) -> dict[str, Tensor]:
     for flag in _FLAGS.get(inner.kind, ()):
         leaves[f"{method}.{flag}"] = torch.tensor(float(getattr(inner, flag)))
     return leaves
+
+
+def with_alpha(layer: AdapterLayer, alpha: float) -> AdapterLayer:
+    """Return the layer with another alpha."""
+    return layer if alpha == layer.alpha else build(leaves_of(layer), alpha, layer.weight_shape)
 
 
 @lru_cache(maxsize=256)
@@ -153,10 +163,12 @@ def _named(kind: str) -> Build:
 
 
 def _shaped(kind: str) -> Build:
-    """Build a layer whose leaves alone do not say the shape of the weight."""
+    """Build a layer whose leaves may not say the shape of the weight; it is told only if they do not."""
 
     def build(given: Given) -> AdapterLayer:
-        return KINDS[kind](**given.tensors, alpha=given.alpha, shape=given.shape, **given.extras())  # type: ignore[call-arg]
+        make = partial(KINDS[kind], **given.tensors, alpha=given.alpha, **given.extras())
+        layer = make()
+        return layer if given.shape in (None, layer.weight_shape) else make(shape=given.shape)
 
     return build
 
@@ -197,9 +209,17 @@ def _plain(kind: str) -> Build:
 
 
 def _with_magnitude(build: Build) -> Build:
+    """Build a DoRA; magnitudes of outputs get the shape ``(out, 1, ...)``, which PEFT spells in others."""
+
     def build_dora(given: Given) -> AdapterLayer:
         tensors = {leaf: tensor for leaf, tensor in given.tensors.items() if leaf != "magnitude"}
-        return KINDS["dora"](build(replace(given, tensors=tensors)), given.tensors["magnitude"])  # type: ignore[call-arg]
+        inner, magnitude = build(replace(given, tensors=tensors)), given.tensors["magnitude"]
+        axis = {} if given.axis is None else {"axis": given.axis}
+        layer: Any = KINDS["dora"](inner, magnitude, **axis)  # type: ignore[call-arg]
+        usual = (magnitude.numel(), *[1] * (len(inner.weight_shape) - 1))
+        if layer.axis == "input" or magnitude.shape == usual:
+            return layer
+        return KINDS["dora"](inner, magnitude.reshape(usual), axis="output")  # type: ignore[call-arg]
 
     return build_dora
 

@@ -12,9 +12,11 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats import looks
 from lorica.formats.fused import join
-from lorica.formats.names import whole
-from lorica.formats.places import Place, Shape
+from lorica.formats.layers import PEFT_MAGNITUDE
+from lorica.formats.names import flat_names, number_parts
+from lorica.formats.places import Place, Shape, whole
 from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of
+from lorica.formats.spelling import Spelling
 from lorica.models import Target
 from lorica.models.clip import spellings, with_wrapper
 from lorica.models.spellings import spellings_of
@@ -57,6 +59,13 @@ LYCORIS_LEAVES: dict[str, str] = {
     "magnitude": "dora_scale",
     "alpha": "alpha",
 }
+# The leaves that PEFT writes for a LoRA.
+PEFT_LEAVES: dict[str, str] = {
+    "lora.down": "lora_A.weight",
+    "lora.up": "lora_B.weight",
+    "bias": "lora_B.bias",
+    "magnitude": PEFT_MAGNITUDE,
+}
 
 
 @dataclass(slots=True)
@@ -66,28 +75,32 @@ class Writer:
     Args:
         format: the format's name, for messages.
         leaves: meaning to what the format writes behind a module's name and a dot.
+        spelling: how the adapter was spelled when it was read; kept where it still holds.
+        with_alpha: whether each module has a key for its alpha.
         zero_alpha: whether an alpha of 0 is one, and not the rank.
     """
 
     format: str
     leaves: Mapping[str, str]
+    spelling: Spelling = field(default_factory=Spelling)
+    with_alpha: bool = True
     zero_alpha: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     refused: dict[str, str] = field(default_factory=dict[str, str])
 
     def add_component(self, component: str, layers: Mapping[str, AdapterLayer], names: Mapping[str, Place]) -> None:
-        """Add the layers of one component under their names in the file."""
-        name_of = {
-            spelling: name for name, place in names.items() for path in place.paths() for spelling in spellings(path)
-        }
+        """Add the layers of one component under their names in the file: those it was read with, else the given."""
+        name_of = {**_by_path(names), **_by_path(self.spelling.names_in(component, layers))}
+        places = {**names, **self.spelling.places}
         groups: dict[str, dict[str, AdapterLayer]] = {}
         for path, layer in layers.items():
-            if path in name_of:
-                groups.setdefault(name_of[path], {})[path] = layer
-            else:
+            name = next((name_of[spelling] for spelling in spellings(path) if spelling in name_of), None)
+            if name is None:
                 self.refused[f"{component}.{path}"] = "the format has no name for this module."
+            else:
+                groups.setdefault(name, {})[path] = layer
         for name, parts in groups.items():
-            joined = next(iter(parts.values())) if names[name].is_whole else join(parts, names[name])
+            joined = next(iter(parts.values())) if places[name].is_whole else join(parts, places[name])
             if isinstance(joined, str):
                 self.refused[" and ".join(f"{component}.{path}" for path in parts)] = joined
             else:
@@ -95,18 +108,28 @@ class Writer:
 
     def add(self, name: str, layer: AdapterLayer) -> None:
         """Add one layer under its name in the file."""
+        spelled = self.spelling.tensors_of(name, layer)
+        if spelled is not None:
+            self.tensors.update(spelled)
+            return
         leaves = leaves_of(layer)
-        if layer.kind not in WITHOUT_ALPHA:
-            if layer.alpha == 0 and not self.zero_alpha and layer.kind not in ("oft", "boft"):
-                self.refused[name] = "it has alpha 0, which such files mean the rank by; leave the layer out instead."
-                return
-            leaves["alpha"] = exact_scalar(layer.alpha, next(iter(layer.tensors.values())).dtype)
+        if "magnitude" in leaves and self.leaves.get("magnitude") == PEFT_MAGNITUDE:
+            self._turn_magnitude(name, layer, leaves)
         strange = [leaf for leaf in leaves if leaf not in self.leaves]
         if strange:
-            self.refused[name] = f"{layer.kind} layers cannot be written in it (no name for {strange[0]!r})."
-        for leaf, tensor in leaves.items():
-            if not strange:
-                self.tensors[f"{name}.{self.leaves[leaf]}"] = tensor
+            self.refused[name] = f"it is a {layer.kind} layer, and the format has no name for its {strange[0]!r}."
+        elif self.with_alpha and layer.kind not in WITHOUT_ALPHA:
+            if layer.alpha == 0 and not self.zero_alpha and layer.kind not in ("oft", "boft"):
+                self.refused[name] = "it has alpha 0, which such files mean the rank by; leave the layer out instead."
+            leaves["alpha"] = exact_scalar(layer.alpha, next(iter(layer.tensors.values())).dtype)
+        self.tensors.update({f"{name}.{self.leaves[leaf]}": leaves[leaf] for leaf in leaves if not strange})
+
+    def _turn_magnitude(self, name: str, layer: AdapterLayer, leaves: dict[str, Tensor]) -> None:
+        """Give a DoRA magnitude the shape that PEFT has: ``(out,)``, and ``(1, out, 1, ...)`` for a convolution."""
+        if layer.axis == "input":  # type: ignore[attr-defined]
+            self.refused[name] = "its DoRA magnitudes are of inputs, and the format's are of outputs."
+        kernel = [1] * (len(layer.weight_shape) - 2)
+        leaves["magnitude"] = leaves["magnitude"].reshape([1, -1, *kernel] if kernel else [-1])
 
     def finish(self) -> dict[str, Tensor]:
         """Return the tensors.
@@ -117,6 +140,10 @@ class Writer:
         if self.refused:
             raise refusal(self.format, self.refused)
         return self.tensors
+
+
+def _by_path(names: Mapping[str, Place]) -> dict[str, str]:
+    return {spelling: name for name, place in names.items() for path in place.paths() for spelling in spellings(path)}
 
 
 def refusal(format_name: str, refused: Mapping[str, str]) -> FormatError:
@@ -158,13 +185,34 @@ def shapes_for(adapter: Adapter, component: str, model: Target | None) -> dict[s
     return {**known, **own}
 
 
-def names_for(shapes: Mapping[str, Shape], component: str, styles: Iterable[str]) -> dict[str, Place]:
-    """Return the dotted name of every module, in the first of the styles that the model has, else its own path."""
+def names_for(
+    shapes: Mapping[str, Shape], component: str, styles: Iterable[str], *, numbered: bool = False
+) -> dict[str, Place]:
+    """Return the dotted name of every module, in the first of the styles that the model has, else its own path.
+
+    Args:
+        shapes: the modules.
+        component: the component that they are of.
+        styles: the styles, the best first.
+        numbered: whether the parts of a fused weight have names of their own.
+    """
     known = spellings_of(shapes)
     style = next((known[style] for style in styles if style in known), None)
     names = {name: Place(component, parts) for name, parts in (style.table(shapes) if style else {}).items()}
+    names = number_parts(names) if numbered else names
     named = {path for place in names.values() for path in place.paths()}
     return {**names, **{with_wrapper(path): whole(component, path) for path in shapes if path not in named}}
+
+
+def flat_or_dotted(names: Mapping[str, Place], start: str, joint: str) -> dict[str, Place]:
+    """Return the names behind a prefix, with something else for the dots.
+
+    Raises:
+        FormatError: if two modules then share a name, naming both.
+    """
+    if joint == ".":
+        return {f"{start}.{name}" if start else name: place for name, place in names.items()}
+    return {flat: names[name] for flat, name in flat_names(names, start).items()}
 
 
 def exact_scalar(value: float, dtype: torch.dtype) -> Tensor:

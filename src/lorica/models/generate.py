@@ -1,4 +1,4 @@
-"""Make the tables in ``families/`` from the real classes on the meta device: ``python -m lorica.models.generate``."""
+"""Make the tables from the real classes on the meta device: ``python -m lorica.models.generate``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from lorica.models.clip import with_wrapper
 from lorica.models.folding import Folded, Shape, fold, fold_names
+from lorica.models.index import FILE, describe_index
 from lorica.models.published import PUBLISHED, Network, Published
 from lorica.models.table import FOLDER
+from lorica.models.target import Family, Target
 
 # What training adapts if nothing else is asked for, as far as the component has it: the attention.
 TARGETS = (
@@ -30,6 +32,12 @@ def main() -> None:
     """Write every table."""
     for name, published in PUBLISHED.items():
         (FOLDER / f"{name}.json").write_text(to_text(describe(published)), "utf-8")
+    FILE.write_text(index_to_text(describe_index(targets())), "utf-8")
+
+
+def targets() -> dict[str, Target]:
+    """Return what the tables say, as they stand in the files."""
+    return {name: Family(name).target for name in PUBLISHED}
 
 
 def describe(published: Published) -> dict[str, Any]:
@@ -69,6 +77,12 @@ def blocks_of(part: nn.Module) -> list[str]:
         if path.endswith(_BLOCK_LISTS) and not any(path.startswith(f"{outer}.") for outer in lists)
         for block in _numbered(path, blocks)
     ]
+
+
+def index_to_text(index: Mapping[str, Any]) -> str:
+    """Return the index as JSON with one name a line."""
+    entries = ",\n".join(f"{json.dumps(name)}: {json.dumps(found)}" for name, found in index["entries"].items())
+    return f'{{\n"networks": {json.dumps(index["networks"])},\n"entries": {{\n{entries}\n}}}}\n'
 
 
 def build(network: Network) -> nn.Module:

@@ -1,0 +1,142 @@
+"""What the formats share that name modules by a table: looked up in the target, or in the family that fits best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lorica.adapters import Adapter
+from lorica.errors import FormatError
+from lorica.formats import looks
+from lorica.formats.account import Account
+from lorica.formats.dialect import Parsed
+from lorica.formats.embeddings import START, read_embeddings
+from lorica.formats.files import Stored
+from lorica.formats.layers import Leaves, group
+from lorica.formats.leaves import LEAVES, split_dotted
+from lorica.formats.names import Prefixes, name_table
+from lorica.formats.places import Place
+from lorica.formats.spelling import spelling_of
+from lorica.formats.writing import Writer, flat_or_dotted, model_of, names_for, shapes_for
+from lorica.models import FAMILIES, Target
+
+FLAT_LEAVES = {**LEAVES, "weight": "ia3.scale"}  # behind a dotted name, ``weight`` would be the end of many a leaf
+Split = Iterable[tuple[str, str, str]]  # key, module's name, meaning
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a format names modules.
+
+    Args:
+        format: the format's name.
+        prefixes: a model to component to the prefixes of its names: all are read, and the first is written.
+        joint: what stands for a dot.
+        styles: the spellings that it prefers to the model's own paths when it is written.
+        numbered: whether the parts of a fused weight have names of their own, which end in a number.
+        more: what makes further names from the table, if there are some.
+    """
+
+    format: str
+    prefixes: Callable[[Target], Prefixes]
+    joint: str
+    styles: Collection[str] = ()
+    numbered: bool = False
+    more: Callable[[Mapping[str, Place]], Mapping[str, Place]] | None = None
+
+    def table(self, model: Target) -> Mapping[str, Place]:
+        """Map every name that the format may have for the modules of a model to where it stands."""
+        table = name_table(model, self.prefixes(model), self.joint, numbered=self.numbered)
+        return self.more(table) if self.more else table
+
+
+def parse_named(stored: Stored, target: Target | None, account: Account, naming: Naming, split: Split) -> Parsed:
+    """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
+    embeddings = read_embeddings(stored, account)
+    modules = group(split, stored.source)
+    model = target or best_family(stored, modules, naming)
+    table = naming.table(model)
+    missing = f"no module of {model.name} has this name."
+    return Parsed(
+        modules, lambda name: table.get(name, missing), model, known=lambda: list(table), embeddings=embeddings
+    )
+
+
+def split_flat(keys: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield each key with the module's name, which ends at the first dot, and its meaning."""
+    for key in keys:
+        name, _, leaf = key.partition(".")
+        if not key.startswith(START):
+            yield key, name, FLAT_LEAVES.get(leaf, leaf)
+
+
+def split_all(keys: Iterable[str], account: Account) -> Iterator[tuple[str, str, str]]:
+    """Yield each key with the module's name and its meaning, leaving those whose ending is not known."""
+    for key in keys:
+        found = None if key.startswith(START) else split_dotted(key)
+        if found:
+            yield key, *found
+        elif not key.startswith(START):
+            account.leave([key], "its ending is none that this format knows.")
+
+
+def compose_named(
+    adapter: Adapter, target: Target | None, naming: Naming, leaves: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Return the tensors of the layers under the names of a format.
+
+    Raises:
+        FormatError: listing what the format cannot hold.
+    """
+    model = model_of(adapter, target)
+    prefixes = naming.prefixes(model or Target("the adapter", {name: {} for name in adapter.components}))
+    writer = Writer(naming.format, leaves, spelling_of(adapter, naming.format))
+    for component, layers in adapter.components.items():
+        if component not in prefixes:
+            raise FormatError(
+                f"the {naming.format} format has no name for the component {component!r}. "
+                f"Known: {', '.join(prefixes)}. Use format='diffusers'."
+            )
+        names = names_for(shapes_for(adapter, component, model), component, naming.styles, numbered=naming.numbered)
+        start = prefixes[component][0]
+        writer.add_component(component, layers, flat_or_dotted(names, start, naming.joint))
+    return writer.finish()
+
+
+def best_family(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> Target:
+    """Return the family that has the most of the file's modules in their sizes.
+
+    Raises:
+        FormatError: if none has any.
+    """
+    sizes = {name: _size(stored.tensors, leaves) for name, leaves in modules.items()}
+    targets = [family.target for family in FAMILIES.values()]
+    counts = [_count_fitting(sizes, target, naming) for target in targets]
+    if sizes and not max(counts):
+        raise FormatError(
+            f"{stored.source} has {naming.format} names, which only the base model can turn into module paths, and "
+            f"none of its {len(sizes)} modules fits {', '.join(target.name for target in targets)}. Pass target= for "
+            "its base model, or load it on the live model with attach(model).load(...). "
+            f"{looks.sentence(stored.tensors, None)}"
+        )
+    return targets[counts.index(max(counts))]
+
+
+def _size(tensors: Mapping[str, Tensor], leaves: Leaves) -> tuple[int | None, int | None]:
+    """Return the outputs and the inputs of a module, as far as its leaves tell at a glance."""
+    out = next((tensors[leaves[leaf]].shape for leaf in ("lora.up", "full.diff", "loha.w1_a") if leaf in leaves), ())
+    wide = next((tensors[leaves[leaf]].shape for leaf in ("lora.down", "full.diff") if leaf in leaves), ())
+    return (out[0] if len(out) > 1 and "loha.t1" not in leaves else None), (wide[1] if len(wide) > 1 else None)
+
+
+def _count_fitting(sizes: Mapping[str, tuple[int | None, int | None]], target: Target, naming: Naming) -> int:
+    table, components = naming.table(target), target.components
+    count = 0
+    for name, size in sizes.items():
+        place = table.get(name)
+        if place is not None:
+            shape = place.shape_in(components[place.component])
+            count += all(wanted in (None, got) for wanted, got in zip(size, shape, strict=False))
+    return count

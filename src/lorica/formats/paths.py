@@ -1,0 +1,74 @@
+"""Where a dotted path of a file stands: the component that it names, or else the only one that has it."""
+
+from __future__ import annotations
+
+from lorica.formats.names import BARE_MODULE
+from lorica.formats.places import Place, whole
+from lorica.models import FAMILIES, Target
+from lorica.models.clip import spellings, with_wrapper
+
+COMPONENTS = (
+    "unet", "transformer", "transformer_2", "prior", "controlnet", "connectors", "text_conditioner",
+    "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4",
+)  # fmt: skip
+_WRAPPER = "base_model.model."
+
+
+class Paths:
+    """Where the dotted paths of a file stand: component and module path, as the target spells them."""
+
+    def __init__(self, target: Target | None, components: set[str]) -> None:
+        self._target = target
+        self._components = components
+
+    def known(self) -> list[str]:
+        """Return every path that could have been used."""
+        if self._target is None:
+            return []
+        return [f"{component}.{path}" for component, path, _ in self._target.modules()]
+
+    def find(self, path: str) -> Place | str:
+        """Return where a path stands, or the reason why there is no such module."""
+        found = self._find(path)
+        return found if isinstance(found, str) else whole(*found)
+
+    def find_in(self, component: str, path: str) -> Place | str:
+        """Return where a path of a component stands, or the reason why there is no such module."""
+        found = self._find_in(component, path)
+        return found if isinstance(found, str) else whole(*found)
+
+    def _find(self, path: str) -> tuple[str, str] | str:
+        bare = path.removeprefix(_WRAPPER)
+        component, _, rest = bare.partition(".")
+        if component not in self._components:
+            return self._find_anywhere(bare)
+        return self._find_in(component, rest.removeprefix(_WRAPPER))
+
+    def _find_in(self, component: str, path: str) -> tuple[str, str] | str:
+        target = self._target
+        if target is None:
+            return component, with_wrapper(path)
+        home = BARE_MODULE if set(target.components) == {BARE_MODULE} else component
+        if home not in target.components:
+            return f"the model has no component {component!r}, only {', '.join(target.components)}."
+        for spelling in spellings(path):
+            if spelling in target.components[home]:
+                return home, spelling
+        return f"the model has no module of this path in its {home}."
+
+    def _find_anywhere(self, path: str) -> tuple[str, str] | str:
+        """Return where a path without a component belongs: the only component that has it."""
+        targets = [self._target] if self._target else [family.target for family in FAMILIES.values()]
+        homes = {
+            (component, spelling)
+            for target in targets
+            for component, shapes in target.components.items()
+            for spelling in spellings(path)
+            if spelling in shapes
+        }
+        if len(homes) == 1:
+            return homes.pop()
+        if homes:
+            names = " and ".join(sorted(name for name, _ in homes))
+            return f"its path names no component, and {names} have such a module."
+        return f"its path begins with no component ({', '.join(COMPONENTS[:3])}, ...), and no model known has it."

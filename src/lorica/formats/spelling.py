@@ -1,0 +1,88 @@
+"""How a file spelled its keys, kept with what was read, so that it is written back in the same spelling.
+
+One format has several spellings (Kohya files for Stable Diffusion XL exist with the original's block names and with
+those of diffusers; alphas are missing, or of any dtype). ``write(read(file))`` gives the keys of the file again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lorica.adapters import Adapter, AdapterLayer
+from lorica.formats.places import Place, Shape
+from lorica.formats.recipes import leaves_of
+
+Leaves = Mapping[str, str]  # meaning to key
+NUMBERS = ("alpha", "scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """The keys of one file.
+
+    Args:
+        places: the name of each module in the file to where it stands.
+        leaves: that name to the keys of its leaves.
+        numbers: key of an alpha to the tensor that the file has there.
+        shapes: key to the file's shape, where the model's is another (a 1 x 1 convolution for a Linear).
+        embeddings: token and component to key.
+    """
+
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
+    leaves: dict[str, Leaves] = field(default_factory=dict[str, Leaves])
+    numbers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    shapes: dict[str, Shape] = field(default_factory=dict[str, Shape])
+    embeddings: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+
+    def names_in(self, component: str, paths: Mapping[str, object]) -> dict[str, Place]:
+        """Return the names that the file has for modules of a component of which some path is asked for."""
+        return {
+            name: place
+            for name, place in self.places.items()
+            if place.component == component and any(path in paths for path in place.paths())
+        }
+
+    def tensors_of(self, name: str, layer: AdapterLayer) -> dict[str, Tensor] | None:
+        """Return the tensors of a module under the file's own keys, or None if those are not for such a layer."""
+        keys = self.leaves.get(name)
+        leaves = keys and _aligned(leaves_of(layer), {meaning for meaning in keys if meaning not in NUMBERS})
+        if not keys or leaves is None:
+            return None
+        tensors = {keys[meaning]: self._shaped(keys[meaning], tensor) for meaning, tensor in leaves.items()}
+        numbers = {meaning: self._number(key, meaning, layer) for meaning, key in keys.items() if meaning in NUMBERS}
+        if any(number is None for number in numbers.values()) or (not numbers and layer.alpha != layer.rank):
+            return None
+        return {**tensors, **{keys[meaning]: number for meaning, number in numbers.items() if number is not None}}
+
+    def _shaped(self, key: str, tensor: Tensor) -> Tensor:
+        return tensor.reshape(self.shapes[key]) if key in self.shapes else tensor
+
+    def _number(self, key: str, meaning: str, layer: AdapterLayer) -> Tensor | None:
+        """Return the file's own number, if it still says the layer's alpha."""
+        number = self.numbers[key]
+        told = float(number.item()) * (layer.rank if meaning == "scale" else 1)
+        return number if told == layer.alpha or (told == 0 and layer.alpha == layer.rank) else None
+
+
+def spelling_of(adapter: Adapter, format_name: str) -> Spelling:
+    """Return how the adapter was spelled in the file of this format that it was read from; if there is none, empty."""
+    report = adapter.report
+    if report is None or report.format != format_name or not isinstance(report.spelling, Spelling):
+        return Spelling()
+    return report.spelling
+
+
+def _aligned(leaves: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor] | None:
+    """Return leaves under the meanings that a file has for them, or None if it has others."""
+    if leaves.keys() == wanted:
+        return leaves
+    if wanted == {"lora.table_down", "lora.table_up"} and leaves.keys() == {"lora.down", "lora.up"}:
+        return {"lora.table_down": leaves["lora.up"].T, "lora.table_up": leaves["lora.down"].T}
+    renamed = {_AS_FULL.get(meaning, meaning): tensor for meaning, tensor in leaves.items()}
+    return renamed if renamed.keys() == wanted else None
+
+
+_AS_FULL = {"norm.diff": "full.diff", "norm.bias": "bias"}  # a difference of a norm that is spelled like any other

@@ -1,0 +1,181 @@
+"""Which base model a file is for, from the names and sizes of its modules alone: ranked, with the evidence."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lorica.models import FAMILIES
+from lorica.models.folding import Shape
+from lorica.models.index import Holding, Index, Numbers, Size, read_index, starred
+
+Modules = Mapping[str, Mapping[str, Shape | None]]
+_TEXT = "text_encoder"
+_UNKNOWN = ("", "model")  # components whose kind a file does not say
+_CROSS_ATTENTION = "_attn2_to_k"  # in a UNet, its input is the text
+_UNETS = ("down_blocks_", "mid_block_", "up_blocks_", "input_blocks_", "middle_block_", "output_blocks_")
+_EXAMPLES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A family that a file may be for.
+
+    Args:
+        family: its name in ``FAMILIES``.
+        fitting: how many of the file's modules it has, in their size.
+        modules: how many modules the file has.
+        evidence: sentences, the weightiest first.
+    """
+
+    family: str
+    fitting: int
+    modules: int
+    evidence: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Tell whether the family has every module of the file in its size."""
+        return self.fitting == self.modules
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The modules of a file with one starred name and one size."""
+
+    component: str
+    name: str
+    size: Size | None
+    members: Sequence[tuple[str, Numbers]]  # the path as the file has it, and its numbers
+
+    @cached_property
+    def highest(self) -> Numbers:
+        """The highest number at each star."""
+        return tuple(map(max, zip(*(numbers for _, numbers in self.members), strict=True)))
+
+    def count_within(self, highest: Numbers) -> int:
+        """Return how many of the members have no number above the highest."""
+        if _within(self.highest, highest):
+            return len(self.members)
+        return sum(_within(numbers, highest) for _, numbers in self.members)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How one family takes a file's modules."""
+
+    fitting: int = 0
+    named: int = 0  # the family has modules of the name, of this size or another
+    reached: int = 0  # groups whose highest numbers are the family's
+    misfits: list[str] = field(default_factory=list[str])
+
+
+def detect(modules: Modules) -> list[Candidate]:
+    """Return the families that a file may be for, the best fitting first; none if no name is known.
+
+    Among families that a file fits alike, the first is the one whose last blocks the file reaches, then the one that
+    has its components by name, then the smallest: nothing in a file that changes only the attention says whether its
+    Flux was dev or schnell.
+
+    Args:
+        modules: component (``unet``, ``text_encoder_2``, ..., or ``model`` where the file does not say) to path to
+            the shape of the weight that the file changes, or None where its tensors do not tell. Paths are those of
+            diffusers or of any spelling, dotted or flat, without prefixes such as ``lora_unet_``.
+    """
+    index, groups = read_index(), list(_groups(modules))
+    total = sum(len(group.members) for group in groups)
+    tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
+    for group in groups:
+        _count(group, index, tallies)
+
+    def rank(family: str) -> tuple[int, int, int, int]:
+        tally, counts = tallies[family], index.networks[family]
+        return -tally.fitting, -tally.reached, len(modules.keys() - counts.keys()), sum(counts.values())
+
+    marks = tuple(_marks(groups))
+    return [_candidate(family, tallies[family], total, marks) for family in sorted(tallies, key=rank)]
+
+
+def _candidate(family: str, tally: _Tally, total: int, marks: Sequence[str]) -> Candidate:
+    evidence = (_summary(family, tally, total), *marks, *tally.misfits[:_EXAMPLES])
+    return Candidate(family, tally.fitting, total, evidence)
+
+
+def _groups(modules: Modules) -> Iterator[_Group]:
+    members: defaultdict[tuple[str, str, Size | None], list[tuple[str, Numbers]]] = defaultdict(list)
+    for component, shapes in modules.items():
+        for path, shape in shapes.items():
+            name, numbers = starred(path)
+            members[component, name, shape and tuple(shape[:2])].append((path, numbers))
+    for (component, name, size), found in members.items():
+        yield _Group(component, name, size, found)
+
+
+def _count(group: _Group, index: Index, tallies: dict[str, _Tally]) -> None:
+    """Add to each family's tally what it has of a group."""
+    theirs: defaultdict[str, list[Holding]] = defaultdict(list)
+    for holding in index.holdings(group.name):
+        if _alike(holding.component, group.component):
+            theirs[holding.family].append(holding)
+    for family, holdings in theirs.items():
+        tally, size = tallies[family], len(group.members)
+        same = [holding.highest for holding in holdings if group.size in (None, holding.size)]
+        inside = max((group.count_within(highest) for highest in same), default=0)
+        tally.fitting += inside
+        tally.named += size
+        tally.reached += group.highest in same
+        if inside < size:
+            tally.misfits.append(_misfit(group, holdings))
+
+
+def _alike(component: str, said: str) -> bool:
+    """Tell whether a component may be the one that a file names: programs number text encoders in their own ways."""
+    return said in _UNKNOWN or component.startswith(_TEXT) == said.startswith(_TEXT)
+
+
+def _within(numbers: Numbers, highest: Numbers) -> bool:
+    return all(number <= most for number, most in zip(numbers, highest, strict=True))
+
+
+def _misfit(group: _Group, holdings: Sequence[Holding]) -> str:
+    """Return why not all of a group's modules are the family's: the size, or the number of a block."""
+    deepest = max(group.members, key=lambda member: member[1])[0]
+    for holding in holdings:
+        if group.size in (None, holding.size):
+            return f"{deepest} goes beyond its blocks, whose highest numbers are {_joined(holding.highest, ', ')}."
+    sizes = " or ".join(dict.fromkeys(_joined(holding.size, " x ") for holding in holdings))
+    return f"{deepest} is {_joined(group.size or (), ' x ')} in the file and {sizes} in it."
+
+
+def _summary(family: str, tally: _Tally, total: int) -> str:
+    title = FAMILIES[family].title
+    if tally.fitting == total:
+        return f"all {total} modules have the names and sizes of {title}'s."
+    return (
+        f"{tally.fitting} of {total} modules have the names and sizes of {title}'s; {tally.named - tally.fitting} "
+        f"have another size there, and {total - tally.named} are none of its modules."
+    )
+
+
+def _marks(groups: Sequence[_Group]) -> Iterator[str]:
+    """Yield what the file itself shows: the width of the text, or of the blocks, and the number of the last block."""
+    cross = [group for group in groups if group.name.startswith(_UNETS) and group.name.endswith(_CROSS_ATTENTION)]
+    denoiser = [group for group in groups if not group.component.startswith(_TEXT)]
+    if cross and cross[0].size:
+        yield f"cross-attention width {cross[0].size[1]} ({cross[0].members[0][0]})."
+    else:
+        widths = Counter(group.size[1] for group in denoiser if len(group.size or ()) == 2 for _ in group.members)
+        yield from (f"most modules take {width} inputs." for width, _ in widths.most_common(1))
+    lasts: dict[str, int] = {}
+    for group in denoiser:
+        head, star, _ = group.name.partition("_*_")
+        if star:
+            lasts[head] = max(lasts.get(head, 0), *(numbers[0] for _, numbers in group.members))
+    if lasts:
+        yield "the highest numbers of its blocks: " + ", ".join(f"{head} {last}" for head, last in lasts.items()) + "."
+
+
+def _joined(numbers: Sequence[int], between: str) -> str:
+    return between.join(map(str, numbers))
