@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from lorica.errors import FileError
-from lorica.formats import sources
 from lorica.formats.files import save
 from lorica.formats.sources import choose_file, locate, open_source
 
@@ -64,8 +64,8 @@ def test_a_hub_id_is_fetched_by_name_or_by_the_only_adapter(tmp_path: Path, monk
             raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)
         return str(tmp_path / name)
 
-    monkeypatch.setattr(sources, "hf_hub_download", download)
-    monkeypatch.setattr(sources, "list_repo_files", lambda _: ["README.md", "other.safetensors"])
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda _: ["README.md", "other.safetensors"])
     assert locate("user/repo/other.safetensors") == tmp_path / "other.safetensors"
     assert locate("user/repo") == tmp_path / "other.safetensors"
     assert asked[-1] == ("user/repo", "other.safetensors")
@@ -77,6 +77,6 @@ def test_a_hub_id_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     def download(_repo: str, _name: str) -> str:
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr(sources, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(FileError, match="the Hub cannot be reached"):
         locate("user/repo")

@@ -26,7 +26,7 @@ _PAIRS = {
     "lora": (("lora.up", "lora.down"),),
     "loha": (("loha.w1_a", "loha.w1_b"), ("loha.w2_a", "loha.w2_b")),
 }
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {2: "int16", 4: "int32", 8: "int64"}  # bytes to the whole numbers of as many
 
 
 def pairs_of(layer: AdapterLayer) -> tuple[tuple[str, str], ...]:
@@ -140,5 +140,5 @@ def _within(columns: Tensor, block: Rows) -> bool:
 
 
 def _columns_in_use(tensors: Sequence[Tensor]) -> Tensor:
-    bits = [tensor.contiguous().view(_BITS[tensor.dtype.itemsize]) for tensor in tensors]
+    bits = [tensor.contiguous().view(getattr(torch, _BITS[tensor.dtype.itemsize])) for tensor in tensors]
     return torch.stack([(number != 0).any(0) for number in bits]).any(0)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from lorica.errors import FileError, FormatError
-from lorica.formats.header import DTYPES, LENGTH_BYTES, Entry, Header, parse_header
+from lorica.formats.header import LENGTH_BYTES, SIZES, TORCH_NAMES, Entry, Header, parse_header
 from lorica.formats.unread import Unread, view
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_STORED_NAMES = {f"torch.{name}": stored for stored, name in TORCH_NAMES.items()}
 _PADDING = 8  # tensors start at a multiple of this, so that they can be mapped
 
 
@@ -124,7 +124,7 @@ def _runs(entries: tuple[Entry, ...]) -> list[Entry]:
 
 
 def _joined(dtype: str, start: int, stop: int) -> Entry:
-    return Entry("", dtype, ((stop - start) // DTYPES[dtype].itemsize,), start, stop)
+    return Entry("", dtype, ((stop - start) // SIZES[dtype],), start, stop)
 
 
 def _start(entry: Entry) -> tuple[int, int]:
@@ -186,7 +186,7 @@ def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[
     for name in order:
         blob = _bytes_of(tensors[name], name)
         header[name] = {
-            "dtype": _NAMES[tensors[name].dtype],
+            "dtype": _STORED_NAMES[str(tensors[name].dtype)],
             "shape": list(tensors[name].shape),
             "data_offsets": [offset, offset + len(blob)],
         }
@@ -198,7 +198,7 @@ def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[
 
 
 def _bytes_of(tensor: Tensor, name: str) -> Any:
-    if tensor.dtype not in _NAMES:
+    if str(tensor.dtype) not in _STORED_NAMES:
         raise FormatError(f"{name!r} has the dtype {tensor.dtype}, which a safetensors file cannot hold.")
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return cast("Any", flat.view(torch.uint8).numpy()).data if flat.numel() else b""

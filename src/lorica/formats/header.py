@@ -11,27 +11,29 @@ from itertools import pairwise
 from math import prod
 from typing import Any, cast
 
-import torch
-
 from lorica.errors import FileError, FormatError
 
 LENGTH_BYTES = 8
 LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
-DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+# The bytes of one number, and what torch calls its dtype: by name, because reading a header needs no torch.
+SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+TORCH_NAMES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-SIZES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # What other kinds of file begin with, and what to do about them.
 IMPOSTORS: dict[bytes, str] = {
     b"<": "it is a web page (HTML): the download went wrong; use the link to the file itself, logged in if need be",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
 
 from lorica.adapters import AdapterLayer
@@ -12,7 +11,7 @@ from lorica.errors import FormatError, ShapeError
 from lorica.formats.files import Stored
 from lorica.formats.recipes import build, leaves_of
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 NUMBERS = ("alpha", "scale", "ia3.on_input", "oft_v2.scaled")  # leaves that are one number, of any dtype
 PEFT_MAGNITUDE = "lora_magnitude_vector"  # always of outputs, also where its shape could be of inputs
 Leaves = dict[str, str]  # meaning (lora.down, alpha, ...) to the key that holds it
@@ -127,7 +126,7 @@ def check_numbers(stored: Stored, leaves: Leaves) -> None:
         tensor = stored.tensors[key]
         if meaning not in NUMBERS and not (tensor.is_floating_point() and tensor.element_size() > 1):
             raise FormatError(
-                f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(map(str, FLOATS))}."
+                f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(FLOATS)}."
             )
 
 
@@ -138,7 +137,7 @@ def _with_ones(tensor: Tensor, ones: list[int]) -> Tensor:
 def _sums_up(tensor: Tensor) -> bool:
     if not tensor.is_floating_point():
         return True
-    wide = tensor if tensor.dtype in FLOATS else tensor.float()  # 8-bit floats cannot be summed
+    wide = tensor if tensor.element_size() > 1 else tensor.float()  # 8-bit floats cannot be summed
     return bool(wide.sum().isfinite())
 
 

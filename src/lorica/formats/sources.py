@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, list_repo_files
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
 from lorica.errors import FileError
@@ -80,6 +78,9 @@ def _missing(path: Path) -> str:
 
 def _download(hub_id: str) -> Path:
     """Return the file of ``user/repo`` or ``user/repo/file``, from the Hub or its local cache."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     user, name, *rest = hub_id.split("/")
     repo = f"{user}/{name}"
     try:
@@ -96,6 +97,9 @@ def _download(hub_id: str) -> Path:
 
 
 def _download_only_adapter(repo: str) -> Path:
+    from huggingface_hub import hf_hub_download, list_repo_files
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     try:
         return Path(hf_hub_download(repo, FILE_NAME))
     except LocalEntryNotFoundError:

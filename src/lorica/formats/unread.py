@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from lorica.formats.header import SIZES, Entry
+from lorica.formats.header import SIZES, TORCH_NAMES, Entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-TORCH_NAMES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
 _NUMPY = {
     "F64": "<f8",
     "F32": "<f4",
@@ -123,7 +109,9 @@ class Unread:
         return self._as(shape, self._entry.start)
 
     def __getitem__(self, index: Any) -> Any:
-        """Return rows as another unread tensor, anything else as a torch tensor."""
+        """Return rows as another unread tensor, one element as a number, anything else as a torch tensor."""
+        if isinstance(index, tuple) and all(isinstance(place, int) for place in index) and len(index) == self.ndim:
+            return self.array()[index]
         if isinstance(index, slice) and index.step in (None, 1) and self.ndim:
             start, stop, _ = index.indices(self.shape[0])
             rows = max(stop - start, 0)
