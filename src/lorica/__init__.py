@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lorica.formats import write as write
     from lorica.runtime import Loras as Loras
     from lorica.runtime import attach as attach
+    from lorica.tools.convert import convert as convert
+    from lorica.tools.inspect import inspect as inspect
     from lorica.training.config import RunConfig as RunConfig
     from lorica.training.run import TrainResult as TrainResult
     from lorica.training.run import train as train
@@ -38,6 +40,8 @@ _HOMES: dict[str, str] = {
     "TrainResult": "lorica.training.run",
     "attach": "lorica.runtime",
     "bundled_model": "lorica.demo.bundle",
+    "convert": "lorica.tools.convert",
+    "inspect": "lorica.tools.inspect",
     "read": "lorica.formats",
     "train": "lorica.training.run",
     "write": "lorica.formats",

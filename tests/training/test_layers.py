@@ -14,6 +14,7 @@ from lorica.errors import ConfigError, UnknownNameError
 from lorica.formats import read
 from lorica.runtime.initials import pissa
 from lorica.runtime.targets import modules_of
+from lorica.runtime.trainable import Trainable
 from lorica.training.config import RunConfig
 from lorica.training.layers import numbers_by_glob
 from lorica.training.progress import Reporter
@@ -106,6 +107,50 @@ def test_lora_plus_moves_up_so_much_faster(settings: Settings, tmp_path: Path) -
         assert slow.tensors["up"].abs().max() > 0
 
 
+def test_rates_by_glob_are_how_far_a_first_step_goes(settings: Settings, tmp_path: Path) -> None:
+    """Adam's first step of every entry is its learning rate."""
+    options: dict[str, Any] = {
+        "train_text_encoder": True,
+        "learning_rate": 1e-2,
+        "text_encoder_lr": 4e-3,
+        "learning_rate_pattern": ("*.to_k=3e-2", "*.attn2.*=5e-2", "*.q_proj=1e-3"),
+        "max_train_steps": 1,
+        "max_grad_norm": 1e9,
+    }
+    seen: set[float] = set()
+    for ratio in (None, 2.0):
+        config = settings(**options, lora_plus_ratio=ratio, output_dir=tmp_path / f"{ratio}")
+        for component, path, layer in train(config, quiet=True).adapter.layers():
+            plain = 4e-3 if component == "text_encoder" else 1e-2
+            own = 5e-2 if ".attn2." in path else 3e-2 if path.endswith(".to_k") else plain
+            rate = (1e-3 if path.endswith(".q_proj") else own) * (ratio or 1)
+            assert layer.tensors["up"].abs().median() == pytest.approx(rate, rel=1e-2), path
+            seen.add(rate)
+    assert len(seen) == 10
+
+
+def test_dropout_by_glob_acts_on_the_layers_that_it_names(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = opened(lora_dropout=0.25, lora_dropout_pattern=("*.attn1.*=0", "*.to_v=0.5"))
+    shares: dict[str, float] = {}
+    drop = Trainable._drop
+
+    def noted(self: Trainable, x: torch.Tensor, name: str, share: float) -> torch.Tensor:
+        shares[name] = share
+        dropped = drop(self, x, name, share)
+        if x.numel() > 200:
+            assert (dropped == 0).float().mean().item() == pytest.approx(share, abs=0.15)
+            assert torch.equal(dropped[dropped != 0], (x / (1 - share))[dropped != 0])
+        return dropped
+
+    monkeypatch.setattr(Trainable, "_drop", noted)
+    step(session)
+    assert shares == {
+        f"unet/{path}": 0.5 if path.endswith(".to_v") else 0.0 if ".attn1." in path else 0.25
+        for path in session.loop.trainable.modules["unet"]
+    }
+    assert set(shares.values()) == {0.0, 0.25, 0.5}
+
+
 def test_no_change_is_longer_than_the_limit(settings: Settings, tmp_path: Path) -> None:
     free, limited = (
         norms(train(settings(max_train_steps=3, scale_weight_norms=most, output_dir=tmp_path / f"{most}")).adapter)
@@ -123,7 +168,13 @@ def test_a_run_with_all_of_it_resumes_bit_for_bit(settings: Settings, tmp_path: 
         "rank_pattern": ("*.to_k=2",),
         "scale_weight_norms": None if rule == "pissa" else 0.05,
     }
-    assert_resumes(settings, tmp_path, **options)
+    assert_resumes(
+        settings,
+        tmp_path,
+        **options,
+        learning_rate_pattern=("*.to_k=2e-2",),
+        lora_dropout_pattern=("*.to_q=0.3",),
+    )
 
 
 def test_the_last_glob_that_fits_counts_and_each_must_fit() -> None:
@@ -131,7 +182,8 @@ def test_the_last_glob_that_fits_counts_and_each_must_fit() -> None:
     assert numbers_by_glob(["*.to_k=2", "a.*=3"], places, "x") == {places[0]: 3, places[1]: 3, places[2]: 2}
     with pytest.raises(UnknownNameError, match=r"unknown layer in x '\*\.to_z'"):
         numbers_by_glob(["*.to_z=2"], places, "x")
-    for wrong in ("*.to_k", "=3", "*.to_k=-1", "*.to_k=many"):
+    assert numbers_by_glob(["a.*=0"], places, "x", zero=True) == {places[0]: 0, places[1]: 0}
+    for wrong in ("*.to_k=0", "*.to_k", "=3", "*.to_k=-1", "*.to_k=many"):
         with pytest.raises(ConfigError, match="x takes GLOB=NUMBER"):
             numbers_by_glob([wrong], places, "x")
 
@@ -143,3 +195,7 @@ def test_settings_that_do_not_agree_are_refused(opened: Opened) -> None:
         opened(rank_pattern=("*.to_k=2.5",))
     with pytest.raises(ConfigError, match="PiSSA cannot take rank 40"):
         opened(init_lora_weights="pissa", rank=40)
+    with pytest.raises(ConfigError, match="the dropout 1; expected less than 1"):
+        opened(lora_dropout_pattern=("*.to_k=1",))
+    with pytest.raises(UnknownNameError, match="unknown layer in learning_rate_pattern"):
+        opened(learning_rate_pattern=("*.to_z=1",))

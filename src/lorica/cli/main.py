@@ -23,6 +23,8 @@ VERBS: dict[str, str] = {
     "prepare": "Check a folder of pictures and captions before training.",
     "train": "Train a LoRA on your own pictures.",
     "generate": "Make pictures from prompts, with any number of LoRAs.",
+    "inspect": "Say what an adapter file is, what it is for, and how to use it.",
+    "convert": "Write an adapter file in another format.",
     "doctor": "Say what is installed, what is missing, and how to get it.",
 }
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from lorica.errors import FileError, FormatError
-from lorica.formats.header import DTYPES, LENGTH_BYTES, Entry, parse_header
+from lorica.formats.header import DTYPES, LENGTH_BYTES, Entry, Header, parse_header
+from lorica.formats.unread import Unread, view
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -53,9 +54,23 @@ def load(path: Path) -> Stored:
             return Stored(str(path), _load_pickled(path))
         return _load_safetensors(path)
     except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"cannot read {path}: {error.strerror or error}.") from error
+        raise _unreadable(path, error) from error
+
+
+def peek(path: Path) -> Stored:
+    """Return what a file holds without reading a tensor: each is :class:`Unread` until something needs its numbers.
+
+    Raises:
+        FileError: if the file cannot be read, is empty, cut short or broken.
+        FormatError: if it is not a file of tensors.
+    """
+    if path.suffix.lower() in PICKLED:
+        return load(path)
+    try:
+        content, header = _map(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return Stored(str(path), _unread(content, header), header.metadata)
 
 
 def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
@@ -81,12 +96,25 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str])
 
 
 def _load_safetensors(path: Path) -> Stored:
+    content, header = _map(path)
+    tensors = {entry.name: view(content, entry) for entry in header.entries}
+    return Stored(str(path), tensors, header.metadata, tuple(view(content, run) for run in _runs(header.entries)))
+
+
+def _map(path: Path) -> tuple[mmap.mmap | bytes, Header]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
-    header = parse_header(memoryview(content), str(path))
-    tensors = {entry.name: _view(content, entry) for entry in header.entries}
-    return Stored(str(path), tensors, header.metadata, tuple(_view(content, run) for run in _runs(header.entries)))
+    return content, parse_header(memoryview(content), str(path))
+
+
+def _unread(content: mmap.mmap | bytes, header: Header) -> Mapping[str, Tensor]:
+    """Return the stand-ins; to everything that only looks at dtypes and shapes they are tensors."""
+    return cast("Mapping[str, Tensor]", {entry.name: Unread(content, entry) for entry in header.entries})
+
+
+def _unreadable(path: Path, error: OSError) -> FileError:
+    return error if isinstance(error, FileError) else FileError(f"cannot read {path}: {error.strerror or error}.")
 
 
 def _runs(entries: tuple[Entry, ...]) -> list[Entry]:
@@ -105,17 +133,6 @@ def _start(entry: Entry) -> tuple[int, int]:
 
 def _dtype(entry: Entry) -> str:
     return entry.dtype
-
-
-def _view(content: mmap.mmap | bytes, entry: Entry) -> Tensor:
-    """Return the tensor as a private view of the mapped file: changing it never changes the file."""
-    dtype = DTYPES[entry.dtype]
-    if entry.start == entry.stop:
-        return torch.empty(entry.shape, dtype=dtype)
-    if entry.start % dtype.itemsize:  # cannot be mapped: copied out
-        return torch.frombuffer(bytearray(content[entry.start : entry.stop]), dtype=dtype).view(entry.shape)
-    count = (entry.stop - entry.start) // dtype.itemsize
-    return torch.frombuffer(content, dtype=dtype, count=count, offset=entry.start).view(entry.shape)
 
 
 def _load_pickled(path: Path) -> dict[str, Tensor]:

@@ -47,8 +47,17 @@ def recognise(stored: Stored, formats: Mapping[str, Dialect]) -> Dialect:
     )
 
 
-def interpret(stored: Stored, dialect: Dialect, target: Target | None, *, strict: bool) -> Adapter:
+def interpret(
+    stored: Stored, dialect: Dialect, target: Target | None, *, strict: bool, check_values: bool = True
+) -> Adapter:
     """Return the adapter that a file in a known format holds.
+
+    Args:
+        stored: the content of the file.
+        dialect: the format.
+        target: the model that it is for, if it is known.
+        strict: refuse a file with keys that have no use.
+        check_values: look at every number for NaN and infinity; without it no tensor is read.
 
     Raises:
         FormatError: if a tensor is broken or, when strict, a key has no use.
@@ -56,7 +65,8 @@ def interpret(stored: Stored, dialect: Dialect, target: Target | None, *, strict
     """
     account = Account(dialect.NAME, stored.source)
     parsed = dialect.parse(stored, target, account)
-    check_finite(stored)
+    if check_values:
+        check_finite(stored)
     components = _components(stored, parsed, account)
     adapter = Adapter(components, metadata=_kept(stored.metadata), embeddings=parsed.embeddings)
     report = account.report(_base_model(adapter))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -68,7 +68,8 @@ class Trainable:
         rank: the inner size ``r``, one for all or by place (component and path).
         alpha: ``alpha / r`` scales the change, one for all or by place; None stands for ``r``.
         seed: ``down`` is drawn from N(0, 1/r) by this seed and the layer's path; ``up`` starts at 0.
-        dropout: the share of a layer's inputs that its adapter does not see, with :meth:`set_dropout_key`.
+        dropout: the share of a layer's inputs that its adapter does not see, with :meth:`set_dropout_key`; one for all
+            or by place.
         initial: factors to start from instead, as :meth:`adapter` returned them.
 
     Raises:
@@ -84,15 +85,16 @@ class Trainable:
         rank: int | Mapping[Place, int],
         alpha: float | Mapping[Place, float] | None = None,
         seed: int = 0,
-        dropout: float = 0.0,
+        dropout: float | Mapping[Place, float] = 0.0,
         initial: Adapter | None = None,
     ) -> None:
         parts = cast("Mapping[str, nn.Module]", model) if isinstance(model, Mapping) else components_of(model)
         self._layers = _find_layers(parts, modules)
         ranks = {place: rank if isinstance(rank, int) else rank[place] for place in self._layers}
         alphas = {place: _alpha_of(place, alpha, ranks[place]) for place in self._layers}
-        _check(min(ranks.values()), min(alphas.values()), dropout)
-        self._dropout, self._key, self._on = dropout, "", True
+        dropouts = {place: dropout if isinstance(dropout, float | int) else dropout[place] for place in self._layers}
+        _check(min(ranks.values()), min(alphas.values()), dropouts.values())
+        self._dropouts, self._key, self._on = dropouts, "", True
         self._flat: dict[str, FlatFactors] = {}
         self._pairs: dict[Place, _Pair] = {}
         for component in modules:
@@ -117,6 +119,14 @@ class Trainable:
         for (component, path), pair in self._pairs.items():
             named[f"{component}/{path}/down"], named[f"{component}/{path}/up"] = pair.down, pair.up
         return named
+
+    @property
+    def modules(self) -> dict[str, list[str]]:
+        """The paths of the layers that are trained, by component."""
+        found: dict[str, list[str]] = {}
+        for component, path in self._pairs:
+            found.setdefault(component, []).append(path)
+        return found
 
     def zero_grad(self) -> None:
         """Zero all gradients in place."""
@@ -197,11 +207,12 @@ class Trainable:
     def _serve(self, place: Place) -> list[RemovableHandle]:
         """Put the hooks on a layer: its change is one node of autograd where that can be, else what autograd makes."""
         layer, pair, slow = self._layers[place], self._pairs[place], self._hook(place)
+        share = self._dropouts[place]
         if (site := pair.site) is None:
             return [layer.register_forward_hook(slow, with_kwargs=True)]
 
         def before(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-            lean = self._on and pair.first is None and not (self._dropout and layer.training) and len(args) == 1
+            lean = self._on and pair.first is None and not (share and layer.training) and len(args) == 1
             return site.before(layer, args[0] if lean and not torch.compiler.is_compiling() else None)
 
         def after(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -210,7 +221,7 @@ class Trainable:
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, with_kwargs=True)]
 
     def _hook(self, place: Place) -> Any:
-        pair, name = self._pairs[place], f"{place[0]}/{place[1]}"
+        pair, share, name = self._pairs[place], self._dropouts[place], f"{place[0]}/{place[1]}"
 
         def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             if not self._on:
@@ -218,17 +229,17 @@ class Trainable:
             x = args[0] if args else kwargs["input"]
             dtype = output.dtype
             if x.is_floating_point():
-                x = self._drop(x.to(dtype), name, training=layer.training)
+                x = self._drop(x.to(dtype), name, share if layer.training else 0.0)
             return change_output(layer, x, output, *pair.factors(dtype), pair.scaling)
 
         return serve
 
-    def _drop(self, x: Tensor, name: str, *, training: bool) -> Tensor:
-        if not self._dropout or not training:
+    def _drop(self, x: Tensor, name: str, share: float) -> Tensor:
+        if not share:
             return x
         source = keyed_generator(f"{self._key}/dropout/{name}")
-        kept = torch.rand(x.shape, generator=source) >= self._dropout
-        return x * kept.to(x.device, x.dtype) / (1 - self._dropout)
+        kept = torch.rand(x.shape, generator=source) >= share
+        return x * kept.to(x.device, x.dtype) / (1 - share)
 
 
 def _alpha_of(place: Place, alpha: float | Mapping[Place, float] | None, rank: int) -> float:
@@ -237,13 +248,14 @@ def _alpha_of(place: Place, alpha: float | Mapping[Place, float] | None, rank: i
     return float(alpha if isinstance(alpha, float | int) else alpha.get(place, rank))
 
 
-def _check(rank: int, alpha: float, dropout: float) -> None:
+def _check(rank: int, alpha: float, dropouts: Iterable[float]) -> None:
     if rank < 1:
         raise ConfigError(f"the rank must be at least 1, got {rank}.")
     if not alpha > 0:
         raise ConfigError(f"alpha must be above 0, got {alpha}.")
-    if not 0 <= dropout < 1:
-        raise ConfigError(f"the dropout must be at least 0 and below 1, got {dropout}.")
+    wrong = next((share for share in dropouts if not 0 <= share < 1), None)
+    if wrong is not None:
+        raise ConfigError(f"the dropout must be at least 0 and below 1, got {wrong}.")
 
 
 def _find_layers(parts: Mapping[str, nn.Module], modules: Mapping[str, Sequence[str]]) -> dict[Place, nn.Module]:

@@ -36,6 +36,7 @@ class RunConfig(InputSettings):
     # the optimizer
     learning_rate: float = Field(1e-4, gt=0, description="learning rate")
     text_encoder_lr: float | None = Field(None, gt=0, description="that of the text encoder; learning_rate if unset")
+    learning_rate_pattern: tuple[str, ...] = Field((), description="GLOB=RATE of single layers, such as *.attn2.*=5e-5")
     lora_plus_ratio: float | None = Field(
         None,
         gt=0,
@@ -128,6 +129,7 @@ class RunConfig(InputSettings):
     )
     scale_weight_norms: float | None = Field(None, gt=0, description="longest change of a layer, 1 is usual")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped")
+    lora_dropout_pattern: tuple[str, ...] = Field((), description="GLOB=SHARE of single layers, 0 for none")
     target_modules: tuple[str, ...] = Field(
         ("attention",), description="attention, attention+ff, all-linear, all, or globs on module paths"
     )

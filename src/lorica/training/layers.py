@@ -26,8 +26,16 @@ def places_of(modules: Modules) -> list[Place]:
     return [(component, path) for component, paths in modules.items() for path in paths]
 
 
-def numbers_by_glob(pairs: Iterable[str], places: Sequence[Place], setting: str) -> dict[Place, float]:
+def numbers_by_glob(
+    pairs: Iterable[str], places: Sequence[Place], setting: str, *, zero: bool = False
+) -> dict[Place, float]:
     """Return the number of each layer that a ``GLOB=NUMBER`` names; the last that fits a layer counts.
+
+    Args:
+        pairs: the texts.
+        places: the layers.
+        setting: where they come from, for messages.
+        zero: whether a number may be 0.
 
     Raises:
         ConfigError: for a text that is no such pair.
@@ -35,7 +43,7 @@ def numbers_by_glob(pairs: Iterable[str], places: Sequence[Place], setting: str)
     """
     found: dict[Place, float] = {}
     for pair in pairs:
-        glob, number = _pair(pair, setting)
+        glob, number = _pair(pair, setting, zero=zero)
         fitting = [place for place in places if fnmatchcase(place[1], glob)]
         if not fitting:
             raise UnknownNameError.among_many(f"layer in {setting}", glob, [path for _, path in places])
@@ -85,12 +93,42 @@ def set_first_values(trainable: Trainable, parts: Mapping[str, nn.Module], confi
         trainable.count_from_here()
 
 
-def rate_of(config: RunConfig) -> Callable[[str], float] | None:
-    """Return the share of the learning rate by a factor's name, ``unet/PATH/up``; None if it is 1 for all."""
-    if config.lora_plus_ratio is None:
+def rate_of(config: RunConfig, modules: Modules) -> Callable[[str], float] | None:
+    """Return the share of its component's learning rate by a factor's name, ``unet/PATH/up``; None if all are 1.
+
+    The rates of ``learning_rate_pattern`` stand in place of that of the component; ``lora_plus_ratio`` multiplies them.
+    """
+    if config.lora_plus_ratio is None and not config.learning_rate_pattern:
         return None
-    ratio = config.lora_plus_ratio
-    return lambda name: ratio if name.endswith("/up") else 1.0
+    ratio = config.lora_plus_ratio or 1.0
+    named = numbers_by_glob(config.learning_rate_pattern, places_of(modules), "learning_rate_pattern")
+    shares = {f"{component}/{path}": rate / rate_in(config, component) for (component, path), rate in named.items()}
+
+    def share(name: str) -> float:
+        place, factor = name.rsplit("/", 1)
+        return shares.get(place, 1.0) * (ratio if factor == "up" else 1.0)
+
+    return share
+
+
+def rate_in(config: RunConfig, component: str) -> float:
+    """Return the learning rate of a component."""
+    own = config.text_encoder_lr if component.startswith("text_encoder") else None
+    return config.learning_rate if own is None else own
+
+
+def dropouts_of(config: RunConfig, modules: Modules) -> dict[Place, float]:
+    """Return the share of its inputs that the adapter of each layer does not see.
+
+    Raises:
+        ConfigError: if one is not below 1.
+    """
+    places = places_of(modules)
+    named = numbers_by_glob(config.lora_dropout_pattern, places, "lora_dropout_pattern", zero=True)
+    for (_, path), share in named.items():
+        if share >= 1:
+            raise ConfigError(f"lora_dropout_pattern gives {path} the dropout {share:g}; expected less than 1.")
+    return {place: named.get(place, config.lora_dropout) for place in places}
 
 
 def _first(module: nn.Module, rank: int, scaling: float, rule: str, source: torch.Generator) -> Initial:
@@ -99,12 +137,13 @@ def _first(module: nn.Module, rank: int, scaling: float, rule: str, source: torc
     return pissa(cast("Tensor", module.weight).cpu(), rank, scaling)
 
 
-def _pair(text: str, setting: str) -> tuple[str, float]:
+def _pair(text: str, setting: str, *, zero: bool) -> tuple[str, float]:
     glob, _, number = text.rpartition("=")
     try:
         value = float(number)
     except ValueError:
         value = float("nan")
-    if not glob or not value > 0:
-        raise ConfigError(f"{setting} takes GLOB=NUMBER with a number above 0, such as '*.to_k=8', got {text!r}.")
+    if not glob or not (value > 0 or (zero and value == 0)):
+        least = "from 0 on" if zero else "above 0"
+        raise ConfigError(f"{setting} takes GLOB=NUMBER with a number {least}, such as '*.to_k=0.5', got {text!r}.")
     return glob.strip(), value

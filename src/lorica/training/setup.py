@@ -22,12 +22,12 @@ from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
 from lorica.training.encoding import Framing, load_dataset
 from lorica.training.frames import plan_frames
-from lorica.training.layers import alphas_of, ranks_of, rate_of, set_first_values
+from lorica.training.layers import alphas_of, dropouts_of, ranks_of, rate_in, rate_of, set_first_values
 from lorica.training.loop import Loop
 from lorica.training.objective import objective_of, weighting_of
 from lorica.training.optimizer import Optimizer
 from lorica.training.pipelines import load_pipeline
-from lorica.training.plan import Plan, make_plan
+from lorica.training.plan import make_plan
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Recipe, RecipeSettings
 from lorica.training.recipes import load_recipe
@@ -177,8 +177,9 @@ def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
     """
     parts = dict(recipe.components)
     modules = choose_in_all(parts, config.target_modules)
+    dropouts = dropouts_of(config, modules)
     for part in parts.values():  # what takes less memory or drops out acts in training mode only
-        part.train(config.gradient_checkpointing or config.lora_dropout > 0)
+        part.train(config.gradient_checkpointing or any(dropouts.values()))
         if config.gradient_checkpointing:
             _enable_checkpointing(part)
     trainable = Trainable(
@@ -187,7 +188,7 @@ def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
         rank=ranks_of(config, modules),
         alpha=alphas_of(config, modules),
         seed=config.seed,
-        dropout=config.lora_dropout,
+        dropout=dropouts,
     )
     set_first_values(trainable, parts, config)
     return trainable
@@ -224,8 +225,9 @@ def prepare_loop(
         samples=epoch_length([group.source for group in dataset.groups]),
     )
     dtype = precision_of(config, accelerator)
-    parameters, rate = trainable.by_component(), rate_of(config)
-    pieces, rates = trainable.named_parameters(), _rates(config, plan, list(parameters))
+    parameters, pieces = trainable.by_component(), trainable.named_parameters()
+    rate = rate_of(config, trainable.modules)
+    rates = {name: (plan.size if config.scale_lr else 1) * rate_in(config, name) for name in parameters}
     optimizer = Optimizer(parameters, rates, config, plan.steps, pieces)
     if rate is not None:
         optimizer.set_element_rates(pieces, rate)
@@ -244,12 +246,6 @@ def prepare_loop(
         longest_change=config.scale_weight_norms,
         average=Average(parameters, config.ema_decay) if config.use_ema else None,
     )
-
-
-def _rates(config: RunConfig, plan: Plan, components: Sequence[str]) -> dict[str, float]:
-    factor = plan.size if config.scale_lr else 1
-    text = config.text_encoder_lr or config.learning_rate
-    return {name: factor * (text if name.startswith("text_encoder") else config.learning_rate) for name in components}
 
 
 def _matching(part: nn.Module, pattern: str) -> list[str]:

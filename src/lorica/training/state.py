@@ -78,6 +78,7 @@ def facts_of(config: RunConfig, loop: Loop, side: int) -> dict[str, object]:
         "alpha": config.alpha or float(config.rank),
         "alpha_pattern": list(config.alpha_pattern),
         "lora_dropout": config.lora_dropout,
+        "lora_dropout_pattern": list(config.lora_dropout_pattern),
         "train_text_encoder": config.train_text_encoder,
         "target_modules": [f"{name} {_shape(value)}" for name, value in loop.trainable.named_parameters().items()],
         "pictures and captions": loop.dataset.digest,

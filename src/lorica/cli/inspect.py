@@ -1,0 +1,56 @@
+"""``lorica inspect``: what an adapter file is, what it is for, and how to use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lorica.cli.complaints import WRONG_INPUT
+from lorica.cli.output import json_option, print_json
+
+if TYPE_CHECKING:
+    from lorica.tools.folder_facts import FolderFacts
+
+
+@click.command(
+    context_settings={"max_content_width": 110},
+    epilog="No model is loaded. The hashes and norms are the only parts that read the whole file.",
+)
+@click.argument("source", metavar="FILE")
+@click.option("--model", metavar="PATH|NAME", help="Also say how well it fits this base model: a folder or a family.")
+@click.option("--norms/--no_norms", default=None, help="Measure how large the changes are.  [on for one file]")
+@click.option("--hashes/--no_hashes", default=None, help="Compute and verify the hashes.  [on for one file]")
+@click.option("--metadata", "with_metadata", is_flag=True, help="Also show every entry of the metadata as it is.")
+@json_option
+def command(
+    source: str, model: str | None, norms: bool | None, hashes: bool | None, with_metadata: bool, as_json: bool
+) -> int:
+    r"""Say what an adapter file is, what it is for, and how to use it.
+
+    FILE is a .safetensors, .pt or .bin file, a Hub id, or a folder: of a folder with several files, each gets a line.
+
+    \b
+    lorica inspect style.safetensors
+    lorica inspect style.safetensors --model sdxl
+    lorica inspect my-loras --json
+
+    The exit code is 2 if the file, or one of the folder's, cannot be used as it is.
+    """
+    from lorica.cli.inspect_report import print_facts, print_folder
+    from lorica.tools.folder_facts import adapter_files, inspect_folder
+    from lorica.tools.inspect import inspect
+
+    files = adapter_files(Path(source))
+    if len(files) > 1:
+        folder = inspect_folder(Path(source), model=model, norms=bool(norms), hashes=bool(hashes))
+        print_json(folder.as_dict()) if as_json else print_folder(folder)
+        return _code(folder)
+    facts = inspect(files[0] if files else source, model=model, norms=norms is not False, hashes=hashes is not False)
+    print_json(facts.as_dict()) if as_json else print_facts(facts, with_metadata=with_metadata)
+    return WRONG_INPUT if facts.problem else 0
+
+
+def _code(folder: FolderFacts) -> int:
+    return WRONG_INPUT if folder.broken or any(facts.problem for facts in folder.files) else 0

@@ -1,0 +1,1 @@
+"""Facts about adapters, and new adapters from old ones."""

@@ -1,0 +1,135 @@
+"""What a file is, what it is for and how to use it, in words for somebody who makes pictures."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lorica.tools.facts import Facts
+from lorica.tools.repositories import REPOSITORIES
+
+METHODS: dict[str, str] = {
+    "lora": "LoRA",
+    "locon": "LoCon",
+    "dora": "DoRA",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "glora": "GLoRA",
+    "ia3": "IA3",
+    "oft": "OFT",
+    "oft_v2": "OFTv2",
+    "boft": "BOFT",
+    "vera": "VeRA",
+    "full": "set of full differences",
+    "set_weight": "set of whole weights",
+    "norm": "set of changed norms",
+    "bias": "set of changed biases",
+}
+# What changing each kind of network does.
+NETWORKS: dict[str, str] = {
+    "unet": "the network that draws",
+    "transformer": "the network that draws",
+    "transformer_2": "the second network that draws",
+    "prior": "the network that plans the picture",
+    "decoder": "the network that draws",
+    "text_encoder": "what words mean",
+    "text_encoder_2": "what words mean",
+    "text_encoder_3": "what words mean",
+}
+TAGS_SHOWN, WORDS_SHOWN = 8, 6
+_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def describe(facts: Facts) -> list[str]:
+    """Return the paragraphs: what it is, what it is for, how to use it."""
+    return [text for text in (_what(facts), _what_for(facts), _how(facts)) if text]
+
+
+def command(facts: Facts) -> str:
+    """Return a command line that draws a picture with the file."""
+    words = ["lorica", "generate", "--base", base_argument(facts), "--lora", facts.source, "--prompt", _prompt(facts)]
+    return " ".join(word if word.startswith("YOUR_") else shlex.quote(word) for word in words)
+
+
+def base_argument(facts: Facts) -> str:
+    """Return what to give for the base model: where the published one lies, or a word to put it in for."""
+    return REPOSITORIES.get(facts.base.name or "", "YOUR_BASE_MODEL")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    unit, name = next(((unit, name) for unit, name in _UNITS if count >= unit), (1, "bytes"))
+    return f"{count / unit:.3g} {name}"
+
+
+def _what(facts: Facts) -> str:
+    name = Path(facts.source).name
+    base = facts.base.title if facts.base.name else "a base model that could not be told"
+    kinds = _listed([METHODS.get(kind, kind) for kind in facts.methods])
+    length = f", {size(facts.size)}" if facts.size is not None else ""
+    if not facts.modules:
+        kinds = "file of embeddings" if facts.embeddings else "file of which nothing could be read"
+    made = f", made with {facts.trainer.title}" if facts.trainer.name else ""
+    run = _run(facts.training.settings)
+    return (
+        f"{name} is {_article(kinds)} {kinds} for {base}{length}. It is in {facts.format} format{made}"
+        f"{f', {run}' if run else ''}."
+    )
+
+
+def _run(settings: Mapping[str, str]) -> str:
+    """Say how long it was trained on how much, as far as the file says so."""
+    pictures, steps = settings.get("pictures"), settings.get("steps")
+    parts = [f"from {_count(pictures, 'picture')}" if pictures else "", f"in {_count(steps, 'step')}" if steps else ""]
+    return " ".join(part for part in parts if part)
+
+
+def _what_for(facts: Facts) -> str:
+    told: list[str] = []
+    if facts.training.settings.get("description"):
+        told.append(f"Its author says: {facts.training.settings['description'].strip()}")
+    if facts.components:
+        networks = dict.fromkeys(NETWORKS.get(part.name, "a network of its own") for part in facts.components)
+        names = _listed([part.name for part in facts.components])
+        told.append(f"It changes {_listed(networks)} ({_count(str(facts.modules), 'module')} in {names}).")
+    if facts.embeddings:
+        told.append(f"It brings {_count(str(len(facts.embeddings)), 'new word')}: {', '.join(facts.embeddings)}.")
+    tags = [tag for tag in facts.training.tags if tag not in facts.training.trigger_words][:TAGS_SHOWN]
+    if tags:
+        told.append(f"Its pictures were captioned, most often: {', '.join(tags)}.")
+    return " ".join(told)
+
+
+def _how(facts: Facts) -> str:
+    if facts.problem or not (facts.modules or facts.embeddings):
+        return ""
+    words = [*facts.training.trigger_words[:WORDS_SHOWN], *facts.embeddings]
+    hint = facts.training.settings.get("usage hint")
+    asked = (
+        f"Put {_listed([f'“{word}”' for word in words])} into the prompt."
+        if words
+        else ("The file names no trigger words: try it with an ordinary prompt.")
+    )
+    said = f" Its author says: {hint}" if hint else ""
+    return f"{asked}{said} Begin with strength 1 and turn it down if it is too much."
+
+
+def _prompt(facts: Facts) -> str:
+    words = [*facts.training.trigger_words[:1], *list(facts.embeddings)[:1]]
+    return ", ".join([*words, "..."]) if words else "..."
+
+
+def _listed(words: Iterable[str]) -> str:
+    """Return the words as a sentence lists them."""
+    found: Sequence[str] = list(words)
+    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else "nothing"
+
+
+def _count(number: str, thing: str) -> str:
+    plural = "" if number == "1" else "s"
+    return f"{int(number):,} {thing}{plural}" if number.isdecimal() else f"{number} {thing}{plural}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[:1] in "AEIOU" else "a"

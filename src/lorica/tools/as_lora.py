@@ -1,0 +1,116 @@
+"""One layer of any method as a plain LoRA: by its exact factors, or by the best approximation of a given rank.
+
+The best rank-``r`` approximation of a matrix keeps its ``r`` largest singular values (Eckart and Young 1936).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import nan, sqrt
+
+import torch
+from torch import Tensor
+
+from lorica.adapters import AdapterLayer, Factors, LoRA
+
+LARGEST_SHAPE = 2  # dimensions that a weight must have at least, for a LoRA to change it
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A layer that became a plain LoRA.
+
+    Args:
+        layer: the LoRA.
+        exact: whether it has the factors of the change itself.
+        error: ``|delta - delta of the LoRA| / |delta|``, Frobenius, as it will be written.
+    """
+
+    layer: LoRA
+    exact: bool
+    error: float
+
+
+def rewrite(
+    layer: AdapterLayer,
+    shape: Shape,
+    *,
+    rank: int | None,
+    dtype: torch.dtype | None,
+    base: Callable[[], Tensor] | None,
+) -> Rewritten | str:
+    """Return a layer as a plain LoRA, or the reason why it cannot be one.
+
+    Args:
+        layer: the layer.
+        shape: the shape of the weight that it changes.
+        rank: the largest rank to write; without it only exact factors that are thin will do.
+        dtype: what to write; by default float32 for exact factors, else the dtype of the layer.
+        base: gives the base weight, for changes that depend on it.
+    """
+    if len(shape) < LARGEST_SHAPE:
+        return f"a {layer.kind} layer on a weight of shape {shape} changes no matrix, so it cannot be a LoRA."
+    weight = _weight_for(layer, shape, base)
+    if isinstance(weight, str):
+        return weight
+    factors = layer.factors()
+    if factors is not None and _will_do(factors, shape, rank):
+        return _finish(_from_factors(factors), layer, weight, shape, dtype or torch.float32, exact=True)
+    if rank is None:
+        return (
+            f"a {layer.kind} layer has no exact factors that are smaller than the change itself. An approximation can "
+            "be written: approximate=RANK (--approximate rank=RANK)."
+        )
+    own = next(iter(layer.tensors.values())).dtype
+    return _finish(_closest(layer.delta(weight), rank), layer, weight, shape, dtype or own, exact=False)
+
+
+def _weight_for(layer: AdapterLayer, shape: Shape, base: Callable[[], Tensor] | None) -> Tensor | str:
+    """Return a weight to compute the change on: one of NaN where the change is the same for all, else the base's."""
+    nothing = torch.full(shape, nan)
+    if layer.delta(nothing).isfinite().all():
+        return nothing
+    if base is None:
+        return (
+            f"the change of a {layer.kind} layer depends on the weight of the base model. Name its folder: "
+            "model=FOLDER (--model FOLDER)."
+        )
+    return base()
+
+
+def _will_do(factors: Factors, shape: Shape, rank: int | None) -> bool:
+    """Tell whether exact factors are what is wanted: within the rank, or smaller than the change."""
+    own, out = factors.down.shape[0], shape[0]
+    inputs = torch.Size(shape[1:]).numel()
+    return own <= rank if rank is not None else own * (out + inputs) <= out * inputs
+
+
+def _from_factors(factors: Factors) -> LoRA:
+    ones = [1] * (factors.down.ndim - 2)
+    up = factors.up.reshape(*factors.up.shape[:2], *ones)
+    return LoRA(factors.down, up, factors.scaling * factors.down.shape[0])
+
+
+def _closest(delta: Tensor, rank: int) -> LoRA:
+    """Return the LoRA of a rank that is closest to a change, its two halves of equal size."""
+    left, sizes, right = torch.linalg.svd(delta.double().flatten(1), full_matrices=False)
+    kept = min(rank, len(sizes))
+    root = sizes[:kept].sqrt()
+    ones = [1] * (delta.ndim - 2)
+    down = (root[:, None] * right[:kept]).reshape(kept, *delta.shape[1:])
+    return LoRA(down.contiguous(), (left[:, :kept] * root).reshape(-1, kept, *ones).contiguous(), float(kept))
+
+
+def _finish(
+    lora: LoRA, layer: AdapterLayer, weight: Tensor, shape: Shape, dtype: torch.dtype, *, exact: bool
+) -> Rewritten:
+    """Return the LoRA in the dtype that it is written in, with the layer's bias, and the error that it makes."""
+    bias = layer.tensors.get("bias")
+    extra = {} if bias is None else {"bias": bias}
+    written = LoRA(lora.down.to(dtype).contiguous(), lora.up.to(dtype).contiguous(), lora.alpha, **extra)
+    wanted = layer.delta(weight).reshape(shape)
+    length = float(torch.linalg.vector_norm(wanted))
+    off = float(torch.linalg.vector_norm(wanted - written.delta(wanted)))
+    return Rewritten(written, exact, off / length if length else sqrt(off))

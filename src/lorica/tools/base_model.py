@@ -1,0 +1,135 @@
+"""A base model as it lies on disk: its modules' paths and shapes from the headers, its weights when asked for.
+
+No model is built. A folder in diffusers' layout names its weights as the modules are named, so the headers of its
+files say everything; a family that is known here needs no files at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorica.errors import FileError, ModelError, UnknownNameError
+from lorica.formats.files import PICKLED, peek
+from lorica.models import FAMILIES, Target
+from lorica.models.bundled import FOLDER as BUNDLED_FOLDER
+from lorica.models.bundled import NAME as BUNDLED
+from lorica.models.clip import spellings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".safetensors", *PICKLED)
+# Networks that no adapter changes.
+PASSED_OVER = frozenset({"vae", "vae_decoder", "vqgan", "movq", "safety_checker", "image_encoder"})
+# The component of a folder that holds one network alone, by what the name of its class contains.
+CLASSES = {"UNet": "unet", "Prior": "prior", "Transformer": "transformer", "Text": "text_encoder", "T5": "text_encoder"}
+CONFIG = "config.json"
+WEIGHT = ".weight"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """One base model.
+
+    Args:
+        target: the modules that an adapter can change.
+        weights: component to module path to its weight, not read yet; empty where only the shapes are known.
+    """
+
+    target: Target
+    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, "Tensor"]])
+
+    def weight(self, component: str, path: str) -> Tensor:
+        """Return the weight of a module, in either spelling of a text encoder's paths.
+
+        Raises:
+            ModelError: if the weights are not there, or have no such module.
+        """
+        part = self.weights.get(component, {})
+        found = next((part[spelling] for spelling in spellings(path) if spelling in part), None)
+        if found is not None:
+            return getattr(found, "tensor", found)
+        if not self.weights:
+            raise ModelError(
+                f"the weight of {component}.{path} is needed, and only the shapes of {self.target.name} are known "
+                "here. Name a folder with the model's weights."
+            )
+        raise ModelError(f"{self.target.name} has no module {component}.{path}.")
+
+
+def open_base(model: str | Path) -> BaseModel:
+    """Return a base model by the name of its family, or from a folder in diffusers' layout.
+
+    Raises:
+        FileError: if there is no such folder, or its files cannot be read.
+        ModelError: if the folder holds no model.
+        UnknownNameError: if it is neither a folder nor the name of a family.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _from_folder(path)
+    if str(model) == BUNDLED and BUNDLED_FOLDER.is_dir():
+        return _from_folder(BUNDLED_FOLDER)
+    if str(model) in FAMILIES:
+        return BaseModel(FAMILIES[str(model)].target)
+    if path.exists():
+        raise ModelError(
+            f"{path} is a single file. A base model is named by its folder in diffusers' layout, or by its family."
+        )
+    if path.parent != Path() or path.suffix:
+        raise FileError(f"there is no folder {path}. Known families: {', '.join(FAMILIES)}.")
+    raise UnknownNameError.choose("base model", str(model), FAMILIES)
+
+
+def _from_folder(folder: Path) -> BaseModel:
+    weights = dict(_networks(folder))
+    if not weights:
+        raise ModelError(
+            f"{folder} holds no model: neither weights with a {CONFIG} beside them, nor folders (unet, text_encoder, "
+            "...) with such."
+        )
+    shapes = {name: {path: tuple(weight.shape) for path, weight in part.items()} for name, part in weights.items()}
+    return BaseModel(Target(folder.resolve().name, shapes), weights)
+
+
+def _networks(folder: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield each network in a folder: the folder itself if it is one, or else its subfolders."""
+    if (folder / CONFIG).is_file():
+        yield _component_of(folder), _weights_in(folder)
+        return
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and child.name not in PASSED_OVER:
+            weights = _weights_in(child)
+            if weights:
+                yield child.name, weights
+
+
+def _component_of(folder: Path) -> str:
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        name = str(config.get("_class_name") or config["architectures"][0])
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise FileError(f"{folder / CONFIG} does not say what network it configures ({error!r:.100}).") from error
+    found = next((component for mark, component in CLASSES.items() if mark in name), None)
+    if found is None:
+        raise ModelError(f"{folder} holds a {name}, which is no network that adapters change.")
+    return found
+
+
+def _weights_in(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the modules in a folder's files; a plain file counts before a variant such as ``.fp16``."""
+    for suffix in SUFFIXES:
+        files = sorted(folder.glob(f"*{suffix}"), key=lambda file: (-len(file.suffixes), file.name))
+        weights = {
+            key.removesuffix(WEIGHT): tensor
+            for file in files
+            for key, tensor in peek(file).tensors.items()
+            if key.endswith(WEIGHT)
+        }
+        if weights:
+            return weights
+    return {}

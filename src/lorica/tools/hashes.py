@@ -1,0 +1,99 @@
+"""The hashes by which programs and sites know a LoRA file, computed and held against what the file says.
+
+``sshs_model_hash`` and ``sshs_legacy_hash`` were brought up by the additional-networks extension of A1111's web UI and
+are written by kohya's scripts: over a copy of the file that keeps only the ``ss_`` entries of the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import sha256
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any, cast
+
+from lorica.formats.header import LENGTH_BYTES
+from lorica.tools.facts import Hash, Verdict
+
+MODEL_HASH, LEGACY_HASH, FILE_HASH = "sshs_model_hash", "sshs_legacy_hash", "sha256"
+LEGACY_START, LEGACY_LENGTH, LEGACY_DIGITS = 0x100000, 0x10000, 8
+_PIECE = 1 << 22
+_PADDING = 8
+_HUB_BLOBS = "blobs"  # in the Hub's cache a file of this folder is named after its SHA-256
+_HEX = set("0123456789abcdef")
+NOTES = {
+    MODEL_HASH: "of the tensors alone; its first 12 digits are Civitai's AutoV3",
+    LEGACY_HASH: "of 64 KiB of the file, as old web UIs computed it",
+    FILE_HASH: "of the whole file; its first 10 digits are Civitai's AutoV2",
+}
+
+
+def hashes_of(path: Path, metadata: Mapping[str, str]) -> tuple[Hash, ...]:
+    """Return every hash of a safetensors file, each beside what is stored of it.
+
+    Args:
+        path: the file.
+        metadata: the metadata in its header.
+    """
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+        start = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+        with ThreadPoolExecutor(2) as both:  # hashing a large piece does not hold Python's lock
+            whole, tensors = both.map(partial(_digest, content), (0, start))
+        legacy = _legacy(content, start)
+    return (
+        _hash(MODEL_HASH, tensors, metadata.get(MODEL_HASH)),
+        _hash(LEGACY_HASH, legacy, metadata.get(LEGACY_HASH)),
+        _hash(FILE_HASH, whole, _named_after(path.resolve())),
+    )
+
+
+def unchecked(metadata: Mapping[str, str]) -> tuple[Hash, ...]:
+    """Return the hashes that are stored in the metadata, none of them computed."""
+    stored = (name for name in (MODEL_HASH, LEGACY_HASH) if name in metadata)
+    return tuple(Hash(name, None, metadata[name], "not checked", NOTES[name]) for name in stored)
+
+
+def _hash(name: str, value: str | None, stored: str | None) -> Hash:
+    verdict: Verdict = "not stored" if stored is None else "right" if stored == value else "wrong"
+    if value is None and stored is not None:
+        verdict = "not checked"
+    return Hash(name, value, stored, verdict, NOTES[name])
+
+
+def _digest(content: mmap, start: int) -> str:
+    digest = sha256()
+    with memoryview(content) as whole:
+        for place in range(start, len(whole), _PIECE):
+            with whole[place : place + _PIECE] as piece:
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _legacy(content: mmap, start: int) -> str | None:
+    """Return the hash of 64 KiB that begin one MiB into the copy, or None if they reach into its header.
+
+    A header with several entries of metadata has no settled order, so there the hash says nothing.
+    """
+    header = _header_of_copy(content[LENGTH_BYTES:start])
+    if header > LEGACY_START:
+        return None
+    begin = start + LEGACY_START - header
+    return sha256(content[begin : begin + LEGACY_LENGTH]).hexdigest()[:LEGACY_DIGITS]
+
+
+def _header_of_copy(text: bytes) -> int:
+    """Return the length of the header, with its own length before it, if only the ``ss_`` metadata is kept."""
+    raw = cast("dict[str, Any]", json.loads(text))
+    metadata = cast("dict[str, str]", raw.get("__metadata__") or {})
+    kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
+    shown = json.dumps({**raw, "__metadata__": kept}, separators=(",", ":"), ensure_ascii=False).encode()
+    return LENGTH_BYTES + len(shown) + -len(shown) % _PADDING
+
+
+def _named_after(path: Path) -> str | None:
+    """Return the SHA-256 that the name of a file in the Hub's cache is, if it is one."""
+    is_hash = len(path.name) == sha256().digest_size * 2 and set(path.name) <= _HEX
+    return path.name if is_hash and path.parent.name == _HUB_BLOBS else None

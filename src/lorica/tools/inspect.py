@@ -1,0 +1,191 @@
+"""``inspect``: what an adapter file is, from its header; how much it changes, and its hashes, if they are wanted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import hypot, isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorica.adapters import Adapter
+from lorica.errors import FormatError, LoRAError, ShapeError
+from lorica.formats import FORMATS
+from lorica.formats.files import PICKLED, Stored, peek, tensors_of
+from lorica.formats.reading import interpret, recognise
+from lorica.formats.sources import Source, locate
+from lorica.formats.unread import Unread
+from lorica.models import FAMILIES, Target
+from lorica.tools.base_claim import base_of
+from lorica.tools.base_model import open_base
+from lorica.tools.facts import Block, Component, Facts, Fit, Hash
+from lorica.tools.hashes import hashes_of, unchecked
+from lorica.tools.norms import norm_of
+from lorica.tools.places import block_of, in_order, part_of
+from lorica.tools.trainer import trainer_of
+from lorica.tools.training_facts import training_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Norms = Mapping[tuple[str, str], float | None]
+
+
+def inspect(source: Source, *, model: str | Path | None = None, norms: bool = True, hashes: bool = True) -> Facts:
+    """Return what an adapter file is. No model is built, and without norms and hashes no tensor is read.
+
+    Args:
+        source: a file, a folder with one adapter, a Hub id, or a state dict.
+        model: a base model (a folder, or the name of a family): also say how well the file fits it.
+        norms: measure how large the changes are.
+        hashes: compute the hashes of the file and hold them against those that it carries.
+
+    Raises:
+        FileError: if it cannot be read, or is broken.
+        FormatError: if it is in no format that is known here.
+    """
+    stored, path = _open(source)
+    target = open_base(model).target if model is not None else None
+    with ThreadPoolExecutor(1) as aside:  # hashing needs no Python, so it runs while the rest is found out
+        if hashes and path is not None and path.suffix.lower() not in PICKLED:
+            waiting = aside.submit(hashes_of, path, stored.metadata)
+            return replace(_facts(stored, path, target, norms=norms), hashes=waiting.result())
+    return _facts(stored, path, target, norms=norms)
+
+
+def _open(source: Source) -> tuple[Stored, Path | None]:
+    if isinstance(source, Mapping):
+        return Stored("the state dict", tensors_of(source, "the state dict")), None
+    path = locate(source)
+    return peek(path), path
+
+
+def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: bool) -> Facts:
+    dialect = recognise(stored, FORMATS)
+    read = _read(stored, dialect.NAME, target)
+    layers = [layer for _, _, layer in read.adapter.layers()]
+    measured = _measure(read.adapter) if norms else {}
+    report = read.adapter.report
+    named = report.base_model if report else None
+    return Facts(
+        source=stored.source,
+        size=path.stat().st_size if path else None,
+        format=dialect.NAME,
+        base=base_of(read.adapter, named, stored.tensors),
+        trainer=trainer_of(stored.tensors, stored.metadata, dialect.NAME),
+        methods=_counted(layer.kind for layer in layers),
+        dtypes=_counted(_dtype(tensor) for tensor in stored.tensors.values()),
+        parameters=sum(tensor.numel() for tensor in stored.tensors.values()),
+        ranks=_counted(layer.rank for layer in layers),
+        alphas=_counted(layer.alpha for layer in layers),
+        components=tuple(_components(read.adapter, named, measured)),
+        embeddings=_embeddings(read.adapter),
+        unused={left.key: left.reason for left in report.unused} if report else {},
+        problem=read.problem or _broken(measured),
+        training=training_of(stored.metadata),
+        metadata=dict(stored.metadata),
+        hashes=_stored_hashes(stored),
+        fit=_fit(stored, dialect.NAME, target, read.adapter) if target else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What could be read of a file, and what stood in the way of reading all of it."""
+
+    adapter: Adapter
+    problem: str | None = None
+
+
+def _read(stored: Stored, format_name: str, target: Target | None) -> _Read:
+    """Return the adapter as the file alone tells it, or with the help of the model that was named."""
+    try:
+        return _Read(interpret(stored, FORMATS[format_name], None, strict=False, check_values=False))
+    except (FormatError, ShapeError) as error:
+        if target is None:
+            return _Read(Adapter({}, metadata=stored.metadata), str(error))
+    try:
+        return _Read(interpret(stored, FORMATS[format_name], target, strict=False, check_values=False))
+    except (FormatError, ShapeError) as error:
+        return _Read(Adapter({}, metadata=stored.metadata), str(error))
+
+
+def _measure(adapter: Adapter) -> Norms:
+    return {(component, path): norm_of(layer) for component, path, layer in adapter.layers()}
+
+
+def _components(adapter: Adapter, named: str | None, norms: Norms) -> Iterator[Component]:
+    for name, layers in sorted(adapter.components.items(), key=_place_of_component):
+        order = FAMILIES[named].block_order.get(name, ()) if named else ()
+        known = frozenset(order)
+        homes = {path: block_of(path, known) for path in layers}
+        blocks = [
+            _block(block, [norms.get((name, path)) for path, home in homes.items() if home == block])
+            for block in in_order(homes.values(), order)
+        ]
+        lengths = [norms[name, path] for path in layers if (name, path) in norms]
+        yield Component(
+            name=name,
+            modules=len(layers),
+            parts=_counted(part_of(path) for path in layers),
+            blocks=tuple(blocks),
+            norm=_together(lengths),
+            unmeasured=sum(length is None for length in lengths),
+        )
+
+
+def _place_of_component(part: tuple[str, Any]) -> tuple[bool, str]:
+    """Return a key that puts the networks that draw before those that read."""
+    return part[0].startswith("text_encoder"), part[0]
+
+
+def _block(name: str, norms: list[float | None]) -> Block:
+    return Block(name, len(norms), _together(norms))
+
+
+def _together(norms: list[float | None]) -> float | None:
+    """Return the length of changes whose lengths are given; None if none was measured."""
+    measured = [norm for norm in norms if norm is not None]
+    return hypot(*measured) if measured else None
+
+
+def _broken(norms: Norms) -> str | None:
+    bad = [".".join(place) for place, norm in norms.items() if norm is not None and isnan(norm)]
+    if not bad:
+        return None
+    return (
+        f"{len(bad)} of its {len(norms)} modules hold values that are NaN or infinite, the first is {bad[0]}; the "
+        "training that made it diverged, or the file is broken."
+    )
+
+
+def _fit(stored: Stored, format_name: str, target: Target, alone: Adapter) -> Fit:
+    """Return how well a file fits a model: which of its modules the model has, and what is wrong with the others."""
+    try:
+        adapter = interpret(stored, FORMATS[format_name], target, strict=False, check_values=False)
+    except LoRAError as error:
+        return Fit(target.name, len(alone), 0, {stored.source: str(error)})
+    left = adapter.report.unused if adapter.report else ()
+    return Fit(target.name, max(len(alone), len(adapter)), len(adapter), {each.key: each.reason for each in left})
+
+
+def _embeddings(adapter: Adapter) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {
+        token: {component: tuple(vectors.shape) for component, vectors in parts.items()}
+        for token, parts in adapter.embeddings.items()
+    }
+
+
+def _stored_hashes(stored: Stored) -> tuple[Hash, ...]:
+    return unchecked(stored.metadata)
+
+
+def _dtype(tensor: Tensor | Unread) -> str:
+    return tensor.stored_dtype if isinstance(tensor, Unread) else str(tensor.dtype).removeprefix("torch.")
+
+
+def _counted(values: Iterator[Any]) -> dict[Any, int]:
+    """Return how often each value occurs, the most frequent first."""
+    return dict(Counter(values).most_common())
