@@ -55,7 +55,7 @@ class AdapterLayer(ABC):
 
     @abstractmethod
     def delta(self, weight: Tensor) -> Tensor:
-        """Return the change at strength 1 of this base weight, float32, in the shape of ``weight``."""
+        """Return the change of this base weight at strength 1, float32, in its shape and on its device."""
 
     @abstractmethod
     def _check(self) -> None:

@@ -68,7 +68,9 @@ class DoRA(AdapterLayer):
         moving = self.inner.delta(weight)
         axes = [axis for axis in range(base.ndim) if axis != kept]
         length = torch.linalg.vector_norm(base + moving, dim=axes, keepdim=True)
-        magnitude = self.magnitude.float().reshape([-1 if axis == kept else 1 for axis in range(base.ndim)])
+        magnitude = self.magnitude.to(base.device, torch.float32).reshape(
+            [-1 if axis == kept else 1 for axis in range(base.ndim)]
+        )
         stretch = magnitude / length.clamp_min(torch.finfo(torch.float32).tiny)  # a row of zeros stays zeros
         return moving * stretch + base * (stretch - 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lorica.adapters.base import AdapterLayer
@@ -38,7 +39,7 @@ class Full(AdapterLayer):
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return ``diff`` in float32, in the shape of ``weight``."""
-        return self.tensors["diff"].float().reshape(weight.shape)
+        return self.tensors["diff"].to(weight.device, torch.float32, copy=True).reshape(weight.shape)
 
     def _check(self) -> None:
         diff = self.tensors["diff"]

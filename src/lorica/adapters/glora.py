@@ -85,7 +85,7 @@ class GLoRA(AdapterLayer):
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the change at strength 1, float32, in the shape of ``weight``."""
-        near, far, left, right = self._parts()
+        near, far, left, right = self._parts(weight)
         base = weight.float()
         inner = torch.einsum("oi...,ir->or...", base, near)
         proportional = torch.einsum("or...,ri->oi...", inner, far)
@@ -93,7 +93,7 @@ class GLoRA(AdapterLayer):
 
     def factors_on(self, weight: Tensor) -> Factors | None:
         """Return ``[W a1, b1] @ [a2; b2]``, of rank ``r * (kernel + 1)``, or None where that is not thin."""
-        near, far, left, right = self._parts()
+        near, far, left, right = self._parts(weight)
         points = math.prod(weight.shape[2:])
         if not is_thin(self.rank * (points + 1), weight.shape):
             return None
@@ -106,17 +106,17 @@ class GLoRA(AdapterLayer):
         """Return ``W (a1 a2 x) + b1 b2 x``; None for grouped convolutions and layers that are neither."""
         if not mixes_channels(layer):
             return None
-        near, far, left, right = (part.to(x.device, x.dtype) for part in self._parts())
+        near, far, left, right = (part.to(x.device, x.dtype) for part in self._parts(x))
         mixed = channels_last(layer, channels_last(layer, x) @ far.T @ near.T)
         proportional = own(layer, mixed)
         return None if proportional is None else (proportional + thin(layer, x, right, left)) * self.scaling
 
-    def _parts(self) -> _Parts:
-        """Return the four matrices in float32 in the order in which they multiply."""
+    def _parts(self, like: Tensor) -> _Parts:
+        """Return the four matrices in float32, beside ``like``, in the order in which they multiply."""
         names = ("a2", "a1", "b2", "b1") if self.old else ("a1", "a2", "b1", "b2")
-        near, far, left, right = (self.tensors[name].float() for name in names)
+        near, far, left, right = (self.tensors[name].to(like.device, torch.float32) for name in names)
         if "mid" in self.tensors:
-            right = torch.einsum("pq...,qi->pi...", self.tensors["mid"].float(), right.flatten(1))
+            right = torch.einsum("pq...,qi->pi...", self.tensors["mid"].to(right), right.flatten(1))
         return _Parts(near.flatten(1), far.flatten(1), left.flatten(1), right)
 
     def _check(self) -> None:

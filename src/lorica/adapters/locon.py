@@ -47,7 +47,7 @@ class LoCon(AdapterLayer):
     def delta(self, weight: Tensor) -> Tensor:
         """Return the change at strength 1, float32, in the shape of ``weight``."""
         down, up, scaling = self.factors()
-        return (up.float() @ down.float().flatten(1)).view(weight.shape) * scaling
+        return ((up.float() @ down.flatten(1)).view(weight.shape) * scaling).to(weight.device)
 
     def factors(self) -> Factors:
         """Return the core folded into ``down`` in float32: thin factors of the same rank."""

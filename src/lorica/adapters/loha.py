@@ -76,7 +76,7 @@ class LoHa(AdapterLayer):
     def delta(self, weight: Tensor) -> Tensor:
         """Return the change at strength 1, float32, in the shape of ``weight``."""
         (up1, down1), (up2, down2) = self._halves()
-        return ((up1 @ down1) * (up2 @ down2)).view(weight.shape) * self.scaling
+        return (((up1 @ down1) * (up2 @ down2)).view(weight.shape) * self.scaling).to(weight.device)
 
     def factors(self) -> Factors | None:
         """Return factors of rank ``r^2`` by the Khatri-Rao identity, or None where they are not thin."""

@@ -91,7 +91,8 @@ class LoKr(AdapterLayer):
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the change at strength 1, float32, in the shape of ``weight``."""
-        return torch.kron(self._first(), self._second()).view(weight.shape) * self.scaling
+        product = torch.kron(self._first(), self._second())
+        return (product.view(weight.shape) * self.scaling).to(weight.device)
 
     def factors(self) -> Factors | None:
         """Return ``kron(a, b) @ kron(c, d)`` for ``w1 = a @ c`` and ``w2 = b @ d``, or None where that is not thin."""

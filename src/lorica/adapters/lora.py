@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lorica.adapters.base import AdapterLayer, Factors
@@ -56,8 +57,8 @@ class LoRA(AdapterLayer):
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return ``(alpha / r) * up @ down``, float32, in the shape of ``weight``."""
-        product = self.up.float().flatten(1) @ self.down.float().flatten(1)  # (out, in*kernel)
-        return product.view(weight.shape) * self.scaling
+        down, up = (part.to(weight.device, torch.float32).flatten(1) for part in (self.down, self.up))
+        return (up @ down).view(weight.shape) * self.scaling
 
     def factors(self) -> Factors:
         """Return the two matrices themselves."""

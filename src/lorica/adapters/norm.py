@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from lorica.adapters.base import AdapterLayer
@@ -38,7 +39,7 @@ class Norm(AdapterLayer):
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return ``diff`` in float32."""
-        return self.tensors["diff"].float().reshape(weight.shape)
+        return self.tensors["diff"].to(weight.device, torch.float32, copy=True).reshape(weight.shape)
 
     def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
         """Return the normalised input times ``diff``; None for a norm of an unknown type."""

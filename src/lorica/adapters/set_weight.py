@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lorica.adapters.base import AdapterLayer
@@ -40,7 +41,7 @@ class SetWeight(AdapterLayer):
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the new weight less ``weight``, float32."""
-        return self.tensors["weight"].float().reshape(weight.shape) - weight.float()
+        return self.tensors["weight"].to(weight.device, torch.float32).reshape(weight.shape) - weight.float()
 
     def _check(self) -> None:
         weight = self.tensors["weight"]

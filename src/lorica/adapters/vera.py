@@ -46,7 +46,7 @@ class VeRA(AdapterLayer):
     def delta(self, weight: Tensor) -> Tensor:
         """Return the change at strength 1, float32, in the shape of ``weight``."""
         down, up, _ = self.factors()
-        return (up @ down).view(weight.shape)
+        return (up @ down).view(weight.shape).to(weight.device)
 
     def factors(self) -> Factors:
         """Return both matrices with their vector multiplied in, in float32."""
