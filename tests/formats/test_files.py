@@ -222,7 +222,7 @@ def test_plain_torch_files_are_read_also_under_state_dict(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [([torch.ones(1)], "holds a list"), ({"a": 3}, "holds a int under 'a'"), ({4: torch.ones(1)}, "under 4")],
+    [([torch.ones(1), 2], "holds a list"), ({"a": 3}, "holds a int under 'a'"), ({4: torch.ones(1)}, "under 4")],
 )
 def test_torch_files_of_something_else_are_refused(content: object, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pt")

@@ -273,7 +273,7 @@ class TestWriting:
         with pytest.raises(FormatError, match="no name for the component 'vae'"):
             lorica.write(Adapter({"vae": {"a": plain}}), tmp_path, format="kohya")
         words = Adapter({"unet": {"a": plain}}, embeddings={"<x>": {"text_encoder": torch.ones(1, 4)}})
-        for name in ("diffusers", "kohya"):
+        for name in ("diffusers", "peft", "comfyui", "lycoris"):
             with pytest.raises(FormatError, match="embeddings"):
                 lorica.write(words, tmp_path, format=name)
         assert not list(tmp_path.iterdir())

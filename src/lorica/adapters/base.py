@@ -127,6 +127,11 @@ class AdapterLayer(ABC):
                 f"for each output of a weight of shape {self.weight_shape}."
             )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What this layer has beside tensors and alpha, by the names of its constructor's arguments."""
+        return {name: getattr(self, name) for name in self._settings()}
+
     @classmethod
     def _settings(cls) -> tuple[str, ...]:
         return tuple(name for name in cls.__slots__ if name not in AdapterLayer.__slots__)

@@ -4,7 +4,7 @@ The names say no module, only a place in the order in which that program walked 
 It walked the Linear layers of the attentions and of the GEGLU; in diffusers of that time the GEGLU stood between the
 two attentions of a block, and now stands behind them: the order whose sizes fit is taken. There are no alphas.
 
-A ``.pt`` file is the bare list, up and down by turns; it is read as these names, of the text encoder if its name ends in
+A ``.pt`` file is the bare list, up and down by turns: read as these names, of the text encoder if its own ends in
 ``.text_encoder.pt``.
 """
 

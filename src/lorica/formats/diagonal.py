@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lorica.adapters import AdapterLayer
 from lorica.formats.places import Rows
-from lorica.formats.recipes import build, leaves_of
-from lorica.formats.rows import Pieces, rows_of, take_rows
+from lorica.formats.recipes import leaves_of, rebuild
+from lorica.formats.rows import Pieces, put_rows, rows_of, take_rows
 
 # Method to its pairs of factors, (up, down).
 _PAIRS = {
@@ -67,16 +67,20 @@ def join_diagonal(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Piece
     """
     first = next(iter(layers.values()))
     pairs = pairs_of(first)
-    if not pairs or len({layer.alpha / layer.rank for layer in layers.values()}) > 1:
-        return None
     parts = {path: leaves_of(layer) for path, layer in layers.items()}
+    if not pairs or len({(layer.alpha / layer.rank, tuple(parts[path])) for path, layer in layers.items()}) > 1:
+        return None
     rank = sum(layer.rank for layer in layers.values())
     joined: dict[str, Tensor] = {}
     for up, down in pairs:
         joined[down] = torch.cat([leaves[down] for leaves in parts.values()])
         joined[up] = _diagonal({path: leaves[up] for path, leaves in parts.items()}, pieces, rank)
+    for leaf in {"magnitude", "bias"} & leaves_of(first).keys():
+        if len(layers) < len(pieces):
+            return None  # those of the missing parts are not known
+        joined[leaf] = put_rows({path: leaves[leaf] for path, leaves in parts.items()}, pieces, 1)
     height = sum(stop - start for rows in pieces.values() for start, stop in rows)
-    return build(joined, first.alpha * (rank / first.rank), (height, *first.weight_shape[1:]))
+    return rebuild(first, joined, first.alpha * (rank / first.rank), (height, *first.weight_shape[1:]))
 
 
 def _diagonal(ups: Mapping[str, Tensor], pieces: Mapping[str, Pieces], rank: int) -> Tensor:
@@ -99,7 +103,7 @@ def _block(layer: AdapterLayer, rows: Pieces, columns: Rows) -> AdapterLayer:
     leaves, start, stop = leaves_of(own), *columns
     for up, down in pairs_of(layer):
         leaves[up], leaves[down] = leaves[up][:, start:stop], leaves[down][start:stop]
-    return build(leaves, _share(layer.alpha, layer.rank / (stop - start)), own.weight_shape)
+    return rebuild(own, leaves, _share(layer.alpha, layer.rank / (stop - start)), own.weight_shape)
 
 
 def _share(alpha: float, count: float) -> float:

@@ -16,8 +16,8 @@ from lorica.adapters.base import same
 from lorica.errors import FormatError
 from lorica.formats.diagonal import join_diagonal, split_diagonal
 from lorica.formats.places import Place
-from lorica.formats.recipes import WITHOUT_ALPHA, build, leaves_of
-from lorica.formats.rows import Pieces, count_rows, heights_of, take_rows
+from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of, rebuild
+from lorica.formats.rows import Pieces, count_rows, heights_of, put_rows, take_rows
 
 
 def split(layer: AdapterLayer, place: Place) -> dict[str, AdapterLayer]:
@@ -69,7 +69,7 @@ def _stack(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Pieces]) -> 
     try:
         heights = heights_of(first)
         joined = {
-            leaf: _stacked({path: leaves[leaf] for path, leaves in parts.items()}, pieces, heights[leaf])
+            leaf: put_rows({path: leaves[leaf] for path, leaves in parts.items()}, pieces, heights[leaf])
             if leaf in heights
             else _shared([leaves[leaf] for leaves in parts.values()])
             for leaf in leaves_of(first)
@@ -77,25 +77,11 @@ def _stack(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Pieces]) -> 
     except FormatError:
         return None
     height = count_rows([rows for place in pieces.values() for rows in place])
-    return build(joined, first.alpha, (height, *first.weight_shape[1:]))
+    return rebuild(first, joined, first.alpha, (height, *first.weight_shape[1:]))
 
 
 def _alpha(layer: AdapterLayer) -> float | None:
     return None if layer.kind in WITHOUT_ALPHA else layer.alpha
-
-
-def _stacked(tensors: Mapping[str, Tensor], pieces: Mapping[str, Pieces], height: int) -> Tensor:
-    """Return tensors at their rows of one; ``height`` rows of the weight stand in one row of it."""
-    like = next(iter(tensors.values()))
-    rows = count_rows([rows for place in pieces.values() for rows in place])
-    whole = like.new_zeros(rows // height, *like.shape[1:])
-    for path, tensor in tensors.items():
-        begin = 0
-        for start, stop in pieces[path]:
-            end = begin + (stop - start) // height
-            whole[start // height : stop // height] = tensor[begin:end]
-            begin = end
-    return whole
 
 
 def _shared(tensors: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError, ShapeError
 from lorica.formats.files import Stored
-from lorica.formats.recipes import build, leaves_of
+from lorica.formats.recipes import build, leaves_of, rebuild
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 NUMBERS = ("alpha", "scale", "ia3.on_input", "oft_v2.scaled")  # leaves that are one number, of any dtype
@@ -93,7 +93,7 @@ def fitted(layer: AdapterLayer, shape: tuple[int, ...]) -> AdapterLayer | None:
         return None
     ones = [1] * (len(shape) - 2)
     leaves = {leaf: _with_ones(tensor, ones) for leaf, tensor in leaves_of(layer).items()}
-    again = build(leaves, layer.alpha, shape)
+    again = rebuild(layer, leaves, layer.alpha, shape)
     return again if again.fits(shape) else None
 
 

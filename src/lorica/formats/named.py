@@ -16,12 +16,14 @@ from lorica.formats.embeddings import START, read_embeddings
 from lorica.formats.files import Stored
 from lorica.formats.layers import Leaves, group
 from lorica.formats.leaves import LEAVES, split_dotted
-from lorica.formats.names import Prefixes, name_table
-from lorica.formats.places import Place
+from lorica.formats.names import BARE_MODULE, Prefixes, name_table
+from lorica.formats.places import Place, Shape
 from lorica.formats.spelling import spelling_of
 from lorica.formats.writing import Writer, flat_or_dotted, model_of, names_for, shapes_for
 from lorica.models import FAMILIES, Target
+from lorica.models.detect import detect
 
+EVERY = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 FLAT_LEAVES = {**LEAVES, "weight": "ia3.scale"}  # behind a dotted name, ``weight`` would be the end of many a leaf
 Split = Iterable[tuple[str, str, str]]  # key, module's name, meaning
 
@@ -45,6 +47,16 @@ class Naming:
     styles: Collection[str] = ()
     numbered: bool = False
     more: Callable[[Mapping[str, Place]], Mapping[str, Place]] | None = None
+
+    def starts(self) -> dict[str, str]:
+        """Map what names begin with, the longest first, to the component, or to any if several share it."""
+        everything = Target("any", {name: {} for name in EVERY})
+        homes: dict[str, list[str]] = {}
+        for component, prefixes in self.prefixes(everything).items():
+            for prefix in prefixes:
+                homes.setdefault(prefix + self.joint if prefix else "", []).append(component)
+        order = sorted(homes, key=len, reverse=True)
+        return {start: homes[start][0] if len(homes[start]) == 1 else BARE_MODULE for start in order}
 
     def table(self, model: Target) -> Mapping[str, Place]:
         """Map every name that the format may have for the modules of a model to where it stands."""
@@ -106,37 +118,40 @@ def compose_named(
 
 
 def best_family(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> Target:
-    """Return the family that has the most of the file's modules in their sizes.
+    """Return the family that a file is for, by the names and sizes of its modules.
 
     Raises:
-        FormatError: if none has any.
+        FormatError: if no family known has any of its names.
     """
-    sizes = {name: _size(stored.tensors, leaves) for name, leaves in modules.items()}
-    targets = [family.target for family in FAMILIES.values()]
-    counts = [_count_fitting(sizes, target, naming) for target in targets]
-    if sizes and not max(counts):
-        raise FormatError(
-            f"{stored.source} has {naming.format} names, which only the base model can turn into module paths, and "
-            f"none of its {len(sizes)} modules fits {', '.join(target.name for target in targets)}. Pass target= for "
-            "its base model, or load it on the live model with attach(model).load(...). "
-            f"{looks.sentence(stored.tensors, None)}"
-        )
-    return targets[counts.index(max(counts))]
+    for candidate in detect(sizes_of(stored, modules, naming)):
+        target = FAMILIES[candidate.family].target
+        table = naming.table(target)
+        if candidate.fitting and any(name in table for name in modules):
+            return target
+    raise FormatError(
+        f"{stored.source} has {naming.format} names, which only the base model can turn into module paths, and none of "
+        f"its {len(modules)} modules fits a family known here. Pass target= for its base model, or load it on the "
+        f"live model with attach(model).load(...). {looks.sentence(stored.tensors, None)}"
+    )
 
 
-def _size(tensors: Mapping[str, Tensor], leaves: Leaves) -> tuple[int | None, int | None]:
-    """Return the outputs and the inputs of a module, as far as its leaves tell at a glance."""
-    out = next((tensors[leaves[leaf]].shape for leaf in ("lora.up", "full.diff", "loha.w1_a") if leaf in leaves), ())
-    wide = next((tensors[leaves[leaf]].shape for leaf in ("lora.down", "full.diff") if leaf in leaves), ())
-    return (out[0] if len(out) > 1 and "loha.t1" not in leaves else None), (wide[1] if len(wide) > 1 else None)
+def sizes_of(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> dict[str, dict[str, Shape | None]]:
+    """Return component to the names behind its prefix to outputs and inputs, as far as the file tells.
+
+    A prefix that several components have gives the component of :data:`BARE_MODULE`: any.
+    """
+    starts = naming.starts()
+    found: dict[str, dict[str, Shape | None]] = {}
+    for name, leaves in modules.items():
+        start = next((start for start in starts if name.startswith(start)), "")
+        component = starts.get(start, BARE_MODULE)
+        found.setdefault(component, {})[name.removeprefix(start)] = _size(stored.tensors, leaves)
+    return found
 
 
-def _count_fitting(sizes: Mapping[str, tuple[int | None, int | None]], target: Target, naming: Naming) -> int:
-    table, components = naming.table(target), target.components
-    count = 0
-    for name, size in sizes.items():
-        place = table.get(name)
-        if place is not None:
-            shape = place.shape_in(components[place.component])
-            count += all(wanted in (None, got) for wanted, got in zip(size, shape, strict=False))
-    return count
+def _size(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape | None:
+    """Return the outputs and the inputs of a module, if its leaves tell at a glance."""
+    if "lora.up" in leaves and "lora.down" in leaves:
+        up, down = tensors[leaves["lora.up"]].shape, tensors[leaves["lora.down"]].shape
+        return (up[0], down[1]) if min(len(up), len(down)) > 1 else None
+    return tuple(tensors[leaves["full.diff"]].shape) if "full.diff" in leaves else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -98,9 +98,31 @@ def leaves_of(layer: AdapterLayer) -> dict[str, Tensor]:
     return leaves
 
 
+def rebuild(layer: AdapterLayer, leaves: Mapping[str, Tensor], alpha: float, shape: Shape) -> AdapterLayer:
+    """Return a layer of the same method and settings, of other tensors.
+
+    Args:
+        layer: the layer as it is.
+        leaves: its leaves by meaning, as :func:`leaves_of` gives them, changed.
+        alpha: the alpha.
+        shape: the shape of the weight that the new layer changes.
+    """
+    named = {meaning.rpartition(".")[2]: tensor for meaning, tensor in leaves.items()}
+    if layer.kind == "dora":
+        inner: AdapterLayer = layer.inner  # type: ignore[attr-defined]
+        again = rebuild(inner, {leaf: tensor for leaf, tensor in leaves.items() if leaf != "magnitude"}, alpha, shape)
+        return KINDS["dora"](again, named["magnitude"], axis=layer.axis)  # type: ignore[call-arg, attr-defined]
+    settings = layer.settings
+    if settings.get("shape") is not None:
+        settings["shape"] = shape
+    if layer.kind not in WITHOUT_ALPHA:
+        settings["constraint" if layer.kind in ("oft", "boft") else "alpha"] = alpha
+    return type(layer)(**{name: named[name] for name in layer.tensors}, **settings)
+
+
 def with_alpha(layer: AdapterLayer, alpha: float) -> AdapterLayer:
     """Return the layer with another alpha."""
-    return layer if alpha == layer.alpha else build(leaves_of(layer), alpha, layer.weight_shape)
+    return layer if alpha == layer.alpha else rebuild(layer, leaves_of(layer), alpha, layer.weight_shape)
 
 
 @lru_cache(maxsize=256)
@@ -188,14 +210,23 @@ def _oft(given: Given) -> AdapterLayer:
 
 
 def _oft_v2(given: Given) -> AdapterLayer:
-    inputs = None if given.shape is None else prod(given.shape[1:])
-    scaled = "scaled" in given.tensors
-    return KINDS["oft_v2"](given.tensors["vectors"], scaled=scaled, in_features=inputs, **given.extras())  # type: ignore[call-arg]
+    vectors = given.tensors["vectors"]
+    block = (1 + isqrt(1 + 8 * vectors.shape[-1])) // 2
+    own, inputs = len(vectors) * block, None if given.shape is None else prod(given.shape[1:])
+    shared = len(vectors) == 1 and inputs is not None and inputs > block
+    settings = {"in_features": inputs if shared else own, "shared": shared, "scaled": "scaled" in given.tensors}
+    return KINDS["oft_v2"](vectors, **settings, **given.extras())  # type: ignore[call-arg]
 
 
 def _ia3(given: Given) -> AdapterLayer:
     on_input = bool(given.tensors["on_input"].item())
     return KINDS["ia3"](given.tensors["scale"], on_input, **given.extras())  # type: ignore[call-arg]
+
+
+def _ia3_of_peft(given: Given) -> AdapterLayer:
+    """Build one whose factors stand along the axis that they are of: ``(1, in)`` or ``(out, 1)``."""
+    factors = given.tensors["vector"]
+    return KINDS["ia3"](factors, factors.shape[0] == 1, is_factor=True, **given.extras())  # type: ignore[call-arg]
 
 
 def _full(given: Given) -> AdapterLayer:
@@ -243,11 +274,12 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         _recipe("lokr", _shaped("lokr"), "w1_a w1_b w2_a w2_b", "t2"),
     ),
     "glora": (_recipe("glora", _named("glora"), "a1 a2 b1 b2", "mid"),),
-    "ia3": (_recipe("ia3", _ia3, "scale on_input"),),
+    "ia3": (_recipe("ia3", _ia3, "scale on_input"), _recipe("ia3", _ia3_of_peft, "vector")),
     "oft": (_recipe("oft", _oft, "blocks", "rescale"),),
     "oft_v2": (_recipe("oft_v2", _oft_v2, "vectors", "scaled"),),
     "full": (_recipe("full", _full, "diff"),),
     "set_weight": (_recipe("set_weight", _plain("set_weight"), "weight"),),
+    "vera": (_recipe("vera", _plain("vera"), "lambda_b lambda_d shared_a shared_b"),),
     "norm": (_recipe("norm", _plain("norm"), "diff", "bias"), _recipe("bias", _plain("bias"), "bias")),
     "bias": (_recipe("bias", _plain("bias"), ""),),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats.places import Rows
-from lorica.formats.recipes import build, leaves_of
+from lorica.formats.recipes import leaves_of, rebuild
 
 Pieces = Sequence[Rows]
 Heights = dict[str, int]  # leaf that is cut with the weight, to how many rows of the weight one of its own stands for
@@ -26,7 +26,7 @@ def take_rows(layer: AdapterLayer, pieces: Pieces) -> AdapterLayer:
     leaves = leaves_of(layer)
     for leaf, height in heights.items():
         leaves[leaf] = rows_of(leaves[leaf], in_blocks(layer, pieces, height))
-    return build(leaves, layer.alpha, (count_rows(pieces), *layer.weight_shape[1:]))
+    return rebuild(layer, leaves, layer.alpha, (count_rows(pieces), *layer.weight_shape[1:]))
 
 
 def heights_of(layer: AdapterLayer) -> Heights:
@@ -45,6 +45,20 @@ def rows_of(tensor: Tensor, pieces: Pieces) -> Tensor:
     """Return some rows of a tensor: a view if they stand together."""
     cut = [tensor[start:stop] for start, stop in pieces]
     return cut[0] if len(cut) == 1 else torch.cat(cut)
+
+
+def put_rows(tensors: Mapping[str, Tensor], pieces: Mapping[str, Pieces], height: int) -> Tensor:
+    """Return tensors at their rows of one; ``height`` rows of the weight stand in one row of it."""
+    like = next(iter(tensors.values()))
+    rows = count_rows([rows for place in pieces.values() for rows in place])
+    whole = like.new_zeros(rows // height, *like.shape[1:])
+    for path, tensor in tensors.items():
+        begin = 0
+        for start, stop in pieces[path]:
+            end = begin + (stop - start) // height
+            whole[start // height : stop // height] = tensor[begin:end]
+            begin = end
+    return whole
 
 
 def in_blocks(layer: AdapterLayer, pieces: Pieces, height: int) -> Pieces:
