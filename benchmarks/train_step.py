@@ -2,10 +2,11 @@
 
 Both train a rank-4 adapter on the attention of the same model, batch and data, in float32. The script's loop is written
 anew here from its behaviour: it encodes pictures and captions at every step (*as it is*), or is given both (*cached*).
-The floor is forward plus backward to the inputs, without any adapter.
+The floor is forward plus backward to the inputs, without any adapter. The sides take turns, step by step. Memory is the
+resident set's rise above where it is between steps, the model loaded.
 
 Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1]. Prints medians, ratios and the
-split of the script's step; writes benchmarks/results/train_step_MODEL.json.
+split of the steps; writes benchmarks/results/train_step_MODEL_BATCH.json.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from accelerate import Accelerator
@@ -29,10 +32,13 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import lorica
+import lorica.training.loop as loop_module
 from lorica.data.caption_edits import CaptionEdits
 from lorica.data.items import Item
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset, Example
+from lorica.training.loop import Loop
+from lorica.training.optimizer import Optimizer
 from lorica.training.recipe import RecipeSettings
 from lorica.training.recipes.sd import StableDiffusion
 from lorica.training.setup import prepare_loop, prepare_trainable
@@ -72,6 +78,36 @@ def make_pipeline(model: str) -> StableDiffusionPipeline:
     )
 
 
+class Spent:
+    """Seconds by part of a step."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._mark = 0.0
+
+    def begin(self) -> None:
+        """Start to count."""
+        self._mark = time.perf_counter()
+
+    def note(self, part: str) -> None:
+        """Count the time since the last call for a part."""
+        now = time.perf_counter()
+        self.seconds[part] += now - self._mark
+        self._mark = now
+
+    def around(self, part: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``run``, its time counted for a part."""
+
+        def counted(*args: Any, **named: Any) -> Any:
+            self.begin()
+            try:
+                return run(*args, **named)
+            finally:
+                self.note(part)
+
+        return counted
+
+
 class Script:
     """The inner loop of the script: PEFT's adapter, AdamW, accelerate around everything."""
 
@@ -89,7 +125,7 @@ class Script:
         rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
         self.unet, self.optimizer, self.rates = self.accelerator.prepare(self.unet, optimizer, rates)
         self.pixels, self.tokens, self.batch = pixels, tokens, batch
-        self.split = dict.fromkeys(PARTS, 0.0)
+        self.spent = Spent()
         with torch.no_grad():
             self.latents = [self.encode_pictures(row[None]) for row in pixels]
             self.states = [self.text(row[None])[0] for row in tokens]
@@ -102,9 +138,9 @@ class Script:
         """Do one step."""
         rows = [(number * self.batch + place) % PICTURES for place in range(self.batch)]
         with self.accelerator.accumulate(self.unet):
-            mark = time.perf_counter()
+            self.spent.begin()
             latents, states = self._inputs(rows, cached=cached)
-            mark = self._note("encode", mark)
+            self.spent.note("encode")
             noise = torch.randn_like(latents)
             times = torch.randint(0, 1000, (len(rows),)).long()
             noisy = self.schedule.add_noise(latents, noise, times)
@@ -113,26 +149,21 @@ class Script:
             predicted = self.unet(noisy, times, states, return_dict=False)[0]
             loss = F.mse_loss(predicted.float(), target.float(), reduction="mean")
             self.accelerator.gather(loss.repeat(self.batch)).mean().item()
-            mark = self._note("forward", mark)
+            self.spent.note("forward")
             self.accelerator.backward(loss)
-            mark = self._note("backward", mark)
+            self.spent.note("backward")
             self.accelerator.clip_grad_norm_(self.factors, 1.0)
-            mark = self._note("clip", mark)
+            self.spent.note("clip")
             self.optimizer.step()
             self.rates.step()
             self.optimizer.zero_grad()
-            self._note("optimizer", mark)
+            self.spent.note("optimizer")
             loss.detach().item()
 
     def _inputs(self, rows: Sequence[int], *, cached: bool) -> tuple[Tensor, Tensor]:
         if cached:
             return torch.cat([self.latents[row] for row in rows]), torch.cat([self.states[row] for row in rows])
         return self.encode_pictures(self.pixels[rows]), self.text(self.tokens[rows], return_dict=False)[0]
-
-    def _note(self, part: str, since: float) -> float:
-        now = time.perf_counter()
-        self.split[part] += now - since
-        return now
 
 
 class Ours:
@@ -160,6 +191,22 @@ class Ours:
         """Do one step."""
         del number
         next(self.steps)
+
+    @contextmanager
+    def measured(self, spent: Spent) -> Iterator[None]:
+        """Within the ``with`` block the parts of a step are timed where the loop calls them."""
+        places = (
+            ("encode", Loop, "_batch"),
+            ("encode", Dataset, "conditioning"),
+            ("forward", loop_module, "sample_losses"),
+            ("backward", Tensor, "backward"),
+            ("clip", Optimizer, "clip"),
+            ("optimizer", self.loop.optimizer.inner, "step"),
+        )
+        with ExitStack() as stack:
+            for part, owner, name in places:
+                stack.enter_context(patch.object(owner, name, spent.around(part, getattr(owner, name))))
+            yield
 
     def floor(self, number: int) -> None:
         """Run the model forward, and backward to its inputs."""
@@ -211,12 +258,11 @@ def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
     for run in sides.values():
         run(0)
         run(1)
-    script.split = dict.fromkeys(PARTS, 0.0)
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(steps):
         for name, run in sides.items():
             times[name].append(milliseconds(run, number))
-    split = {part: round(seconds / (2 * steps) * 1e3, 2) for part, seconds in script.split.items()}
+    split = {name: split_of(run, steps, script, ours) for name, run in sides.items() if name != "floor"}
     memory = {name: peak_megabytes(lambda run=run: (run(0), run(1))[0]) for name, run in sides.items()}
     return {
         "model": model,
@@ -228,8 +274,20 @@ def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
         "milliseconds": {name: round(statistics.median(row), 2) for name, row in times.items()},
         "fastest": {name: round(min(row), 2) for name, row in times.items()},
         "peak_megabytes": {name: round(value, 1) for name, value in memory.items()},
-        "script_split_milliseconds": {**split, "note": "encode is the mean of a cached and an uncached step"},
+        "split_milliseconds": split,
     }
+
+
+def split_of(run: Callable[[int], None], steps: int, script: Script, ours: Ours) -> dict[str, float]:
+    """Return the median milliseconds of each part of a step."""
+    script.spent = spent = Spent()
+    rows: list[dict[str, float]] = []
+    with ours.measured(spent):
+        for number in range(steps):
+            spent.seconds = dict.fromkeys(PARTS, 0.0)
+            run(number)
+            rows.append(spent.seconds)
+    return {part: round(statistics.median(row[part] for row in rows) * 1e3, 2) for part in PARTS}
 
 
 def report(figures: dict[str, Any]) -> None:
@@ -240,10 +298,8 @@ def report(figures: dict[str, Any]) -> None:
         ratios = f"{times['script'] / value:.2f} | {times['script, cached'] / value:.2f}"
         print(f"| {name} | {value:.1f} | {ratios} | {memory[name]:.0f} |")
     print(f"ours above the floor: {times['ours'] / times['floor'] - 1:.1%}")
-    print(
-        "the script's step: "
-        + ", ".join(f"{part} {value}" for part, value in figures["script_split_milliseconds"].items())
-    )
+    for name, split in figures["split_milliseconds"].items():
+        print(f"{name}: " + ", ".join(f"{part} {value}" for part, value in split.items()))
 
 
 def main() -> None:
@@ -257,7 +313,9 @@ def main() -> None:
     report(figures)
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    (results / f"train_step_{options.model}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (results / f"train_step_{options.model}_{options.batch}.json").write_text(
+        json.dumps(figures, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

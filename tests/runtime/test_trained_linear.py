@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lorica.errors import TrainingError
 from lorica.runtime import Trainable
 from lorica.runtime.trained_linear import is_plain
 from sample_layers import relative_error
@@ -172,6 +173,12 @@ def test_it_stands_back_where_autograd_must_do_it(case: str) -> None:
     assert trainable.parameters()[0].grad.any()
     if case == "a base that is trained":
         assert block.a.bias.grad is not None
+
+
+def test_a_gradient_of_a_gradient_is_refused() -> None:
+    block, _ = make()
+    with pytest.raises(TrainingError, match="gradient of a gradient"):
+        block(torch.randn(4, 5)).sum().backward(create_graph=True)
 
 
 def test_no_input_outlives_its_pass() -> None:

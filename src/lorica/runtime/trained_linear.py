@@ -16,7 +16,8 @@ from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from lorica.errors import TrainingError
 
 
 class FlatFactors:
@@ -92,8 +93,9 @@ class TrainedLinear:
 
     def after(self, layer: nn.Module, y: Tensor) -> Tensor:
         """Return the output of the layer with the change added, in place."""
-        x, self._x = self._x, None
-        return cast("Tensor", _Change.apply(x, self.flat.master, self, layer.weight, [y]))
+        x, self._x = cast("Tensor", self._x), None
+        master = None if x.requires_grad else self.flat.master  # something must ask for a gradient
+        return cast("Tensor", _Change.apply(x, master, self, [y, layer.weight]))
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return ``(r, in)`` and ``(r, out)``, constants."""
@@ -118,37 +120,39 @@ def _is_frozen(layer: nn.Module) -> bool:
 
 
 class _Change(torch.autograd.Function):
-    """The formulas at the top of the file. ``flat`` is an input so that the output needs a gradient; it gets none."""
+    """The formulas at the top of the file. Each call costs as much as a kernel: what can be left out is."""
 
     @staticmethod
     def forward(  # type: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, x: Tensor, flat: Tensor, site: TrainedLinear, weight: Tensor, output: list[Tensor]
+        ctx: Any, x: Tensor, master: Tensor | None, site: TrainedLinear, hidden_from_autograd: list[Tensor]
     ) -> Tensor:
-        del flat
-        y = output[0].data  # in a list, and not as a view: so autograd takes it for the fresh tensor that it is
+        del master
+        own, ctx.weight = hidden_from_autograd
+        y = own.data  # not a view: the fresh tensor that it is
         down, up = site.factors(y.dtype)
-        rows = x.to(y.dtype).reshape(-1, down.shape[1])
-        hidden = torch.mm(rows, down.t())
-        y.view(-1, up.shape[1]).addmm_(hidden, up, alpha=site.scaling)
-        ctx.save_for_backward(rows, hidden)
-        ctx.site, ctx.weight, ctx.shape = site, weight, x.shape
+        rows = (x if x.dtype is y.dtype else x.to(y.dtype)).reshape(-1, down.shape[1])
+        thin = torch.mm(rows, down.t())
+        y.view(-1, up.shape[1]).addmm_(thin, up, alpha=site.scaling)
+        ctx.save_for_backward(rows, thin)
+        ctx.site, ctx.shape = site, x.shape
         return y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None, None]:  # type: ignore[reportIncompatibleMethodOverride]
-        rows, hidden = cast("tuple[Tensor, Tensor]", ctx.saved_tensors)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[reportIncompatibleMethodOverride]
+        if torch.is_grad_enabled():
+            raise TrainingError("the gradient of a gradient was asked for, which a trained adapter does not have.")
+        rows, thin = cast("tuple[Tensor, Tensor]", ctx.saved_tensors)
         site = cast("TrainedLinear", ctx.site)
         down, up = site.factors(gradient.dtype)
         arriving = gradient.reshape(-1, up.shape[1])
         through = torch.mm(arriving, up.t())
         d_down, d_up = site.gradients
         _add_product(d_down, through.t(), rows, site.scaling)
-        _add_product(d_up, hidden.t(), arriving, site.scaling)
+        _add_product(d_up, thin.t(), arriving, site.scaling)
         if not ctx.needs_input_grad[0]:
-            return None, None, None, None, None
-        passed = torch.mm(arriving, ctx.weight.to(arriving.dtype)).addmm_(through, down, alpha=site.scaling)
-        return passed.view(ctx.shape), None, None, None, None
+            return None, None, None, None
+        weight = ctx.weight if ctx.weight.dtype is arriving.dtype else ctx.weight.to(arriving.dtype)
+        return torch.mm(arriving, weight).addmm_(through, down, alpha=site.scaling).view(ctx.shape), None, None, None
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor, scaling: float) -> None:

@@ -180,6 +180,7 @@ def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
     dropouts = dropouts_of(config, modules)
     for part in parts.values():  # what takes less memory or drops out acts in training mode only
         part.train(config.gradient_checkpointing or any(dropouts.values()))
+        _order_channels(part)
         if config.gradient_checkpointing:
             _enable_checkpointing(part)
     trainable = Trainable(
@@ -258,6 +259,12 @@ def _matching(part: nn.Module, pattern: str) -> list[str]:
 def _launched_precision(accelerator: Accelerator) -> str:
     launched = str(accelerator.mixed_precision)
     return launched if launched in DTYPES else "no"
+
+
+def _order_channels(part: nn.Module) -> None:
+    """Lay out convolutions channel by channel on a CPU: the same numbers, 4 to 8 % faster (decision 0018)."""
+    if next(part.parameters()).device.type == "cpu":
+        nn.Module.to(part, memory_format=torch.channels_last)
 
 
 def _enable_checkpointing(part: Any) -> None:
