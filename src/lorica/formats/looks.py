@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lorica.adapters import Adapter
 from lorica.models import FAMILIES, Family, Target
+from lorica.models.detect import detect
 
 # What only the names of one kind of model contain.
 MARKS: dict[str, str] = {
@@ -34,7 +35,12 @@ def sentence(tensors: Mapping[str, Tensor], target: Target | None) -> str:
 
 def family_of(adapter: Adapter) -> Family | None:
     """Return the only family all of whose named modules and shapes the adapter fits, or None if none or several do."""
-    fitting = [family for family in FAMILIES.values() if fits(adapter, family.target)]
+    modules = {
+        component: {path: layer.weight_shape for path, layer in layers.items()}
+        for component, layers in adapter.components.items()
+    }
+    alike = (FAMILIES[candidate.family] for candidate in detect(modules) if candidate.fits)
+    fitting = [family for family in alike if fits(adapter, family.target)]
     return fitting[0] if len(fitting) == 1 else None
 
 
