@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lorica.runtime.bank import CHILD, Bank, Content, serve, share_of
-from lorica.runtime.board import Board, Row
+from lorica.runtime.bank import CHILD, Bank, Content, Part, serve, share_of
+from lorica.runtime.board import Board, Key, Row
 from lorica.runtime.plan import Place, Plan
 
 
@@ -67,41 +67,44 @@ class Banks:
     def commit(self, prepared: Prepared, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Put in what was prepared and set the strengths, all of it or, on an error, nothing."""
         before = {place: self._content(place) for place in prepared.contents}
-        plans = self.plans
+        plans, state = self.plans, self._board.state
         try:
-            self._put(prepared.contents, prepared.changed)
+            self._put(prepared.contents)
+            self._board.forget(prepared.changed)
+            parts = self._board.parts_with(_parts(prepared.contents))
+            self._write(parts, rows, guidance)
             self.plans = prepared.plans
-            self.write(rows, guidance)
         except BaseException:
-            self._put(before, prepared.changed)
+            self._put(before)
+            self._board.forget(prepared.changed)
+            self._board.restore(state)
             self.plans = plans
             raise
         for place, content in before.items():
             if content.thin is not None and (now := self._content(place).thin) is not None:
                 now.clear_what_left(content.thin)
 
-    @torch.no_grad()
     def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Set the strength of every adapter: one row for all samples or one for each; those not named are off."""
-        with torch.inference_mode(False):
-            self._board.write(rows, guidance)
+        state = self._board.state
+        try:
+            self._write(state.parts, rows, guidance)
+        except BaseException:
+            self._board.restore(state)
+            raise
+
+    def _write(self, parts: Mapping[Key, Part], rows: Sequence[Row], guidance: int | None) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            self._board.write(parts, rows, guidance)
 
     def _content(self, place: Place) -> Content:
         return self._banks[place][0].content if place in self._banks else Content()
 
-    def _put(self, contents: Mapping[Place, Content], changed: Iterable[str]) -> None:
+    def _put(self, contents: Mapping[Place, Content]) -> None:
         if any(_look(self._content(place)) != _look(content) for place, content in contents.items()):
             _forget_compiled_graphs()
         for place, content in contents.items():
             self._put_one(place, content)
-        self._board.put(
-            {
-                (place, index): part
-                for place, content in contents.items()
-                for index, part in enumerate((content.thin, content.weights, content.biases))
-            },
-            changed,
-        )
 
     def _put_one(self, place: Place, content: Content) -> None:
         if place in self._banks:
@@ -115,6 +118,14 @@ class Banks:
             bank = Bank(layer, content, training=layer.training)
             layer.add_module(CHILD, bank)
             self._banks[place] = (bank, layer.register_forward_hook(serve, with_kwargs=True))
+
+
+def _parts(contents: Mapping[Place, Content]) -> dict[Key, Part | None]:
+    return {
+        (place, index): part
+        for place, content in contents.items()
+        for index, part in enumerate((content.thin, content.weights, content.biases))
+    }
 
 
 def _look(content: Content) -> tuple[object, ...]:

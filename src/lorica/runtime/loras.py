@@ -104,13 +104,11 @@ class Loras:
 
     def disable(self) -> None:
         """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
-        self._enabled = False
-        self._turn(self._roster.live)
+        self._switch(on=False)
 
     def enable(self) -> None:
         """Turn the live adapters on again."""
-        self._enabled = True
-        self._turn(self._roster.live)
+        self._switch(on=True)
 
     def fuse(self, strengths: Mapping[str, Strength]) -> None:
         """Put adapters into the weights at these strengths, and take them out of the live set.
@@ -183,14 +181,27 @@ class Loras:
         """Move adapters between banks and weights: banks are made before a weight is touched, and put in after."""
         prepared = self._banks.prepare(self._roster.plans_beside(in_weights))
         live = {name: value for name, value in self._roster.live.items() if name not in in_weights}
+        before = {place: dict(self._fused.changes.get(place, {})) for place in wanted}
         self._fused.put(wanted)
-        self._banks.commit(prepared, self._rows(live))
+        try:
+            self._banks.commit(prepared, self._rows(live))
+        except BaseException:
+            self._fused.put(before)
+            raise
         self._roster.in_weights, self._roster.live = in_weights, live
 
     def _turn(self, live: Mapping[str, tuple[Strength, Resolved]]) -> None:
         """Make exactly these adapters live."""
         self._banks.write(self._rows(live))
         self._roster.live = dict(live)
+
+    def _switch(self, *, on: bool) -> None:
+        before, self._enabled = self._enabled, on
+        try:
+            self._turn(self._roster.live)
+        except BaseException:
+            self._enabled = before
+            raise
 
     def _rows(self, live: Mapping[str, tuple[Strength, Resolved]]) -> list[Row]:
         """Return what the banks write: the strength of each live adapter in each layer, for all samples alike."""

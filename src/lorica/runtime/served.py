@@ -40,6 +40,8 @@ def check_fits(layer: nn.Module, change: AdapterLayer) -> None:
             f"it is a {type(layer).__name__}; adapters act on "
             f"{', '.join(kind.__name__ for kind in SERVED)} and on norms with a weight."
         )
+    if isinstance(layer, nn.Embedding) and change.bias_delta() is not None:
+        raise ModelError("the adapter changes a bias, and an Embedding has none.")
     shape = weight_shape(layer)
     if not _same_matrix(change.weight_shape, shape):
         change.check_fits(shape)
