@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,20 @@ class Content:
             weights = (weights or Weights(_nothing(layer, weight_shape(layer)), ())).edited(gone, shares.weights)
         if shares.biases or (biases is not None and gone & biases.slots.keys()):
             biases = (biases or Biases(_nothing(layer, weight_shape(layer)[:1]), ())).edited(gone, shares.biases)
-        return Content(
-            *(part if part is not None and (part.slots or part.reserved) else None for part in (thin, weights, biases))
-        )  # type: ignore[reportArgumentType]
+        return Content(_kept(thin), _kept(weights), _kept(biases))
+
+    def copy(self) -> Content:
+        """Return a content that shares no memory with this."""
+        thin, weights, biases = self.thin, self.weights, self.biases
+        return Content(thin and thin.copy(), weights and weights.copy(), biases and biases.copy())
+
+
+Kept = TypeVar("Kept", Thin, Stack)
+
+
+def _kept(part: Kept | None) -> Kept | None:
+    """Return a part if it holds an adapter or room for one."""
+    return part if part is not None and (part.slots or part.reserved) else None
 
 
 class Bank(nn.Module):
@@ -96,9 +107,7 @@ class Bank(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
         """Return a bank for the copy of the layer, without the memory that is set aside."""
-        content = self.content
-        parts = (part and part.copy() for part in (content.thin, content.weights, content.biases))
-        twin = Bank(copy.deepcopy(self._served[0], memo), Content(*parts), training=self.training)  # pyright: ignore
+        twin = Bank(copy.deepcopy(self._served[0], memo), self.content.copy(), training=self.training)
         memo[id(self)] = twin
         return twin
 

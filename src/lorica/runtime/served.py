@@ -76,9 +76,9 @@ def _fetched(layer: nn.Module, why: str) -> Tensor:
 def _unpacked(weight: Tensor, why: str) -> Tensor:
     packed: Any = weight
     if getattr(packed, "quant_state", None) is not None:
-        import bitsandbytes
+        import bitsandbytes  # pyright: ignore[reportMissingImports]
 
-        return cast("Tensor", bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state))  # pyright: ignore
+        return cast("Tensor", bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state))  # pyright: ignore[reportUnknownMemberType]
     if callable(getattr(type(packed), "dequantize", None)) and type(packed) not in (nn.Parameter, Tensor):
         return packed.dequantize()
     if packed.is_floating_point():  # float8: few digits, but numbers
