@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -53,6 +53,11 @@ class Content:
         if shares.biases or (biases is not None and gone & biases.slots.keys()):
             biases = (biases or Biases(_nothing(layer, weight_shape(layer)[:1]), ())).edited(gone, shares.biases)
         return Content(_kept(thin), _kept(weights), _kept(biases))
+
+    def with_room(self, layer: nn.Module, rank: int) -> Content:
+        """Return the same with room for this many rows of factors."""
+        thin = self.thin or Thin.empty(weight_shape(layer), _dtype(layer), _device(layer))
+        return replace(self, thin=thin.with_room(rank))
 
     def copy(self) -> Content:
         """Return a content that shares no memory with this."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from lorica.runtime.bank import CHILD, Bank, Content, Part, serve, share_of
 from lorica.runtime.board import Board, Key, Row
 from lorica.runtime.plan import Place, Plan
+from lorica.runtime.reserve import Overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +51,40 @@ class Banks:
 
         Raises:
             ModelError: if an adapter needs a base weight that cannot be had.
+            StateError: if room was reserved and does not suffice.
         """
         gone = {name: plan for name, plan in self.plans.items() if plans.get(name) is not plan}
         new = {name: plan for name, plan in plans.items() if self.plans.get(name) is not plan}
         places = dict.fromkeys(place for plan in (*gone.values(), *new.values()) for place in plan)
         contents: dict[Place, Content] = {}
+        overflow, reserved = Overflow(list(new)), self.reserved
         with torch.inference_mode(False):  # else what is made here could never be written to outside of that mode
             for place in places:
                 layer = self._find(place)
                 changes = {name: plan[place] for name, plan in new.items() if place in plan}
                 shares = share_of(layer, changes, self._original(place), ".".join(place))
-                contents[place] = self._content(place).edited(layer, set(gone), shares)
+                if reserved:
+                    overflow.note(place, self._content(place), set(gone), shares)
+                if not overflow.is_some:
+                    contents[place] = self._content(place).edited(layer, set(gone), shares)
+        overflow.check()
         return Prepared(contents, dict(plans), frozenset(gone | new))
+
+    @torch.no_grad()
+    def prepare_room(self, places: Iterable[Place], rank: int) -> Prepared:
+        """Return what the banks hold now, with room for this many rows of factors at these places."""
+        with torch.inference_mode(False):
+            contents = {place: self._content(place).with_room(self._find(place), rank) for place in places}
+        return Prepared(contents, self.plans, frozenset(self.plans))
+
+    def prepare_nothing(self) -> Prepared:
+        """Return what it takes to have no bank left, reserved or not."""
+        return Prepared(dict.fromkeys(self._banks, Content()), {}, frozenset(self.plans))
+
+    @property
+    def reserved(self) -> bool:
+        """Whether room was reserved anywhere."""
+        return any(bank.content.thin is not None and bank.content.thin.reserved for bank, _ in self._banks.values())
 
     @torch.no_grad()
     def commit(self, prepared: Prepared, rows: Sequence[Row], guidance: int | None = None) -> None:

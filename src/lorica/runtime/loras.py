@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
 from lorica.adapters import Adapter
+from lorica.errors import ConfigError
 from lorica.formats import read, write
 from lorica.runtime.banks import Banks
 from lorica.runtime.board import Row
 from lorica.runtime.fuse import Change, Fused
 from lorica.runtime.owner import mark
 from lorica.runtime.plan import Place, plan_load
+from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.roster import Resolved, Roster, Source, resolve_plan
 from lorica.runtime.strengths import Strength
 from lorica.runtime.targets import layer_at, target_of_components
@@ -154,7 +156,31 @@ class Loras:
 
     def detach(self) -> None:
         """Take the engine off: the model is again what it was, bit for bit and key for key."""
-        self.clear()
+        if self.fused:
+            self.unfuse()
+        self._banks.commit(self._banks.prepare_nothing(), [{}])
+        self._roster = Roster()
+        self._mark_components()
+
+    def reserve(self, rank: int, modules: str | Sequence[str] = "all") -> None:
+        """Set room aside in every component, before ``torch.compile``: what is loaded later compiles nothing again.
+
+        Adapters of any ranks whose sum stays within ``rank``, on any of these modules, can then be loaded, set and
+        removed. A file that needs more is refused, and the message says by how much.
+
+        Args:
+            rank: the rows set aside on each module, for all adapters together.
+            modules: a preset (``attention``, ``attention+ff``, ``all-linear``, ``all``) or globs on module paths.
+
+        Raises:
+            ConfigError: if the rank is not positive.
+            UnknownNameError: if a preset or glob matches nothing.
+        """
+        if rank < 1:
+            raise ConfigError(f"the reserved rank must be at least 1, got {rank}.")
+        places = places_to_reserve(self.components, modules)
+        self._banks.commit(self._banks.prepare_room(places, rank), self._rows(self._roster.live))
+        self._mark_components()
 
     def save(self, name: str, path: str | Path, format: str = "diffusers") -> Path:  # noqa: A002  # the public name
         """Write one loaded adapter to a file, whole or not at all. Returns the path."""
@@ -210,4 +236,4 @@ class Loras:
     def _mark_components(self) -> None:
         """Let the components know whose they are as long as any adapter is loaded."""
         for part in self.components.values():
-            mark(part, self if self.names else None)
+            mark(part, self if self.names or self._banks.reserved else None)
