@@ -18,7 +18,8 @@ from lorica.runtime.bank import CHILD
 from lorica.runtime.banks import Banks
 from lorica.runtime.board import Board
 from lorica.runtime.thin import Thin
-from sample_layers import make_dora, make_lora, moved, one, relative_error
+from sample_kinds import make_dora
+from sample_layers import make_lora, moved, one, relative_error
 
 FP32_NOISE = 2e-6  # relative; worst measured 5e-7 over 20 seeds
 
