@@ -134,11 +134,25 @@ def test_what_exceeds_the_reservation_is_refused_and_says_by_how_much() -> None:
     whole = refusal(loras, Adapter({"unet": {"to_q": Full(torch.randn(5, 6))}}))
     assert "no thin factors" in whole
     assert "unet.to_q" in whole
-    assert "fuse it" in whole
+    assert "load(..., strength=0.0), then fuse()" in whole
     assert torch.equal(unet(x), before)
     assert loras.names == ["a"]
     loras.remove("a")
     loras.load(adapter(pipe, 5, "unet/to_q"), name="fits now")
+
+
+def test_what_has_no_thin_factors_is_fused_under_a_reservation() -> None:
+    pipe = Pipeline()
+    unet, x = pipe.components["unet"], torch.randn(2, 3, 6, 5)
+    base, change = unet(x), Adapter({"unet": {"to_q": Full(torch.randn(5, 6))}})
+    loras = lorica.attach(pipe)
+    loras.reserve(rank=6)
+    loras.load(change, name="whole", strength=0.0)
+    assert torch.equal(unet(x), base)
+    loras.fuse({"whole": 1.0})
+    assert not torch.equal(unet(x), base)
+    loras.unfuse()
+    assert torch.equal(unet(x), base)
 
 
 def test_a_reservation_that_names_nothing_is_refused() -> None:

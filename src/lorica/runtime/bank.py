@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +19,8 @@ from lorica.runtime.stack import Biases, Stack, Weights
 from lorica.runtime.thin import Thin
 
 CHILD = "lorica_bank"  # the name of a bank among the children of the layer that it serves
+
+THIN_KINDS = ("lora", "locon")  # kinds that a bank holds as they are, whatever the layer
 
 Part = Thin | Stack
 
@@ -156,6 +159,14 @@ def _share(shares: Shares, layer: nn.Module, name: str, change: AdapterLayer, or
             shares.weights[name] = change.delta(weight.reshape(weight_shape(layer)))
     if factors is not None:
         shares.thin[name] = factors
+
+
+def size_of(layer: nn.Module, change: AdapterLayer) -> int:
+    """Return how many bytes a change takes in the bank of a layer: its factors, or else a whole weight."""
+    count = sum(tensor.numel() for tensor in change.tensors.values())
+    if change.kind not in THIN_KINDS:
+        count = max(count, math.prod(weight_shape(layer)))
+    return count * _dtype(layer).itemsize
 
 
 def _nothing(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:

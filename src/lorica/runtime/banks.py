@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lorica.runtime.bank import CHILD, Bank, Content, Part, serve, share_of
+from lorica.runtime.bank import CHILD, Bank, Content, Part, serve, share_of, size_of
 from lorica.runtime.board import Board, Key, Row
 from lorica.runtime.plan import Place, Plan
 from lorica.runtime.reserve import Overflow
@@ -76,6 +76,10 @@ class Banks:
         with torch.inference_mode(False):
             contents = {place: self._content(place).with_room(self._find(place), rank) for place in places}
         return Prepared(contents, self.plans, frozenset(self.plans))
+
+    def size_of(self, plan: Plan) -> int:
+        """Return how many bytes of the banks an adapter takes (LoCon, whose core is folded, a little more or less)."""
+        return sum(size_of(self._find(place), change) for place, change in plan.items())
 
     def prepare_nothing(self) -> Prepared:
         """Return what it takes to have no bank left, reserved or not."""

@@ -103,8 +103,8 @@ class Overflow:
             return []
         return [
             f"{len(self.whole)} modules are changed in a way that has no thin factors (a whole weight, a norm or a "
-            f"bias): {_shortened(self.whole)}. Load the adapter before compiling, or fuse it: lorica.attach() to "
-            "another pipeline, fuse, and save that; what is inside the weights needs no room."
+            f"bias): {_shortened(self.whole)}. Fuse the adapter instead: load(..., strength=0.0), then fuse(); what is "
+            "inside the weights needs no room."
         ]
 
 
