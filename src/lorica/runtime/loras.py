@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
 from lorica.adapters import Adapter
+from lorica.errors import ConfigError, StateError
 from lorica.formats import read, write
 from lorica.runtime.banks import Banks
-from lorica.runtime.board import Row
 from lorica.runtime.fuse import Change, Fused
 from lorica.runtime.owner import mark
 from lorica.runtime.plan import Place, plan_load
-from lorica.runtime.roster import Resolved, Roster, Source, resolve_plan
+from lorica.runtime.reserve import places_to_reserve
+from lorica.runtime.residents import Residents
+from lorica.runtime.roster import Resolved, Roster, Samples, Source, resolve_plan
 from lorica.runtime.strengths import Strength
 from lorica.runtime.targets import layer_at, target_of_components
 
@@ -32,6 +34,7 @@ class Loras:
         self._roster = Roster()
         self._fused = Fused(self._layer)
         self._banks = Banks(self._layer, self._fused.originals.get)
+        self._residents = Residents(self._banks)
         self._enabled = True
 
     @property
@@ -42,11 +45,12 @@ class Loras:
     @property
     def active(self) -> list[str]:
         """The live adapters; none of them acts while :meth:`disable` holds."""
-        return list(self._roster.live)
+        live, samples = self._roster.live, self._roster.samples
+        return list(dict.fromkeys(name for one in samples.sets for name in one) if samples else live)
 
     @property
     def strengths(self) -> dict[str, Strength]:
-        """The strength of each live adapter, as it was given."""
+        """The strength of each live adapter, as it was given; none while :meth:`per_sample` holds."""
         return {name: strength for name, (strength, _) in self._roster.live.items()}
 
     @property
@@ -74,8 +78,10 @@ class Loras:
         roster, name = self._roster, self._roster.free_name(source, name)
         plan = plan_load(adapter, self.components, name)
         resolved = resolve_plan(strength, plan)
-        prepared = self._banks.prepare({**roster.plans_beside(roster.in_weights), name: plan})
-        self._banks.commit(prepared, self._rows({**roster.live, name: (strength, resolved)}))
+        if roster.samples is not None:
+            raise StateError("every sample has its own adapters (per_sample). Call set() before loading another.")
+        live = {**roster.live, name: (strength, resolved)}
+        self._residents.show({**roster.plans, name: plan}, self._rows(live))
         roster.add(name, adapter, plan, (strength, resolved))
         self._mark_components()
         return name
@@ -94,23 +100,45 @@ class Loras:
     @contextmanager
     def using(self, strengths: Mapping[str, Strength]) -> Iterator[Loras]:
         """Within the ``with`` block make exactly these adapters live; then restore what was, also after an error."""
-        before = self._roster.live
+        before, samples = self._roster.live, self._roster.samples
         self.set(strengths)
         try:
             yield self
         finally:
             held = self._roster.plans_beside(self._roster.in_weights)
-            self._turn({name: value for name, value in before.items() if name in held})
+            left = [name for name in self.names if name not in held]
+            self._turn({n: v for n, v in before.items() if n in held}, samples and samples.without(left))
+
+    def per_sample(self, strengths: Sequence[Mapping[str, Strength]], guidance: int | None = None) -> None:
+        """Give each sample of a batch its own live adapters, until the next :meth:`set`.
+
+        A batch may be a multiple of the list: the list stands in it ``guidance`` times (the unconditional half before
+        the conditional one), and then every entry is repeated in its place, for several pictures a prompt and for the
+        frames that video models merge into the batch.
+
+        Args:
+            strengths: one mapping for each prompt, as :meth:`set` takes it.
+            guidance: how often the pipeline repeats the whole list: 1 without classifier-free guidance and for
+                pipelines that run its halves one after the other; None stands for 2 if the batch is an even multiple.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
+            ConfigError: if the list is empty, a strength is not a finite number, or ``guidance`` is not positive.
+            StateError: if one of the adapters is fused.
+        """
+        if not strengths or (guidance is not None and guidance < 1):
+            raise ConfigError(f"per_sample needs a set for each sample, got {len(strengths)}, guidance {guidance}.")
+        for one in strengths:
+            self._roster.check_not_fused(one)
+        self._turn({}, Samples(tuple(self._roster.resolved(one) for one in strengths), guidance))
 
     def disable(self) -> None:
         """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
-        self._enabled = False
-        self._turn(self._roster.live)
+        self._switch(on=False)
 
     def enable(self) -> None:
         """Turn the live adapters on again."""
-        self._enabled = True
-        self._turn(self._roster.live)
+        self._switch(on=True)
 
     def fuse(self, strengths: Mapping[str, Strength]) -> None:
         """Put adapters into the weights at these strengths, and take them out of the live set.
@@ -143,9 +171,9 @@ class Loras:
         roster = self._roster
         if roster.known(name) in roster.in_weights:
             self.unfuse(name)
-        others = {other: plan for other, plan in roster.plans_beside(roster.in_weights).items() if other != name}
         left = {other: value for other, value in roster.live.items() if other != name}
-        self._banks.commit(self._banks.prepare(others), self._rows(left))
+        samples = roster.samples and roster.samples.without([name])
+        self._residents.show(roster.plans, self._rows(left, samples), gone=[name], guidance=_guidance(samples))
         roster.drop(name)
         self._mark_components()
 
@@ -156,7 +184,50 @@ class Loras:
 
     def detach(self) -> None:
         """Take the engine off: the model is again what it was, bit for bit and key for key."""
-        self.clear()
+        if self.fused:
+            self.unfuse()
+        self._banks.commit(self._banks.prepare_nothing(), [{}])
+        for name in self.names:
+            self._roster.drop(name)
+        self._mark_components()
+
+    def reserve(self, rank: int, modules: str | Sequence[str] = "all") -> None:
+        """Set room aside in every component, before ``torch.compile``: what is loaded later compiles nothing again.
+
+        Adapters of any ranks whose sum stays within ``rank``, on any of these modules, can then be loaded, set and
+        removed. A file that needs more is refused, and the message says by how much.
+
+        Args:
+            rank: the rows set aside on each module, for all adapters together.
+            modules: a preset (``attention``, ``attention+ff``, ``all-linear``, ``all``) or globs on module paths.
+
+        Raises:
+            ConfigError: if the rank is not positive.
+            UnknownNameError: if a preset or glob matches nothing.
+        """
+        if rank < 1:
+            raise ConfigError(f"the reserved rank must be at least 1, got {rank}.")
+        places = places_to_reserve(self.components, modules)
+        rows = self._rows(self._roster.live, self._roster.samples)
+        self._banks.commit(self._banks.prepare_room(places, rank), rows, _guidance(self._roster.samples))
+        self._mark_components()
+
+    def limit_memory(self, size: int | None) -> None:
+        """Bound the memory of adapters that are copied into the model's banks; those that act are always there.
+
+        Of the others the ones that acted last are kept within the bound, so that switching back to them is quick;
+        what is left out costs only its mapped file, and is copied again when it is switched on.
+
+        Args:
+            size: bytes; 0 keeps only what acts; None, as it is at first, keeps all that ever acted.
+
+        Raises:
+            ConfigError: if it is negative.
+        """
+        if size is not None and size < 0:
+            raise ConfigError(f"the memory of adapters must be 0 bytes or more, got {size}.")
+        self._residents.limit = size
+        self._turn(self._roster.live, self._roster.samples)
 
     def save(self, name: str, path: str | Path, format: str = "diffusers") -> Path:  # noqa: A002  # the public name
         """Write one loaded adapter to a file, whole or not at all. Returns the path."""
@@ -181,22 +252,44 @@ class Loras:
 
     def _move(self, in_weights: dict[str, Strength], wanted: dict[Place, dict[str, Change]]) -> None:
         """Move adapters between banks and weights: banks are made before a weight is touched, and put in after."""
-        prepared = self._banks.prepare(self._roster.plans_beside(in_weights))
-        live = {name: value for name, value in self._roster.live.items() if name not in in_weights}
+        roster = self._roster
+        live = {name: value for name, value in roster.live.items() if name not in in_weights}
+        samples = roster.samples and roster.samples.without(in_weights)
+        before = {place: dict(self._fused.changes.get(place, {})) for place in wanted}
         self._fused.put(wanted)
-        self._banks.commit(prepared, self._rows(live))
-        self._roster.in_weights, self._roster.live = in_weights, live
+        try:
+            rows = self._rows(live, samples)
+            self._residents.show(roster.plans, rows, gone=in_weights, guidance=_guidance(samples))
+        except BaseException:
+            self._fused.put(before)
+            raise
+        roster.in_weights, roster.live, roster.samples = in_weights, live, samples
 
-    def _turn(self, live: Mapping[str, tuple[Strength, Resolved]]) -> None:
-        """Make exactly these adapters live."""
-        self._banks.write(self._rows(live))
-        self._roster.live = dict(live)
+    def _turn(self, live: Mapping[str, tuple[Strength, Resolved]], samples: Samples | None = None) -> None:
+        """Make exactly these adapters live, for all samples alike or for each its own."""
+        self._residents.show(self._roster.plans, self._rows(live, samples), guidance=_guidance(samples))
+        self._roster.live, self._roster.samples = dict(live), samples
 
-    def _rows(self, live: Mapping[str, tuple[Strength, Resolved]]) -> list[Row]:
-        """Return what the banks write: the strength of each live adapter in each layer, for all samples alike."""
-        return [{name: values for name, (_, values) in live.items()} if self._enabled else {}]
+    def _switch(self, *, on: bool) -> None:
+        before, self._enabled = self._enabled, on
+        try:
+            self._turn(self._roster.live, self._roster.samples)
+        except BaseException:
+            self._enabled = before
+            raise
+
+    def _rows(
+        self, live: Mapping[str, tuple[Strength, Resolved]], samples: Samples | None = None
+    ) -> list[dict[str, Resolved]]:
+        """Return what the banks write: the strength of each live adapter in each layer, a row for each sample."""
+        sets = samples.sets if samples else (live,)
+        return [{name: values for name, (_, values) in one.items()} if self._enabled else {} for one in sets]
 
     def _mark_components(self) -> None:
         """Let the components know whose they are as long as any adapter is loaded."""
         for part in self.components.values():
-            mark(part, self if self.names else None)
+            mark(part, self if self.names or self._banks.reserved else None)
+
+
+def _guidance(samples: Samples | None) -> int | None:
+    return samples.guidance if samples else None
