@@ -25,7 +25,7 @@ from lorica.formats import (
 )
 from lorica.formats.dialect import Dialect
 from lorica.formats.files import save
-from lorica.formats.peft_config import METADATA_KEY
+from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.sources import FILE_NAME, Source, open_source
 from lorica.models import Target
@@ -36,6 +36,8 @@ _DIALECTS: tuple[Dialect, ...] = (
     xlabs, uso, bfl_control, control_lora, hcp, cloneofsimo,
 )  # fmt: skip
 FORMATS: dict[str, Dialect] = {dialect.NAME: dialect for dialect in _DIALECTS}
+
+OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, *onetrainer.METADATA)  # what says how the tensors of one file are named
 
 __all__ = ["FORMATS", "Dialect", "Source", "read", "write"]
 
@@ -91,7 +93,7 @@ def write(
         _check_fits(adapter, target)
     place = _file_for(Path(path).expanduser())
     tensors, needed = FORMATS[format].compose(adapter, target)
-    own = {name: value for name, value in adapter.metadata.items() if name != METADATA_KEY}
+    own = {name: value for name, value in adapter.metadata.items() if name not in OF_ONE_FORMAT}
     save(tensors, place, _texts({**own, **(metadata or {}), **needed, "format": "pt"}))
     return place
 
@@ -117,7 +119,7 @@ def _check_fits(adapter: Adapter, target: Target) -> None:
         shape = next((shapes[spelling] for spelling in spellings(path) if spelling in shapes), None)
         if shape is None:
             raise ModelError(f"{target.name} has no module {component}.{path}, which the adapter changes.")
-        if layer.weight_shape != shape:
+        if not layer.fits(shape):
             raise ModelError(
                 f"{component}.{path}: the adapter changes a weight of shape {layer.weight_shape}, but {target.name} "
                 f"has {shape} there."

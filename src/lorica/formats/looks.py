@@ -34,8 +34,13 @@ def sentence(tensors: Mapping[str, Tensor], target: Target | None) -> str:
 
 def family_of(adapter: Adapter) -> Family | None:
     """Return the only family all of whose named modules and shapes the adapter fits, or None if none or several do."""
-    fitting = [family for family in FAMILIES.values() if fits(adapter, family.target)]
+    fitting = families_of(adapter)
     return fitting[0] if len(fitting) == 1 else None
+
+
+def families_of(adapter: Adapter) -> list[Family]:
+    """Return the families all of whose named modules and shapes the adapter fits."""
+    return [family for family in FAMILIES.values() if fits(adapter, family.target)]
 
 
 def fits(adapter: Adapter, target: Target) -> bool:

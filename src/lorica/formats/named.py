@@ -84,12 +84,15 @@ def split_flat(keys: Iterable[str]) -> Iterator[tuple[str, str, str]]:
             yield key, name, FLAT_LEAVES.get(leaf, leaf)
 
 
-def split_all(keys: Iterable[str], account: Account) -> Iterator[tuple[str, str, str]]:
+def split_all(keys: Collection[str], account: Account) -> Iterator[tuple[str, str, str]]:
     """Yield each key with the module's name and its meaning, leaving those whose ending is not known."""
     for key in keys:
         found = None if key.startswith(START) else split_dotted(key)
+        name = key.removesuffix(".weight")
         if found:
             yield key, *found
+        elif f"{name}.on_input" in keys:
+            yield key, name, "ia3.scale"
         elif not key.startswith(START):
             account.leave([key], "its ending is none that this format knows.")
 
