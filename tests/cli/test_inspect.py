@@ -115,6 +115,19 @@ def test_a_folder_around_one_file_is_that_file(file: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["source"] == str(file)
 
 
+@pytest.mark.parametrize("name", ["kohya", "diffusers"])
+def test_an_ordinary_file_is_told_without_torch(name: str, file: Path, tmp_path: Path) -> None:
+    other = lorica.write(lorica.read(file), tmp_path / "b.safetensors", format=name)
+    code = (
+        "import sys; from lorica.cli.main import run; from lorica.cli.postponed import is_postponed\n"
+        f"run(['inspect', {str(other)!r}, '--model', 'bundled'])\n"
+        "slow = ('torch.nn.modules', 'diffusers', 'transformers', 'huggingface_hub')\n"
+        "print(is_postponed('torch'), [name for name in slow if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True []"
+
+
 def test_the_program_itself_answers(file: Path) -> None:
     command = [sys.executable, "-m", "lorica", "inspect", str(file), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

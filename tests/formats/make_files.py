@@ -1,4 +1,4 @@
-"""Make the layouts in ``files/``: ``python tests/formats/make_files.py``. Names are spelled out by hand, as files have them.
+"""Make the layouts in ``files/``: ``python tests/formats/make_files.py``. Names are spelled out as files have them.
 
 A layout is some of the modules that a program adapts, under the names that it writes: keys and shapes, no numbers. They
 are after the naming rules of the programs, not copies of anybody's file.
@@ -15,8 +15,17 @@ Shapes = dict[str, list[int]]
 RANK = 3
 
 
-def pair(name: str, out: int, width: int, *, rank: int = RANK, down: str = "lora_down.weight", up: str = "lora_up.weight",
-         alpha: bool = True, kernel: int = 0) -> Shapes:  # fmt: skip
+def pair(
+    name: str,
+    out: int,
+    width: int,
+    *,
+    rank: int = RANK,
+    down: str = "lora_down.weight",
+    up: str = "lora_up.weight",
+    alpha: bool = True,
+    kernel: int = 0,
+) -> Shapes:
     """Return the keys of a LoRA of one module."""
     ones, kernels = ([1, 1], [kernel, kernel]) if kernel else ([], [])
     shapes = {f"{name}.{down}": [rank, width, *kernels], f"{name}.{up}": [out, rank, *ones]}

@@ -151,6 +151,11 @@ def test_a_size_that_a_file_does_not_tell_counts_for_any() -> None:
     assert {candidate.family for candidate in detect(names) if candidate.fits} >= {"sd1", "sd2"}
 
 
+def test_a_width_that_a_file_does_not_tell_counts_for_any() -> None:
+    cross: Modules = {"unet": {path: (-1, shape[1]) for path, shape in own("sd2", "attn2.to_k")["unet"].items()}}
+    assert [candidate.family for candidate in detect(cross) if candidate.fits] == ["sd2"]
+
+
 def test_a_convolution_is_known_without_its_kernel() -> None:
     modules: Modules = {"unet": {"conv_in": (320, 4), "conv_out": (4, 320, 3, 3), "mid_block.resnets.0.norm1": (1280,)}}
     assert first(modules).family in ("sd1", "sd2")

@@ -12,7 +12,8 @@ from lorica.data.cache import Cache
 from lorica.data.items import find_items
 from lorica.errors import DataError
 from lorica.training.dataset import Dataset
-from lorica.training.encoding import Framing, load_dataset
+from lorica.training.encoding import load_dataset
+from lorica.training.framing import Framing
 from lorica.training.pipelines import load_pipeline
 from lorica.training.progress import Reporter
 from lorica.training.recipe import RecipeSettings

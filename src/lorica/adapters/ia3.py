@@ -62,7 +62,7 @@ class IA3(AdapterLayer):
         if isinstance(layer, nn.Embedding):  # its inputs choose rows of the weight: outputs, in our reading
             y = own(layer, x)
             return None if y is None else y * (self._scale(y) if self.on_input else self._scale(y)[x].unsqueeze(-1))
-        axis = 1 if isinstance(layer, tuple(CONVOLUTIONS)) else -1
+        axis = 1 if isinstance(layer, CONVOLUTIONS) else -1
         if self.on_input:
             scale = self._scale(x)
             return own(layer, x * _along(scale.repeat(x.shape[axis] // len(scale)), axis, x.ndim))  # for each group

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CONVOLUTIONS: dict[type[nn.Module], Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+CONVOLUTIONS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_FUNCTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 
 
 def operate(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor | None:
@@ -24,7 +25,7 @@ def operate(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor | None:
         x: its input; the weight is cast to where and what it is.
         weight: in the shape of the layer's own, or of the same number of elements.
     """
-    operation = next((operation for kind, operation in _OPERATIONS.items() if isinstance(layer, kind)), None)
+    operation = next((operation for kind, operation in _OPERATIONS if isinstance(layer, kind)), None)
     if operation is None:
         return None
     dtype = x.dtype if x.is_floating_point() else weight.dtype
@@ -38,7 +39,7 @@ def own(layer: nn.Module, x: Tensor) -> Tensor | None:
 
 def mixes_channels(layer: nn.Module) -> bool:
     """Tell whether every output of a layer sees all its inputs: a Linear, or a convolution without groups."""
-    if isinstance(layer, tuple(CONVOLUTIONS)):
+    if isinstance(layer, CONVOLUTIONS):
         return cast("nn.Conv2d", layer).groups == 1
     return isinstance(layer, nn.Linear)
 
@@ -55,7 +56,12 @@ def thin(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
 
 def channels_last(layer: nn.Module, y: Tensor) -> Tensor:
     """Return a layer's input or output with the channels as the last axis; its own inverse for convolutions."""
-    return y.transpose(1, -1) if isinstance(layer, tuple(CONVOLUTIONS)) else y
+    return y.transpose(1, -1) if isinstance(layer, CONVOLUTIONS) else y
+
+
+def convolution_of(layer: nn.Module) -> Callable[..., Tensor]:
+    """Return the function of ``torch.nn.functional`` that a convolution computes."""
+    return next(function for kind, function in zip(CONVOLUTIONS, _FUNCTIONS, strict=True) if isinstance(layer, kind))
 
 
 def convolve(layer: nn.Module, x: Tensor, weight: Tensor, groups: int) -> Tensor:
@@ -65,19 +71,18 @@ def convolve(layer: nn.Module, x: Tensor, weight: Tensor, groups: int) -> Tensor
     if convolution.padding_mode != "zeros":
         x = F.pad(x, convolution._reversed_padding_repeated_twice, mode=convolution.padding_mode)  # type: ignore[reportPrivateUsage]
         padding = 0
-    operation = next(operation for kind, operation in CONVOLUTIONS.items() if isinstance(layer, kind))
-    return operation(x, weight, None, convolution.stride, padding, convolution.dilation, groups)
+    return convolution_of(layer)(x, weight, None, convolution.stride, padding, convolution.dilation, groups)
 
 
 def _convolution(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     return convolve(layer, x, weight.reshape(layer.weight.shape), layer.groups)
 
 
-_OPERATIONS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
-    nn.Linear: lambda layer, x, weight: F.linear(x, weight.reshape(layer.out_features, layer.in_features)),
-    nn.Embedding: lambda _, x, weight: F.embedding(x, weight),
-    nn.LayerNorm: lambda layer, x, weight: F.layer_norm(x, layer.normalized_shape, weight, None, layer.eps),
-    nn.GroupNorm: lambda layer, x, weight: F.group_norm(x, layer.num_groups, weight, None, layer.eps),
-    nn.RMSNorm: lambda layer, x, weight: F.rms_norm(x, layer.normalized_shape, weight, layer.eps),
-    **dict.fromkeys(CONVOLUTIONS, _convolution),
-}
+_OPERATIONS: tuple[tuple[Any, Callable[[Any, Tensor, Tensor], Tensor]], ...] = (
+    (nn.Linear, lambda layer, x, weight: F.linear(x, weight.reshape(layer.out_features, layer.in_features))),
+    (nn.Embedding, lambda _, x, weight: F.embedding(x, weight)),
+    (nn.LayerNorm, lambda layer, x, weight: F.layer_norm(x, layer.normalized_shape, weight, None, layer.eps)),
+    (nn.GroupNorm, lambda layer, x, weight: F.group_norm(x, layer.num_groups, weight, None, layer.eps)),
+    (nn.RMSNorm, lambda layer, x, weight: F.rms_norm(x, layer.normalized_shape, weight, layer.eps)),
+    (CONVOLUTIONS, _convolution),
+)

@@ -9,6 +9,7 @@ import click
 
 from lorica.cli.complaints import WRONG_INPUT
 from lorica.cli.output import json_option, print_json
+from lorica.cli.postponed import postpone
 
 if TYPE_CHECKING:
     from lorica.tools.folder_facts import FolderFacts
@@ -38,6 +39,7 @@ def command(
 
     The exit code is 2 if the file, or one of the folder's, cannot be used as it is.
     """
+    postpone("torch", names=("Tensor",), modules=("nn", "nn.functional"))  # most files can be told without it
     from lorica.cli.inspect_report import print_facts, print_folder
     from lorica.tools.folder_facts import adapter_files, inspect_folder
     from lorica.tools.inspect import inspect

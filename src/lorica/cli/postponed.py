@@ -1,9 +1,8 @@
 """Modules that are imported when they are first used: for verbs that mostly do without a slow one, such as torch.
 
-``import torch`` finds whatever stands under that name. What is put there knows nothing, and imports the real module the
-first time that something is asked of it. So a file may import torch at its top and still be loaded in a millisecond,
-unless it asks at once (a base class, a table of dtypes): that is right as well, but as slow as ever. Classes that files
-import for their signatures are stood for in the same way.
+``import torch`` finds whatever stands under that name. What is put there knows nothing, and imports the real module when
+something is asked of it. So a file may import torch at its top and still be loaded in a millisecond, as long as it asks
+for nothing but classes and functions to use later. A file that asks for more is treated right as well, but not fast.
 """
 
 from __future__ import annotations
@@ -14,58 +13,94 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # asks for a package's path when it imports a module of it
 
-_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # asks for a package's path when it does import a module of it
+
+class Deferred:
+    """A class or function of a postponed module: to be called, derived from, or used with ``isinstance``."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module = module
+        self._name = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the real one."""
+        return self._real()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Ask the real one."""
+        return getattr(self._real(), name)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        """Tell whether something is an instance of the real one."""
+        return isinstance(instance, self._real())
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        """Tell whether a class is derived from the real one."""
+        return issubclass(subclass, self._real())
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        """Let a class be derived from the real one."""
+        del bases
+        return (self._real(),)
+
+    def __or__(self, other: Any) -> Any:
+        """Return the type of what is one or the other."""
+        return self._real() | other
+
+    def __eq__(self, other: object) -> bool:
+        """Be equal to the real one."""
+        return self is other or self._real() == other
+
+    def __hash__(self) -> int:
+        """Be found where the real one is."""
+        return hash(self._real())
+
+    def _real(self) -> Any:
+        return getattr(_real(self._module), self._name)
 
 
 class Postponed(ModuleType):
-    """A module that stands for another until something is asked of it."""
+    """A module that stands for another until something is asked of it.
+
+    Args:
+        name: the module.
+        deferred: the classes and functions in it that can be named before it is imported; None for everything in it.
+    """
+
+    def __init__(self, name: str, deferred: frozenset[str] | None) -> None:
+        super().__init__(name)
+        self.__file__ = None
+        self._deferred = deferred
 
     def __getattr__(self, name: str) -> Any:
-        """Import the real module, which takes this one's place, and ask it."""
+        """Return something that stands for a class or function; for all else import the real module and ask it."""
+        own = self.__name__
         if name == "__path__" and sys._getframe(1).f_code.co_filename != _IMPORT_SYSTEM:
             raise AttributeError(name)  # ``from torch import nn`` looks whether it may have to import torch.nn
-        value = getattr(_real(self.__name__), name)
-        setattr(self, name, value)
-        return value
+        if is_postponed(own) and not name.startswith("_") and (self._deferred is None or name in self._deferred):
+            return Deferred(own, name)
+        return getattr(_real(own), name)
 
 
-class PostponedClass(type):
-    """The type of a class that stands for another: asking whether something is one of it imports the module."""
-
-    def __instancecheck__(cls, instance: object) -> bool:
-        """Tell whether something is an instance of the real class."""
-        return isinstance(instance, cls._class())
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        """Tell whether a class is derived from the real one."""
-        return issubclass(subclass, cls._class())
-
-    def __getattr__(cls, name: str) -> Any:
-        """Ask the real class."""
-        return getattr(cls._class(), name)
-
-    def _class(cls) -> Any:
-        return getattr(_real(cls.__module__), cls.__name__)
-
-
-def postpone(name: str, *, modules: tuple[str, ...] = (), classes: tuple[str, ...] = ()) -> None:
+def postpone(package: str, *, names: tuple[str, ...] = (), modules: tuple[str, ...] = ()) -> None:
     """Let a package be imported when it is first used. If it is imported already, it stays as it is.
 
     Args:
-        name: the package, such as ``torch``.
-        modules: modules in it that are imported by themselves, such as ``nn``, each after the one that it is in.
-        classes: classes in it that are imported by name, such as ``Tensor``.
+        package: such as ``torch``.
+        names: its classes that files name at their top, such as ``Tensor``.
+        modules: its modules of which files name classes and functions, such as ``nn``; a module after the one it is in.
     """
-    if name in sys.modules or find_spec(name) is None:
+    spec = find_spec(package) if package not in sys.modules else None
+    if spec is None:
         return
-    for path in (name, *(f"{name}.{inner}" for inner in modules)):
-        sys.modules[path] = Postponed(path)
+    sys.modules[package] = Postponed(package, frozenset(names))
+    sys.modules[package].__spec__ = spec
+    for module in modules:
+        path = f"{package}.{module}"
         parent, _, own = path.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], own, sys.modules[path])
-    for own in classes:
-        setattr(sys.modules[name], own, PostponedClass(own, (), {"__module__": name}))
+        sys.modules[path] = Postponed(path, None)
+        setattr(sys.modules[parent], own, sys.modules[path])
 
 
 def is_postponed(name: str) -> bool:

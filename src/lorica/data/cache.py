@@ -49,9 +49,12 @@ class Cache:
 
     A file that was cut short or changed is computed anew. If the folder cannot be written, everything is computed and
     ``trouble`` says why.
+
+    Args:
+        folder: where the files lie; None keeps nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.trouble: str | None = None
 
@@ -62,12 +65,14 @@ class Cache:
 
     def look_up(self, key: str) -> dict[str, Tensor] | None:
         """Return the tensors of ``key``, or None if they are not there or not what was written."""
-        return _read(self._path(key))
+        return None if self.folder is None else _read(_path(self.folder, key))
 
     def keep(self, key: str, tensors: Tensors) -> dict[str, Tensor]:
         """Write tensors, whole or not at all, and return them as a later ``look_up`` would."""
         made = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        path = self._path(key)
+        if self.folder is None:
+            return made
+        path = _path(self.folder, key)
         waiting = path.with_name(f".{key}.{uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,8 +84,9 @@ class Cache:
                 waiting.unlink(missing_ok=True)
         return made
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / key[:2] / f"{key}.safetensors"
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

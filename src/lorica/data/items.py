@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from lorica.data.caption_edits import captions_in
 from lorica.data.metadata_rows import EXAMPLE, METADATA, captions_of, file_name_of, numbered_lines, parse_row
@@ -12,16 +13,25 @@ from lorica.data.picture_files import find_pictures
 from lorica.errors import DataError
 
 
+class Stored(Protocol):
+    """A picture that has no file of its own."""
+
+    def read(self) -> bytes:
+        """Return its bytes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One picture and what it shows.
 
     Args:
-        path: its file.
+        path: its file, or what messages call it.
         caption: what it shows.
         others: more captions, if there are several to draw from.
         group: the number of its data set among those of the run.
         mask: the file that says where it counts.
+        stored: where it is, if it has no file of its own.
     """
 
     path: Path
@@ -29,6 +39,7 @@ class Item:
     others: tuple[str, ...] = ()
     group: int = 0
     mask: Path | None = None
+    stored: Stored | None = field(default=None, compare=False)
 
     @property
     def captions(self) -> tuple[str, ...]:
@@ -41,6 +52,8 @@ class Item:
         Raises:
             DataError: if they cannot be read.
         """
+        if self.stored is not None:
+            return self.stored.read()
         try:
             return self.path.read_bytes()
         except OSError as error:

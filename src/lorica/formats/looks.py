@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lorica.adapters import Adapter
 from lorica.models import FAMILIES, Family, Target
+from lorica.models.detect import detect
 
 # What only the names of one kind of model contain.
 MARKS: dict[str, str] = {
@@ -39,8 +40,13 @@ def family_of(adapter: Adapter) -> Family | None:
 
 
 def families_of(adapter: Adapter) -> list[Family]:
-    """Return the families all of whose named modules and shapes the adapter fits."""
-    return [family for family in FAMILIES.values() if fits(adapter, family.target)]
+    """Return the families all of whose named modules and shapes the adapter fits, the likeliest first."""
+    modules = {
+        component: {path: layer.weight_shape for path, layer in layers.items()}
+        for component, layers in adapter.components.items()
+    }
+    alike = (FAMILIES[candidate.family] for candidate in detect(modules) if candidate.fits)
+    return [family for family in alike if fits(adapter, family.target)]
 
 
 def fits(adapter: Adapter, target: Target) -> bool:

@@ -81,8 +81,9 @@ def detect(modules: Modules) -> list[Candidate]:
 
     Args:
         modules: component (``unet``, ``text_encoder_2``, ..., or ``model`` where the file does not say) to path to
-            the shape of the weight that the file changes, or None where its tensors do not tell. Paths are those of
-            diffusers or of any spelling, dotted or flat, without prefixes such as ``lora_unet_``.
+            the shape of the weight that the file changes, or None where its tensors do not tell, or with -1 for a
+            size that they do not tell. Paths are those of diffusers or of any spelling, dotted or flat, without
+            prefixes such as ``lora_unet_``.
     """
     index, groups = read_index(), list(_groups(modules))
     total = sum(len(group.members) for group in groups)
@@ -121,7 +122,7 @@ def _count(group: _Group, index: Index, tallies: dict[str, _Tally]) -> None:
             theirs[holding.family].append(holding)
     for family, holdings in theirs.items():
         tally, size = tallies[family], len(group.members)
-        same = [holding.highest for holding in holdings if group.size in (None, holding.size)]
+        same = [holding.highest for holding in holdings if _same(group.size, holding.size)]
         inside = max((group.count_within(highest) for highest in same), default=0)
         tally.fitting += inside
         tally.named += size
@@ -135,6 +136,13 @@ def _alike(component: str, said: str) -> bool:
     return said in _UNKNOWN or component.startswith(_TEXT) == said.startswith(_TEXT)
 
 
+def _same(size: Size | None, theirs: Size) -> bool:
+    """Tell whether a size may be the one of a weight: a negative number stands for one that the file does not tell."""
+    if size is None or size == theirs:
+        return True
+    return len(size) == len(theirs) and all(one < 0 or one == other for one, other in zip(size, theirs, strict=True))
+
+
 def _within(numbers: Numbers, highest: Numbers) -> bool:
     return all(number <= most for number, most in zip(numbers, highest, strict=True))
 
@@ -143,7 +151,7 @@ def _misfit(group: _Group, holdings: Sequence[Holding]) -> str:
     """Return why not all of a group's modules are the family's: the size, or the number of a block."""
     deepest = max(group.members, key=lambda member: member[1])[0]
     for holding in holdings:
-        if group.size in (None, holding.size):
+        if _same(group.size, holding.size):
             return f"{deepest} goes beyond its blocks, whose highest numbers are {_joined(holding.highest, ', ')}."
     sizes = " or ".join(dict.fromkeys(_joined(holding.size, " x ") for holding in holdings))
     return f"{deepest} is {_joined(group.size or (), ' x ')} in the file and {sizes} in it."

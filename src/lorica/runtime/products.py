@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorica.adapters.operation import CONVOLUTIONS, convolve
+from lorica.adapters.operation import convolution_of, convolve
 
 
 def change_output(layer: nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, strength: Tensor | float) -> Tensor:
@@ -72,8 +72,7 @@ def _change_of_convolution(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor
     hidden = convolve(layer, x, kernels, groups)
     scale = along(strength, x.ndim, last=False)  # (1 or b, R, *ones)
     hidden = hidden * (scale.repeat(1, groups, *[1] * (x.ndim - 2)) if isinstance(scale, Tensor) else scale)
-    operation = next(operation for kind, operation in CONVOLUTIONS.items() if isinstance(layer, kind))
-    return operation(hidden.to(up.dtype), up.reshape(*up.shape, *[1] * (x.ndim - 2)), groups=groups)
+    return convolution_of(layer)(hidden.to(up.dtype), up.reshape(*up.shape, *[1] * (x.ndim - 2)), groups=groups)
 
 
 def along(strength: Tensor | float, ndim: int, *, last: bool) -> Tensor | float:

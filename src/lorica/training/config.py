@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -79,6 +79,9 @@ class RunConfig(InputSettings):
         gt=0,
         validation_alias=AliasChoices("huber_delta", "huber_c"),
         description="error from which the losses other than mse grow straight",
+    )
+    huber_schedule: Literal["constant", "snr"] = Field(
+        "constant", description="snr: huber_delta at most noise, rising to 1 at none (arXiv:2403.16728)"
     )
     snr_gamma: float | None = Field(
         None,
@@ -152,11 +155,48 @@ class RunConfig(InputSettings):
     validation_steps: int | None = Field(None, gt=0, description="steps between previews; at checkpoints if unset")
     validation_num_inference_steps: int = Field(25, gt=0, description="denoising steps of a preview")
     validation_guidance_scale: float = Field(5.0, ge=0, description="guidance of a preview")
+    validation_split: float | None = Field(None, gt=0, lt=1, description="share of pictures to measure the loss on")
+    validation_data_dir: Path | None = Field(None, description="folder of other pictures to measure the loss on")
+    validation_loss_steps: int | None = Field(
+        None,
+        gt=0,
+        validation_alias=AliasChoices("validation_loss_steps", "validate_every_n_steps"),
+        description="steps between measurements; at checkpoints if unset",
+    )
+    validation_loss_levels: int = Field(4, gt=0, description="noise levels of each picture, the same every time")
     report_to: str | None = Field(None, description="tracker of accelerate, such as tensorboard (the scripts' default)")
     logging_dir: Path = Field(Path("logs"), description="the tracker's folder, inside output_dir")
     push_to_hub: bool = Field(False, description="upload the result to the Hub at the end")
     hub_model_id: str | None = Field(None, description="its name there, user/name; that of output_dir if unset")
+    use_8bit_adam: bool = Field(False, description="the same as --optimizer adamw8bit")
+    enable_xformers_memory_efficient_attention: bool = Field(
+        False, description="changes nothing: torch's own attention needs as little memory"
+    )
+    pre_compute_text_embeddings: bool = Field(False, description="changes nothing: always on where captions allow it")
+    upcast_before_saving: bool = Field(False, description="changes nothing: the adapter is always fp32")
     local_rank: int = Field(-1, description="ignored: accelerate launch tells each process its number")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_8bit(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("use_8bit_adam") in (None, False, "false"):
+            return cast("object", values)
+        told = cast("dict[str, Any]", values)
+        chosen = told.get("optimizer", told.get("optimizer_type", "adamw"))
+        if str(chosen).lower() not in ("adamw", "adamw8bit"):
+            raise ValueError(f"use_8bit_adam and optimizer {chosen} contradict each other: leave one out")
+        return {**{name: value for name, value in told.items() if name != "optimizer_type"}, "optimizer": "adamw8bit"}
+
+    @model_validator(mode="after")
+    def _agree_on_validation(self) -> RunConfig:
+        told = [name for name in ("validation_split", "validation_data_dir") if getattr(self, name) is not None]
+        if len(told) == 2:
+            raise ValueError("validation_split and validation_data_dir are both set: leave one out")
+        if self.validation_loss_steps is not None and not told:
+            raise ValueError(
+                "validation_loss_steps is set, but nothing is held out: add validation_split or validation_data_dir"
+            )
+        return self
 
     @model_validator(mode="after")
     def _agree(self) -> RunConfig:
@@ -176,6 +216,10 @@ class RunConfig(InputSettings):
     def _agree_on_the_loss(self) -> RunConfig:
         if self.soft_min_snr and self.snr_gamma is None:
             raise ValueError("soft_min_snr is set, but not where it levels off: add snr_gamma, such as 5")
+        if self.huber_schedule == "snr" and self.loss_type == "mse":
+            raise ValueError("huber_schedule is set, but mse has no such corner: add loss_type")
+        if self.huber_schedule == "snr" and self.huber_delta > 1:
+            raise ValueError(f"huber_schedule lets huber_delta rise to 1, got {self.huber_delta:g}: give at most 1")
         if self.debiased_estimation and self.snr_gamma is not None:
             raise ValueError("debiased_estimation and snr_gamma both weigh the loss: leave one out")
         if self.max_timestep is not None and self.max_timestep <= self.min_timestep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,24 @@ class Drawn(NamedTuple):
     mask: Tensor | None = None
 
 
+class Sample(Protocol):
+    """One picture of a run: encoded, or to be encoded each time it is drawn."""
+
+    @property
+    def item(self) -> Item:
+        """The picture."""
+        ...
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask says where it counts."""
+        ...
+
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """Draw a view, and latents from its distribution."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One picture, encoded: the latents of each of its views, and the mask of each if it has one."""
@@ -34,6 +52,11 @@ class Example:
     item: Item
     views: tuple[Latents, ...]
     masks: tuple[Tensor, ...] = ()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask says where it counts."""
+        return bool(self.masks)
 
     def draw(self, generator: torch.Generator) -> Drawn:
         """Draw a view, and latents from its distribution."""
@@ -55,7 +78,7 @@ class Dataset:
         buckets: the examples of each frame, if there are several.
     """
 
-    examples: tuple[Example, ...]
+    examples: tuple[Sample, ...]
     texts: Texts
     digest: str
     identities: Identities

@@ -17,7 +17,9 @@ from lorica.data.items import Item
 from lorica.data.masks import MaskSource, mask_source
 from lorica.data.mixture import one_epoch
 from lorica.data.views import views_of
-from lorica.training.dataset import Dataset, Example
+from lorica.training.dataset import Dataset, Example, Sample
+from lorica.training.framing import Framing
+from lorica.training.live import LiveExample
 from lorica.training.masking import check_masks, encode_masks
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Latents, Recipe
@@ -25,17 +27,6 @@ from lorica.training.rng import generator
 from lorica.training.texts import encode_texts
 
 AHEAD = 4  # pictures that each worker may decode before they are needed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Framing:
-    """How pictures are cut to size: ``crops`` cuts of each (1 means the middle), with ``flip`` each also mirrored."""
-
-    side: int
-    crops: int
-    flip: bool
-    interpolation: str
-    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +70,11 @@ def load_dataset(
     read = partial(_read, framing=framing, model_key=identities.pictures, cache=cache, groups=groups)
     frames = buckets.frames if buckets else [Size(framing.side, framing.side)] * len(items)
     places = list(zip(items, frames, strict=True))
-    examples: list[Example] = []
+    examples: list[Sample] = []
     contents: list[tuple[str, ...]] = []
     with reporter.progress("encoding pictures", len(items)) as advance:
         for (item, frame), file in zip(places, _ahead(read, places, workers), strict=True):
-            latents = tuple(_encode(key, found, recipe, cache) for key, found in file.found)
-            masks = _masks(file, frame, latents, cache)
-            examples.append(Example(item, latents, masks))
+            examples.append(_example(item, frame, file, recipe, framing, cache))
             contents.append((file.digest, *_digest_of_mask(file), *item.captions))
             advance()
     check_masks(examples, groups, reporter)
@@ -99,8 +88,11 @@ def _read(
     item, (width, height) = place
     content = item.read()
     digest, size = digest_of_bytes(content), picture_size(content, item.path)
-    crops = 1 if fits_exactly(size, height, width) else framing.crops
+    crops = 1 if fits_exactly(size, height, width) or framing.live else framing.crops
     views = views_of(digest, partial(generator, framing.seed, 0), crops=crops, flip=framing.flip)
+    mask = mask_source(item.path, content, item.mask) if groups[item.group].masked else None
+    if framing.live:
+        return _Read(digest=digest, size=size, views=views, found=(), mask=mask)
     keys = [key_of("picture", model_key, digest, height, width, *view, framing.interpolation) for view in views]
     kept = [cache.look_up(key) for key in keys]
     ready = [Latents(**found) for found in kept if found]
@@ -110,7 +102,7 @@ def _read(
         size=size,
         views=views,
         found=list(zip(keys, found, strict=True)),
-        mask=mask_source(item.path, content, item.mask) if groups[item.group].masked else None,
+        mask=mask,
     )
 
 
@@ -118,6 +110,13 @@ def _pixels(content: bytes, place: tuple[Item, Size], views: Sequence[View], fra
     item, (width, height) = place
     picture = load_picture(content, item.path)
     return [to_tensor(fit(picture, height, width, view, framing.interpolation)) for view in views]
+
+
+def _example(item: Item, frame: Size, file: _Read, recipe: Recipe, framing: Framing, cache: Cache) -> Sample:
+    if framing.live:
+        return LiveExample(item=item, frame=frame, framing=framing, recipe=recipe, has_mask=file.mask is not None)
+    latents = tuple(_encode(key, found, recipe, cache) for key, found in file.found)
+    return Example(item, latents, _masks(file, frame, latents, cache))
 
 
 def _encode(key: str, found: Latents | Tensor, recipe: Recipe, cache: Cache) -> Latents:

@@ -28,7 +28,11 @@ class InputSettings(Settings):
         validation_alias=AliasChoices("train_data_dir", "instance_data_dir"),
         description="folder of pictures with metadata.jsonl or .txt captions",
     )
-    caption_column: str = Field("text", description="field of metadata.jsonl that holds the caption")
+    dataset_name: str | None = Field(None, description="data set of the Hub, or a table or folder on disk, instead")
+    dataset_config_name: str | None = Field(None, description="which of the data sets of that name")
+    image_column: str = Field("image", description="column of dataset_name that holds the pictures")
+    caption_column: str = Field("text", description="field of metadata.jsonl, or column, that holds the caption")
+    on_bad_image: Literal["stop", "skip"] = Field("stop", description="what to do with pictures that cannot be read")
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
     masked_loss: bool = Field(
         False,
@@ -92,6 +96,8 @@ class InputSettings(Settings):
     center_crop: bool = Field(False, description="cut the middle; otherwise cuts at random")
     random_flip: bool = Field(False, description="mirror half of the pictures seen, left to right")
     image_interpolation_mode: Interpolation = Field("lanczos", description="how pictures are resized")
+    no_cache: bool = Field(False, description="cut and encode pictures anew each time: slower, but cuts lie anywhere")
+    cache_latents: bool = Field(False, description="always on; not with no_cache")
     random_crops: int = Field(4, gt=0, description="different cuts of a picture that are cached without --center_crop")
     dataloader_num_workers: int = Field(0, ge=0, description="threads that decode pictures while others are encoded")
 
@@ -102,6 +108,16 @@ class InputSettings(Settings):
         mark = self.keep_tokens_separator
         if mark is not None and (not mark or mark in self.caption_separator):
             raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_pictures(self) -> InputSettings:
+        if self.train_data_dir is not None and self.dataset_name is not None:
+            raise ValueError("train_data_dir and dataset_name are both set: leave one out, or add it to datasets")
+        if self.dataset_config_name is not None and self.dataset_name is None:
+            raise ValueError("dataset_config_name is set without dataset_name")
+        if self.no_cache and self.cache_latents:
+            raise ValueError("no_cache and cache_latents contradict each other: leave one out")
         return self
 
     @model_validator(mode="after")

@@ -36,6 +36,7 @@ class StepReport:
         gradient_norm: the length of the gradient before it was clipped.
         learning_rate: that of the first component.
         stop: whether a process was asked to stop.
+        validation_loss: that on the pictures which are not trained on, if it was measured after this step.
     """
 
     step: int
@@ -43,6 +44,7 @@ class StepReport:
     gradient_norm: float
     learning_rate: float
     stop: bool = False
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ class Loop:
         conditioning = self.dataset.conditioning([row[place] for place in places], sources)
         on_device = {name: tensor.to(device) for name, tensor in conditioning.items()}
         self.trainable.set_dropout_key(f"{self.seed}/{step}/{places[0]}")
-        with _autocast(device.type, self.precision):
+        with autocast(device.type, self.precision):
             time = times[list(places)].to(device)
             loss = sample_losses(self.recipe, batch, time, on_device, self.objective).mean()
         self.scaler.scale(loss / self.plan.accumulation).backward()
@@ -177,7 +179,8 @@ class Loop:
         )
 
 
-def _autocast(device: str, precision: torch.dtype) -> AbstractContextManager[None]:
+def autocast(device: str, precision: torch.dtype) -> AbstractContextManager[None]:
+    """Within the ``with`` block the model runs in a precision."""
     if precision is torch.float32:
         return nullcontext()
     return cast("AbstractContextManager[None]", torch.autocast(device, precision))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorica.training.distances import DISTANCES, sample_means
+from lorica.training.distances import DISTANCES, sample_means, scheduled_delta
 from lorica.training.noise import NoiseSettings
 from lorica.training.recipe import Conditioning, Recipe
 
@@ -22,12 +22,14 @@ class Objective:
         distance: a name in ``DISTANCES``.
         delta: where the distances other than the squared one become straight.
         unmasked: how much a place counts where its mask is black.
+        scheduled: let ``delta`` rise from that to 1 as the noise falls (:func:`scheduled_delta`).
     """
 
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     distance: str = "mse"
     delta: float = 0.1
     unmasked: float = 0.0
+    scheduled: bool = False
 
 
 class Batch(NamedTuple):
@@ -54,15 +56,32 @@ class Batch(NamedTuple):
 
 
 def sample_losses(
-    recipe: Recipe, batch: Batch, time: Tensor, conditioning: Conditioning, objective: Objective
+    recipe: Recipe,
+    batch: Batch,
+    time: Tensor,
+    conditioning: Conditioning,
+    objective: Objective,
+    *,
+    weighted: bool = True,
 ) -> Tensor:
-    """Noise one batch, predict, compare. Returns one loss a sample, ``(b,)``."""
+    """Noise one batch, predict, compare. Returns one loss a sample, ``(b,)``.
+
+    Args:
+        recipe: the model.
+        batch: latents and noise.
+        time: the noise levels, ``(b,)``.
+        conditioning: what the model is told.
+        objective: how far a prediction is from its target.
+        weighted: weigh each sample by its noise level, as the recipe says.
+    """
     noisy, target = recipe.corrupt(batch.latents, batch.noise, time)
     if batch.mixed is not None:
         noisy, _ = recipe.corrupt(batch.latents, batch.mixed, time)
     predicted = recipe.predict(noisy, time, conditioning)
     delta = torch.full((len(target),), objective.delta, device=target.device)
+    if objective.scheduled:
+        delta = scheduled_delta(recipe.signal_to_noise(time), objective.delta)
     losses = sample_means(DISTANCES[objective.distance](predicted, target, delta), batch.area)
-    for weights in (recipe.weigh(time), batch.counts):
+    for weights in (recipe.weigh(time) if weighted else None, batch.counts):
         losses = losses if weights is None else losses * weights
     return losses

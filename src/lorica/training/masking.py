@@ -13,7 +13,7 @@ from lorica.data.images import View
 from lorica.data.masks import MaskSource, latent_mask, open_mask
 from lorica.data.picture_files import MASK_FOLDER
 from lorica.errors import ConfigError, DataError
-from lorica.training.dataset import Example
+from lorica.training.dataset import Sample
 from lorica.training.progress import Reporter
 
 
@@ -50,7 +50,7 @@ def encode_masks(
     return tuple(cache.keep(key, {"mask": found})["mask"] for key, found in zip(keys, masks, strict=True))
 
 
-def check_masks(examples: Sequence[Example], groups: Sequence[Group], reporter: Reporter) -> None:
+def check_masks(examples: Sequence[Sample], groups: Sequence[Group], reporter: Reporter) -> None:
     """Say how many pictures have a mask.
 
     Raises:
@@ -59,7 +59,7 @@ def check_masks(examples: Sequence[Example], groups: Sequence[Group], reporter: 
     masked = [example for example in examples if groups[example.item.group].masked]
     if not masked:
         return
-    found = sum(bool(example.masks) for example in masked)
+    found = sum(example.has_mask for example in masked)
     if not found:
         raise ConfigError(
             f"masked_loss is set, but none of {len(masked)} pictures has a mask: put masks of the same names into a "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +20,8 @@ WINDOW = 0.05  # share of the run that the smooth line averages over
 class Metrics:
     """Appends to ``metrics.jsonl``; lines after step ``step`` are dropped first: a resumed run writes them again.
 
+    A run that begins drops all.
+
     Args:
         folder: the output folder.
         step: how many steps are already done.
@@ -32,7 +35,7 @@ class Metrics:
 
     def __enter__(self) -> Metrics:
         if self._writing:
-            kept = [line for line in read_metrics(self._path) if line["step"] <= self._step]
+            kept = [line for line in read_metrics(self._path) if 0 < self._step >= line["step"]]
             waiting = self._path.with_name(f".{METRICS}.part")
             waiting.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
             waiting.replace(self._path)
@@ -45,8 +48,11 @@ class Metrics:
 
     def write(self, report: StepReport) -> None:
         """Append one step."""
+        self.note(**{name: value for name, value in asdict(report).items() if name != "stop" and value is not None})
+
+    def note(self, **line: float) -> None:
+        """Append one line; ``step`` must be in it."""
         if self._file is not None:
-            line = {name: value for name, value in asdict(report).items() if name != "stop"}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
 
@@ -66,14 +72,23 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def values_of(lines: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Return the steps that have a value of that name, and the values."""
+    found = [line for line in lines if name in line]
+    return [line["step"] for line in found], [line[name] for line in found]
+
+
 def plot_loss(folder: Path) -> Path:
     """Draw ``loss.png`` from ``metrics.jsonl``: every step, and a moving average."""
     lines = read_metrics(folder / METRICS)
-    steps, losses = [line["step"] for line in lines], [line["loss"] for line in lines]
+    steps, losses = values_of(lines, "loss")
+    measured, held_out = values_of(lines, "validation_loss")
     figure = Figure(figsize=(7, 3.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, losses, linewidth=0.6, alpha=0.35, color="tab:blue", label="each step")
     axes.plot(steps, moving_average(losses), linewidth=1.8, color="tab:blue", label="moving average")
+    if measured:
+        axes.plot(measured, held_out, "o-", markersize=3, color="tab:orange", label="pictures held out")
     axes.set(xlabel="step", ylabel="loss")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)

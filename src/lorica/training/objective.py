@@ -16,7 +16,13 @@ def objective_of(config: RunConfig) -> Objective:
         pyramid_discount=config.pyramid_noise_discount,
         perturbation=config.input_perturbation,
     )
-    return Objective(noise=noise, distance=config.loss_type, delta=config.huber_delta, unmasked=config.unmasked_weight)
+    return Objective(
+        noise=noise,
+        distance=config.loss_type,
+        delta=config.huber_delta,
+        unmasked=config.unmasked_weight,
+        scheduled=config.huber_schedule == "snr",
+    )
 
 
 def weighting_of(config: RunConfig) -> Weighting | None:

@@ -29,7 +29,7 @@ PLACES = frozenset(
         "local_rank",
     }
 )
-FOLDERS = ("train_data_dir", "class_data_dir")
+FOLDERS = ("train_data_dir", "class_data_dir", "validation_data_dir")
 
 
 def write_adapter(
@@ -118,9 +118,11 @@ def write_card(
     return folder / CARD
 
 
-def _named_only(values: Mapping[str, object]) -> dict[str, str]:
+def _named_only(values: Mapping[str, object]) -> dict[str, object]:
     """Return the names of the folders of pictures, without where they lie."""
-    return {key: _name(values[key]) for key in FOLDERS if key in values}
+    folders = {key: _name(values[key]) for key in FOLDERS if key in values}
+    source = values.get("dataset_name")
+    return {**folders, "dataset_name": _name(source)} if source and Path(str(source)).exists() else folders
 
 
 def _name(path: object) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import nn
 
+from lorica.training.evaluating import evaluating
 from lorica.training.recipe import Recipe, Sampling
 
 FOLDER = "previews"
@@ -19,7 +18,7 @@ def write_previews(recipe: Recipe, sampling: Sampling, folder: Path, step: int, 
     """Draw one picture a prompt and write them as ``previews/step-000500-0.png``, each saying how it was made."""
     (folder / FOLDER).mkdir(exist_ok=True)
     paths: list[Path] = []
-    with _evaluating(recipe.components.values()):
+    with evaluating(recipe.components.values()):
         pictures = recipe.draw(sampling)
     for number, picture in enumerate(pictures):
         path = folder / FOLDER / f"step-{step:06d}-{number}.png"
@@ -49,16 +48,3 @@ def prompts_of(validation_prompt: str | None, captions: Sequence[str], count: in
     if validation_prompt is not None:
         return [validation_prompt] * count
     return list(dict.fromkeys(captions))[:count]
-
-
-@contextmanager
-def _evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
-    """Switch dropout off and back."""
-    before = [(part, part.training) for part in parts]
-    try:
-        for part, _ in before:
-            part.eval()
-        yield
-    finally:
-        for part, training in before:
-            part.train(training)

@@ -120,12 +120,20 @@ class Recipe(Protocol):
         """Return the latents of one picture, given ``(3, h, w)`` in -1 to 1."""
         ...
 
-    def release_encoders(self, *, keep_text: bool = False) -> None:
-        """Free the device of what training does not need; with ``keep_text`` it goes on encoding texts."""
+    def release_encoders(self, *, keep_text: bool = False, keep_pictures: bool = False) -> None:
+        """Free the device of what training does not need; what is kept goes on encoding texts or pictures."""
         ...
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw ``count`` noise levels, ``(b,)``, on the CPU."""
+        ...
+
+    def spread_time(self, count: int) -> Tensor:
+        """Return ``count`` noise levels spread evenly over the whole schedule, ``(b,)``, on the CPU."""
+        ...
+
+    def signal_to_noise(self, time: Tensor) -> Tensor:
+        """Return the signal-to-noise ratio at each noise level, ``(b,)``."""
         ...
 
     def corrupt(self, latents: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:

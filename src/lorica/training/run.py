@@ -96,7 +96,10 @@ def _steps(session: Session, first: int, on_step: OnStep | None) -> None:
         Metrics(session.folder, first, writing=session.is_main) as metrics,
         session.reporter.progress("training", session.loop.plan.steps, first) as advance,
     ):
-        for report in session.loop.run(first, signal.asked):
+        if first == 0 and (loss := session.validation_loss()) is not None:
+            metrics.note(step=0, validation_loss=loss)
+        for done in session.loop.run(first, signal.asked):
+            report = session.measured(done)
             metrics.write(report)
             session.after_step(report)
             advance(f"loss {report.loss:.4f}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from lorica.adapters import Adapter
+from lorica.data.cache import Cache, cache_folder
 from lorica.errors import StateError
 from lorica.training.checkpoint import (
     check_facts,
@@ -17,9 +19,10 @@ from lorica.training.checkpoint import (
     write_checkpoint,
 )
 from lorica.training.config import RunConfig
+from lorica.training.holding_out import hold_out, prepare_validation
 from lorica.training.hub import push_folder
-from lorica.training.loop import StepReport
-from lorica.training.metrics import METRICS, plot_loss, read_metrics
+from lorica.training.loop import StepReport, autocast
+from lorica.training.metrics import METRICS, plot_loss, read_metrics, values_of
 from lorica.training.outputs import RUN, base_name, write_adapter, write_card
 from lorica.training.preview import prompts_of, write_previews
 from lorica.training.progress import Reporter
@@ -49,10 +52,13 @@ class Session:
         self.config, self.accelerator, self.reporter = config, accelerator, reporter
         self.folder: Path = config.output_dir
         self.is_main = bool(accelerator.is_main_process)
-        self._items = collect_items(config, reporter)
+        found = collect_items(config, reporter)
+        self._items, held = hold_out(config, found, Cache(cache_folder()), reporter)
         self._recipe = prepare_recipe(config, accelerator)
         self._side = side_of(config, self._recipe)
         dataset = prepare_dataset(self._items, self._recipe, config, accelerator, reporter)
+        self._validation = prepare_validation(config, held, self._recipe, dataset, self._side)
+        self._recipe.release_encoders(keep_text=dataset.texts.is_open, keep_pictures=config.no_cache)
         self._trainable = prepare_trainable(config, self._recipe)
         self.loop = prepare_loop(config, self._recipe, dataset, self._trainable, accelerator)
         self._facts = facts_of(config, self.loop, self._side)
@@ -92,11 +98,28 @@ class Session:
         last = report.step == self.loop.plan.steps
         if self.config.report_to is not None:
             values = {"loss": report.loss, "lr": report.learning_rate, "gradient_norm": report.gradient_norm}
+            if report.validation_loss is not None:
+                values["validation_loss"] = report.validation_loss
             self.accelerator.log(values, step=report.step)
         if report.step % self.config.checkpointing_steps == 0 or last:
             self.save(report.step)
         if report.step % self._preview_steps() == 0 and self.config.validation_prompt is not None and not last:
             self.preview(report.step)
+
+    def measured(self, report: StepReport) -> StepReport:
+        """Return the report with the loss on the pictures held out, if that is due after this step."""
+        due = self._validation is not None and self._validation.is_due(report.step, self.loop.plan.steps)
+        return replace(report, validation_loss=self.validation_loss()) if due else report
+
+    def validation_loss(self) -> float | None:
+        """Return the loss on the pictures held out, with the adapter as it would be written now; None without any."""
+        if self._validation is None or not self.is_main:
+            return None
+        device = self.accelerator.device
+        with self.loop.result():
+            loss = self._validation.loss(self._recipe, device, autocast(device.type, self.loop.precision))
+        self.reporter.say(f"loss on {len(self._validation.pictures)} pictures held out: {loss:.5f}")
+        return loss
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step, then delete those beyond the limit."""
@@ -141,7 +164,7 @@ class Session:
 
     def final_loss(self) -> float:
         """Return the mean loss of the last tenth of all steps."""
-        losses = [line["loss"] for line in read_metrics(self.folder / METRICS)]
+        _, losses = values_of(read_metrics(self.folder / METRICS), "loss")
         last = losses[-max(1, round(len(losses) * FINAL_SHARE)) :]
         return sum(last) / len(last) if last else float("nan")
 
@@ -184,9 +207,17 @@ class Session:
             "steps": plan.steps,
             "samples a step": plan.size,
             "pictures": plan.pictures,
+            **self._card_of_validation(),
             "resolution": self._side,
             "rank, alpha": f"{self.config.rank}, {self.config.alpha or self.config.rank:g}",
             "learning rate": f"{self.config.learning_rate:g}, {self.config.lr_scheduler}",
             "final loss": f"{self.final_loss():.4f}",
             "seconds": f"{seconds:.0f}",
         }
+
+    def _card_of_validation(self) -> dict[str, object]:
+        _, losses = values_of(read_metrics(self.folder / METRICS), "validation_loss")
+        if not losses or self._validation is None:
+            return {}
+        held = len(self._validation.pictures)
+        return {f"loss on {held} pictures held out": f"{losses[0]:.4f} at first, {losses[-1]:.4f} at last"}

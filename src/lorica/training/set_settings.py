@@ -29,7 +29,10 @@ class SetSettings(Settings):
         validation_alias=AliasChoices("train_data_dir", "folder", "image_dir"),
         description="folder of pictures with metadata.jsonl or .txt captions",
     )
-    caption_column: str | None = Field(None, description="field of metadata.jsonl that holds the caption")
+    dataset_name: str | None = Field(None, description="data set of the Hub, or a table or folder on disk")
+    dataset_config_name: str | None = Field(None, description="which of the data sets of that name")
+    image_column: str | None = Field(None, description="its column of pictures")
+    caption_column: str | None = Field(None, description="field of metadata.jsonl, or column, that holds the caption")
     instance_prompt: str | None = Field(
         None,
         validation_alias=AliasChoices("instance_prompt", "caption", "class_prompt", "class_tokens"),
@@ -68,14 +71,17 @@ class SetSettings(Settings):
 
     @model_validator(mode="after")
     def _agree(self) -> SetSettings:
-        if self.train_data_dir is None:
-            raise ValueError("a data set names no pictures: give its folder")
+        if self.train_data_dir is None and self.dataset_name is None:
+            raise ValueError("a data set names no pictures: give its folder, or a dataset_name")
+        if self.train_data_dir is not None and self.dataset_name is not None:
+            raise ValueError("a data set has a folder and a dataset_name: leave one out")
         return self
 
     @property
     def title(self) -> str:
         """What messages call it."""
-        return self.name or (self.train_data_dir.resolve().name if self.train_data_dir else "")
+        where = self.train_data_dir or self.dataset_name or ""
+        return self.name or Path(where).resolve().name
 
 
 def read_set(values: object) -> object:

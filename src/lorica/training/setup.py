@@ -20,8 +20,9 @@ from lorica.runtime.trainable import Trainable
 from lorica.training.average import Average
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
-from lorica.training.encoding import Framing, load_dataset
+from lorica.training.encoding import load_dataset
 from lorica.training.frames import plan_frames
+from lorica.training.framing import Framing
 from lorica.training.layers import alphas_of, dropouts_of, ranks_of, rate_in, rate_of, set_first_values
 from lorica.training.loop import Loop
 from lorica.training.objective import objective_of, weighting_of
@@ -145,11 +146,12 @@ def prepare_dataset(
         flip=config.random_flip,
         interpolation=config.image_interpolation_mode,
         seed=config.seed,
+        live=config.no_cache,
     )
     buckets = plan_frames(items, config, framing.side, recipe.multiple)
     if buckets is not None:
         reporter.say(buckets.table(config.train_batch_size))
-    cache = Cache(cache_folder())
+    cache = Cache(None if config.no_cache else cache_folder())
     with accelerator.main_process_first():
         dataset = load_dataset(
             items,
@@ -165,7 +167,6 @@ def prepare_dataset(
         reporter.say(f"{cache.trouble}; nothing is kept for the next run.")
     if dataset.texts.is_open:
         reporter.say("captions have too many variants to be encoded before the run: they are encoded at each step")
-    recipe.release_encoders(keep_text=dataset.texts.is_open)
     return dataset
 
 

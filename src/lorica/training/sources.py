@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from lorica.data.cache import Cache, cache_folder
 from lorica.data.caption_edits import CaptionEdits
 from lorica.data.groups import Group
 from lorica.data.items import Item, find_items
 from lorica.data.mixture import Source, draws
 from lorica.data.picture_files import find_masks, mask_folders
+from lorica.data.tables import find_rows
 from lorica.errors import ConfigError, DataError
 from lorica.training.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.rng import generator
 from lorica.training.set_settings import SetSettings
+from lorica.training.sifting import leave_out_bad
 
 # What CaptionEdits calls a setting, and what the settings do.
 EDITS = {
@@ -41,10 +45,10 @@ def sets_of(config: RunConfig) -> list[SetSettings]:
     Raises:
         ConfigError: if no pictures are named.
     """
-    own = [] if config.train_data_dir is None else [_own_set(config)]
+    own = [] if config.train_data_dir is None and config.dataset_name is None else [_own_set(config)]
     sets = [*own, *config.datasets, *([] if config.class_data_dir is None else [_class_set(config)])]
     if not sets:
-        raise ConfigError("no pictures are named: give a folder with --train_data_dir.")
+        raise ConfigError("no pictures are named: give a folder with --train_data_dir, or a --dataset_name.")
     return sets
 
 
@@ -59,7 +63,7 @@ def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
     for number, chosen in enumerate(sets_of(config)):
         items += [replace(item, group=number) for item in _items_of(chosen, number, config, reporter)]
     _check_class_pictures(config, items)
-    return items
+    return leave_out_bad(items, Cache(cache_folder()), reporter) if config.on_bad_image == "skip" else items
 
 
 def groups_of(config: RunConfig, items: Sequence[Item]) -> tuple[Group, ...]:
@@ -103,6 +107,8 @@ def shares(groups: Sequence[Group]) -> str:
 def _own_set(config: RunConfig) -> SetSettings:
     return SetSettings(
         train_data_dir=config.train_data_dir,
+        dataset_name=config.dataset_name,
+        dataset_config_name=config.dataset_config_name,
         instance_prompt=config.instance_prompt,
         repeats=config.repeats,
         max_train_samples=config.max_train_samples,
@@ -121,26 +127,40 @@ def _class_set(config: RunConfig) -> SetSettings:
 
 
 def _items_of(chosen: SetSettings, number: int, config: RunConfig, reporter: Reporter) -> list[Item]:
-    folder = chosen.train_data_dir
-    assert folder is not None  # noqa: S101  # SetSettings saw to it
-    items = find_items(
-        folder,
-        caption_column=chosen.caption_column or config.caption_column,
-        caption=chosen.instance_prompt,
-        one_a_line=bool(_setting("enable_wildcards", config, chosen)),
-    )
-    reporter.say(f"{len(items)} pictures in {folder}")
-    if _setting("masked_loss", config, chosen):
-        masks = find_masks(item.path for item in items)
-        items = [replace(item, mask=masks.get(item.path)) for item in items]
-    elif unused := mask_folders(item.path for item in items):
-        reporter.say(f"the masks in {unused[0]} are not used; add --masked_loss to use them")
+    items = _rows_of(chosen, config) if chosen.dataset_name is not None else _files_of(chosen, config, reporter)
+    reporter.say(f"{len(items)} pictures in {chosen.train_data_dir or chosen.dataset_name}")
     most = chosen.max_train_samples
     if most is None or most >= len(items):
         return items
     purpose = "choice" if number == 0 else f"choice/{number}"
     picked = torch.randperm(len(items), generator=generator(config.seed, 0, purpose))[:most]
     return [items[index] for index in sorted(picked.tolist())]
+
+
+def _rows_of(chosen: SetSettings, config: RunConfig) -> list[Item]:
+    return find_rows(
+        chosen.dataset_name or "",
+        config_name=chosen.dataset_config_name,
+        image_column=chosen.image_column or config.image_column,
+        caption_column=chosen.caption_column or config.caption_column,
+        caption=chosen.instance_prompt,
+        cache_dir=config.cache_dir,
+    )
+
+
+def _files_of(chosen: SetSettings, config: RunConfig, reporter: Reporter) -> list[Item]:
+    items = find_items(
+        chosen.train_data_dir or Path(),
+        caption_column=chosen.caption_column or config.caption_column,
+        caption=chosen.instance_prompt,
+        one_a_line=bool(_setting("enable_wildcards", config, chosen)),
+    )
+    if _setting("masked_loss", config, chosen):
+        masks = find_masks(item.path for item in items)
+        return [replace(item, mask=masks.get(item.path)) for item in items]
+    if unused := mask_folders(item.path for item in items):
+        reporter.say(f"the masks in {unused[0]} are not used; add --masked_loss to use them")
+    return items
 
 
 def _check_class_pictures(config: RunConfig, items: Sequence[Item]) -> None:

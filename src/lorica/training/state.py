@@ -32,6 +32,8 @@ UNCHANGED = (
     "rescale_zero_terminal_snr",
     "loss_type",
     "huber_delta",
+    "huber_schedule",
+    "no_cache",
     "unmasked_weight",
     "snr_gamma",
     "soft_min_snr",

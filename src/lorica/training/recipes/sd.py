@@ -36,7 +36,7 @@ class StableDiffusion:
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
         self._pipeline, self._settings = pipeline, settings
         self._tokenizer = pipeline.tokenizer
-        self._keeps_text = settings.train_text_encoder
+        self._keeps_text, self._keeps_pictures = settings.train_text_encoder, False
         self._vae: Any = _place(pipeline.vae, settings.device, torch.float32)  # encodes once: precision costs nothing
         self._text_encoder: Any = _place(pipeline.text_encoder, settings.device, settings.dtype)
         self._unet: Any = _place(pipeline.unet, settings.device, settings.dtype)
@@ -115,15 +115,24 @@ class StableDiffusion:
         scale = float(self._vae.config["scaling_factor"])
         return Latents((posterior.mean[0] * scale).cpu(), (posterior.std[0] * scale).cpu())
 
-    def release_encoders(self, *, keep_text: bool = False) -> None:
-        """Move the autoencoder, and the text encoder unless it is trained or to be kept, to main memory."""
+    def release_encoders(self, *, keep_text: bool = False, keep_pictures: bool = False) -> None:
+        """Move the autoencoder, and the text encoder unless it is trained, to main memory unless they are kept."""
         self._keeps_text = keep_text or self._settings.train_text_encoder
+        self._keeps_pictures = keep_pictures
         self._move_encoders(torch.device("cpu"))
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw timesteps, each within the limits equally likely."""
         least, most = self._settings.least_time, self._settings.most_time
         return draw_timesteps(count, generator, steps=len(self._signal), least=least, most=most)
+
+    def spread_time(self, count: int) -> Tensor:
+        """Return the middle timestep of each of ``count`` equal parts of the schedule."""
+        return (torch.arange(count) * 2 + 1) * len(self._signal) // (2 * count)
+
+    def signal_to_noise(self, time: Tensor) -> Tensor:
+        """Return ``a_t / (1 - a_t)``."""
+        return (self._signal[time] / self._noise[time]).square()
 
     def corrupt(self, latents: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """Return the noisy latents, and the noise or the velocity."""
@@ -142,8 +151,7 @@ class StableDiffusion:
         weighting = self._settings.weighting
         if weighting is None:
             return None
-        snr = (self._signal[time] / self._noise[time]).square()
-        return loss_weights(snr, weighting.rule, self.prediction_type, weighting.gamma)
+        return loss_weights(self.signal_to_noise(time), weighting.rule, self.prediction_type, weighting.gamma)
 
     @torch.no_grad()
     def draw(self, sampling: Sampling) -> list[Image.Image]:
@@ -187,7 +195,8 @@ class StableDiffusion:
         return self._text_encoder(tokens)[0]
 
     def _move_encoders(self, device: torch.device) -> None:
-        self._vae.to(device)
+        if not self._keeps_pictures:
+            self._vae.to(device)
         if not self._keeps_text:
             self._text_encoder.to(device)
 
