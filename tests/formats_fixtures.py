@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 FOLDER = Path(__file__).parent / "formats" / "files"
+READ_ONLY = ("xlabs", "uso", "bfl_control", "control_lora", "hcp", "cloneofsimo")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 

@@ -41,11 +41,13 @@ class DoRA(AdapterLayer):
     def __init__(self, inner: AdapterLayer, magnitude: Tensor, *, axis: Axis | None = None) -> None:
         self.inner = inner
         self.axis = _axis_of(magnitude, inner) if axis is None else axis
+        if self.axis == "output" and inner.weight_shape[0] == magnitude.numel():  # one shape for all spellings of it
+            magnitude = magnitude.reshape(-1, *[1] * (len(inner.weight_shape) - 1))
         self._hold(inner.alpha, **inner.tensors, magnitude=magnitude)
 
     @property
     def magnitude(self) -> Tensor:
-        """The learned lengths, as the file has them."""
+        """The learned lengths: ``(out, 1, ...)`` by outputs, ``(1, in, 1, ...)`` by inputs."""
         return self.tensors["magnitude"]
 
     @property

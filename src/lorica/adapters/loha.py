@@ -52,6 +52,8 @@ class LoHa(AdapterLayer):
     ) -> None:
         self.shape = None if shape is None else tuple(shape)
         self._hold(alpha, w1_a=w1_a, w1_b=w1_b, w2_a=w2_a, w2_b=w2_b, t1=t1, t2=t2, bias=bias)
+        if self.shape == self._shape_of_tensors():  # told what the tensors tell: the same value as without
+            object.__setattr__(self, "shape", None)
 
     @property
     def rank(self) -> int:

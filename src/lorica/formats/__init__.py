@@ -24,10 +24,10 @@ from lorica.formats import (
     xlabs,
 )
 from lorica.formats.dialect import Dialect
-from lorica.formats.files import save
-from lorica.formats.peft_config import METADATA_KEY
+from lorica.formats.files import save, save_text
+from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.sources import FILE_NAME, Source, open_source
+from lorica.formats.sources import FILE_NAME, PEFT_FILE, Source, open_source
 from lorica.models import Target
 from lorica.models.clip import spellings
 
@@ -36,6 +36,8 @@ _DIALECTS: tuple[Dialect, ...] = (
     xlabs, uso, bfl_control, control_lora, hcp, cloneofsimo,
 )  # fmt: skip
 FORMATS: dict[str, Dialect] = {dialect.NAME: dialect for dialect in _DIALECTS}
+
+OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, *onetrainer.METADATA)  # what says how the tensors of one file are named
 
 __all__ = ["FORMATS", "Dialect", "Source", "read", "write"]
 
@@ -72,7 +74,8 @@ def write(
 
     Args:
         adapter: what to write.
-        path: a ``.safetensors`` file, or a folder for ``pytorch_lora_weights.safetensors``.
+        path: a ``.safetensors`` file, or a folder for ``pytorch_lora_weights.safetensors`` (in PEFT's format for
+            ``adapter_model.safetensors`` and ``adapter_config.json``).
         format: a name in ``FORMATS``.
         target: the model that it is for; the adapter is checked against it.
         metadata: texts to add to the adapter's own.
@@ -89,18 +92,20 @@ def write(
         raise FormatError("the adapter has no layers; there is nothing to write.")
     if target is not None:
         _check_fits(adapter, target)
-    place = _file_for(Path(path).expanduser())
+    place = _file_for(Path(path).expanduser(), PEFT_FILE if format == peft.NAME else FILE_NAME)
     tensors, needed = FORMATS[format].compose(adapter, target)
-    own = {name: value for name, value in adapter.metadata.items() if name != METADATA_KEY}
+    own = {name: value for name, value in adapter.metadata.items() if name not in OF_ONE_FORMAT}
     save(tensors, place, _texts({**own, **(metadata or {}), **needed, "format": "pt"}))
+    if CONFIG_FILE in needed and place.name == PEFT_FILE:
+        save_text(needed[CONFIG_FILE], place.with_name(CONFIG_FILE))
     return place
 
 
-def _file_for(path: Path) -> Path:
+def _file_for(path: Path, usual: str) -> Path:
     if path.suffix == ".safetensors" and not path.is_dir():
         return path
     if path.is_dir() or not path.suffix:
-        return path / FILE_NAME
+        return path / usual
     raise FileError(f"adapters are written as .safetensors, not {path.suffix}: {path}.")
 
 
@@ -117,7 +122,7 @@ def _check_fits(adapter: Adapter, target: Target) -> None:
         shape = next((shapes[spelling] for spelling in spellings(path) if spelling in shapes), None)
         if shape is None:
             raise ModelError(f"{target.name} has no module {component}.{path}, which the adapter changes.")
-        if layer.weight_shape != shape:
+        if not layer.fits(shape):
             raise ModelError(
                 f"{component}.{path}: the adapter changes a weight of shape {layer.weight_shape}, but {target.name} "
                 f"has {shape} there."

@@ -22,6 +22,8 @@ from lorica.models import Target
 NAME = "comfyui"
 _START = "diffusion_model"
 LEAVES = {**LYCORIS_LEAVES, "lora.down": "lora_A.weight", "lora.up": "lora_B.weight"}
+_MARKS = (".lora", ".hada_", ".lokr_", ".oft_")
+_ENDS = (".diff", ".diff_b", ".set_weight", ".w_norm", ".b_norm", ".a1.weight", ".on_input")
 # Component to the prefixes of its names: all are read, and the first is the one that is written.
 PREFIXES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("unet", "transformer", "prior"), (_START, f"model.{_START}")),
@@ -35,7 +37,7 @@ STYLES = ("comfy", "bfl", "native", "ldm")
 def recognises(keys: Keys) -> bool:
     """Tell whether any key begins with the prefix of the denoiser or of the text encoders, and any is an adapter's."""
     ours = keys.start(f"{_START}.", f"model.{_START}.", "text_encoders.") and not keys.hold(".processor.")
-    return ours and (keys.hold(".lora", ".hada_", ".lokr_", ".oft_") or keys.end(".diff", ".diff_b", ".set_weight"))
+    return ours and (keys.hold(*_MARKS) or keys.end(*_ENDS))
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

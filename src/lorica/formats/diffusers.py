@@ -112,6 +112,7 @@ def _leaves_for(component: str, layers: Mapping[str, AdapterLayer]) -> Mapping[s
     Stock diffusers cannot tell the spelling of a text encoder that has adapters outside of its attention only, unless
     they are spelled ``lora_linear_layer``.
     """
-    if component.startswith("text_encoder") and not any(_HARD_TO_READ.fullmatch(path) for path in layers):
+    plain = all(layer.tensors.keys() == {"down", "up"} for layer in layers.values())
+    if plain and component.startswith("text_encoder") and not any(_HARD_TO_READ.fullmatch(path) for path in layers):
         return {"lora.down": "lora_linear_layer.down.weight", "lora.up": "lora_linear_layer.up.weight"}
     return PEFT_LEAVES

@@ -7,7 +7,7 @@ import mmap
 import os
 import pickle
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -79,11 +79,24 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str])
     Raises:
         FileError: if the folder or the file cannot be written.
     """
+    _save(path, lambda: _pieces(tensors, metadata))
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        FileError: if the folder or the file cannot be written.
+    """
+    _save(path, lambda: [text.encode()])
+
+
+def _save(path: Path, pieces: Callable[[], list[Any]]) -> None:
     waiting = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with waiting.open("xb") as file:
-            for piece in _pieces(tensors, metadata):
+            for piece in pieces():
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())

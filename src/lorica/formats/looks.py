@@ -35,13 +35,18 @@ def sentence(tensors: Mapping[str, Tensor], target: Target | None) -> str:
 
 def family_of(adapter: Adapter) -> Family | None:
     """Return the only family all of whose named modules and shapes the adapter fits, or None if none or several do."""
+    fitting = families_of(adapter)
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def families_of(adapter: Adapter) -> list[Family]:
+    """Return the families all of whose named modules and shapes the adapter fits, the likeliest first."""
     modules = {
         component: {path: layer.weight_shape for path, layer in layers.items()}
         for component, layers in adapter.components.items()
     }
     alike = (FAMILIES[candidate.family] for candidate in detect(modules) if candidate.fits)
-    fitting = [family for family in alike if fits(adapter, family.target)]
-    return fitting[0] if len(fitting) == 1 else None
+    return [family for family in alike if fits(adapter, family.target)]
 
 
 def fits(adapter: Adapter, target: Target) -> bool:

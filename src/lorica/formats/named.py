@@ -25,6 +25,7 @@ from lorica.models.detect import detect
 
 EVERY = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 FLAT_LEAVES = {**LEAVES, "weight": "ia3.scale"}  # behind a dotted name, ``weight`` would be the end of many a leaf
+_CANDIDATES = 6  # families that fit a file alike and whose names are compared
 Split = Iterable[tuple[str, str, str]]  # key, module's name, meaning
 
 
@@ -84,12 +85,15 @@ def split_flat(keys: Iterable[str]) -> Iterator[tuple[str, str, str]]:
             yield key, name, FLAT_LEAVES.get(leaf, leaf)
 
 
-def split_all(keys: Iterable[str], account: Account) -> Iterator[tuple[str, str, str]]:
+def split_all(keys: Collection[str], account: Account) -> Iterator[tuple[str, str, str]]:
     """Yield each key with the module's name and its meaning, leaving those whose ending is not known."""
     for key in keys:
         found = None if key.startswith(START) else split_dotted(key)
+        name = key.removesuffix(".weight")
         if found:
             yield key, *found
+        elif f"{name}.on_input" in keys:
+            yield key, name, "ia3.scale"
         elif not key.startswith(START):
             account.leave([key], "its ending is none that this format knows.")
 
@@ -123,11 +127,14 @@ def best_family(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -
     Raises:
         FormatError: if no family known has any of its names.
     """
-    for candidate in detect(sizes_of(stored, modules, naming)):
-        target = FAMILIES[candidate.family].target
-        table = naming.table(target)
-        if candidate.fitting and any(name in table for name in modules):
-            return target
+    candidates = [candidate for candidate in detect(sizes_of(stored, modules, naming)) if candidate.fitting]
+    alike = [candidate.family for candidate in candidates if candidate.fitting == candidates[0].fitting]
+    targets = [FAMILIES[family].target for family in alike[:_CANDIDATES]]
+    if len(targets) == 1:
+        return targets[0]
+    named = [sum(map(naming.table(target).__contains__, modules)) for target in targets]
+    if any(named):
+        return targets[named.index(max(named))]
     raise FormatError(
         f"{stored.source} has {naming.format} names, which only the base model can turn into module paths, and none of "
         f"its {len(modules)} modules fits a family known here. Pass target= for its base model, or load it on the "
@@ -151,7 +158,37 @@ def sizes_of(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> d
 
 def _size(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape | None:
     """Return the outputs and the inputs of a module, if its leaves tell at a glance."""
-    if "lora.up" in leaves and "lora.down" in leaves:
-        up, down = tensors[leaves["lora.up"]].shape, tensors[leaves["lora.down"]].shape
-        return (up[0], down[1]) if min(len(up), len(down)) > 1 else None
-    return tuple(tensors[leaves["full.diff"]].shape) if "full.diff" in leaves else None
+    shapes = {leaf: tuple(tensors[key].shape) for leaf, key in leaves.items() if leaf.partition("_")[0] in _TELLING}
+    for tell in _TELL:
+        size = tell(shapes)
+        if size:
+            return size
+    return None
+
+
+def _of_lora(shapes: Mapping[str, Shape]) -> Shape | None:
+    up, down = shapes.get("lora.up", ()), shapes.get("lora.down", ())
+    return (up[0], down[1]) if min(len(up), len(down)) > 1 else None
+
+
+def _of_loha(shapes: Mapping[str, Shape]) -> Shape | None:
+    up, down = shapes.get("loha.w1_a", ()), shapes.get("loha.w1_b", ())
+    return (up[0], down[1]) if min(len(up), len(down)) > 1 and up[1] == down[0] else None
+
+
+def _of_lokr(shapes: Mapping[str, Shape]) -> Shape | None:
+    sizes = [shapes.get(whole) or _product(shapes, whole) for whole in ("lokr.w1", "lokr.w2")]
+    return (sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]) if all(len(size) > 1 for size in sizes) else None
+
+
+def _product(shapes: Mapping[str, Shape], whole: str) -> Shape:
+    left, right = shapes.get(f"{whole}_a", ()), shapes.get(f"{whole}_b", ())
+    return (left[0], right[1]) if min(len(left), len(right)) > 1 and left[1] == right[0] else ()
+
+
+def _of_full(shapes: Mapping[str, Shape]) -> Shape | None:
+    return shapes.get("full.diff")
+
+
+_TELL = (_of_lora, _of_lokr, _of_loha, _of_full)
+_TELLING = ("lora.up", "lora.down", "loha.w1", "lokr.w1", "lokr.w2", "full.diff")

@@ -34,13 +34,13 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "text_encoder_4": ("lora_te4",),
 }
 MARK = "ot_format"  # written, where the keys alone are also Kohya's
-_METADATA = (MARK, "ot_branch")
+METADATA = (MARK, "ot_branch")
 _STARTS = tuple(f"{prefix}_" for every in PREFIXES.values() for prefix in every)
 
 
 def recognises(keys: Keys) -> bool:
     """Tell whether the keys are flat and the metadata, or a prefix that only this format has, say OneTrainer."""
-    named = any(name in keys.metadata for name in _METADATA)
+    named = any(name in keys.metadata for name in METADATA)
     return keys.start("lora_transformer_") or (named and keys.start(*_STARTS))
 
 

@@ -48,7 +48,8 @@ def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
         config, strengths = parse_adapter_config(stored.metadata[CONFIG_FILE], stored.source)
 
     def locate(name: str) -> Place | str:
-        return paths.find_in(home, name) if home else paths.find(name)
+        path = name.removeprefix(_START)
+        return paths.find_in(home, path) if home else paths.find(path)
 
     def alpha(_component: str, path: str, rank: int) -> float | None:
         return strengths.alpha_of(path, rank) if strengths else None
@@ -80,7 +81,7 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
 
 def _split(stored: Stored, account: Account) -> Iterator[tuple[str, str, str]]:
     for key in stored.tensors:
-        found = split_dotted(key.removeprefix(_START))
+        found = split_dotted(key)
         if found:
             yield key, *found
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import isqrt, prod
 from typing import Any
 
@@ -91,7 +91,7 @@ def leaves_of(layer: AdapterLayer) -> dict[str, Tensor]:
     """Return the leaves of a layer by their meaning, without the alpha: what :func:`build` takes."""
     inner = layer.inner if layer.kind == "dora" else layer  # type: ignore[attr-defined]
     method = _METHOD_OF.get(inner.kind, inner.kind)
-    shared = () if method == "norm" else SHARED
+    shared = () if method == "norm" else ("magnitude", "bias")
     leaves = {name if name in shared else f"{method}.{name}": tensor for name, tensor in layer.tensors.items()}
     for flag in _FLAGS.get(inner.kind, ()):
         leaves[f"{method}.{flag}"] = torch.tensor(float(getattr(inner, flag)))
@@ -118,6 +118,16 @@ def rebuild(layer: AdapterLayer, leaves: Mapping[str, Tensor], alpha: float, sha
     if layer.kind not in WITHOUT_ALPHA:
         settings["constraint" if layer.kind in ("oft", "boft") else "alpha"] = alpha
     return type(layer)(**{name: named[name] for name in layer.tensors}, **settings)
+
+
+def alike(one: AdapterLayer, other: AdapterLayer) -> bool:
+    """Tell whether two layers are of one method, settings, alpha and shapes of tensors."""
+    if one.kind == other.kind == "dora":
+        inner: tuple[AdapterLayer, AdapterLayer] = one.inner, other.inner  # type: ignore[attr-defined]
+        return one.axis == other.axis and alike(*inner)  # type: ignore[attr-defined]
+    shapes = [{name: tuple(tensor.shape) for name, tensor in layer.tensors.items()} for layer in (one, other)]
+    same_alpha = one.kind in WITHOUT_ALPHA or one.alpha == other.alpha
+    return one.kind == other.kind and one.settings == other.settings and same_alpha and shapes[0] == shapes[1]
 
 
 def with_alpha(layer: AdapterLayer, alpha: float) -> AdapterLayer:
@@ -185,12 +195,10 @@ def _named(kind: str) -> Build:
 
 
 def _shaped(kind: str) -> Build:
-    """Build a layer whose leaves may not say the shape of the weight; it is told only if they do not."""
+    """Build a layer whose leaves may not say the shape of the weight."""
 
     def build(given: Given) -> AdapterLayer:
-        make = partial(KINDS[kind], **given.tensors, alpha=given.alpha, **given.extras())
-        layer = make()
-        return layer if given.shape in (None, layer.weight_shape) else make(shape=given.shape)
+        return KINDS[kind](**given.tensors, alpha=given.alpha, shape=given.shape, **given.extras())  # type: ignore[call-arg]
 
     return build
 
@@ -240,17 +248,10 @@ def _plain(kind: str) -> Build:
 
 
 def _with_magnitude(build: Build) -> Build:
-    """Build a DoRA; magnitudes of outputs get the shape ``(out, 1, ...)``, which PEFT spells in others."""
-
     def build_dora(given: Given) -> AdapterLayer:
         tensors = {leaf: tensor for leaf, tensor in given.tensors.items() if leaf != "magnitude"}
         inner, magnitude = build(replace(given, tensors=tensors)), given.tensors["magnitude"]
-        axis = {} if given.axis is None else {"axis": given.axis}
-        layer: Any = KINDS["dora"](inner, magnitude, **axis)  # type: ignore[call-arg]
-        usual = (magnitude.numel(), *[1] * (len(inner.weight_shape) - 1))
-        if layer.axis == "input" or magnitude.shape == usual:
-            return layer
-        return KINDS["dora"](inner, magnitude.reshape(usual), axis="output")  # type: ignore[call-arg]
+        return KINDS["dora"](inner, magnitude, axis=given.axis)  # type: ignore[call-arg]
 
     return build_dora
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from lorica.errors import FileError
 from lorica.formats.files import PICKLED, Stored, load, tensors_of
+from lorica.formats.peft_config import CONFIG_FILE
 
 Source = str | Path | Mapping[str, Tensor]
 
 FILE_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for in a folder
-PREFERRED = (FILE_NAME, "adapter_model.safetensors", "pytorch_lora_weights.bin")
+PEFT_FILE = "adapter_model.safetensors"
+PEFT_STEM = "adapter_model"  # what PEFT calls its file, beside ``adapter_config.json``
+PREFERRED = (FILE_NAME, PEFT_FILE, "pytorch_lora_weights.bin", "adapter_model.bin")
 SUFFIXES = (".safetensors", *PICKLED)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[^\\]+)?")
 
@@ -32,7 +36,24 @@ def open_source(source: Source) -> Stored:
     """
     if isinstance(source, Mapping):
         return Stored("the state dict", tensors_of(source, "the state dict"))
-    return load(locate(source))
+    return with_config(load(locate(source)))
+
+
+def with_config(stored: Stored) -> Stored:
+    """Return a file of PEFT's with the configuration that lies beside it, as a part of its metadata.
+
+    Raises:
+        FileError: if the configuration cannot be read.
+    """
+    path = Path(stored.source)
+    beside = path.with_name(CONFIG_FILE)
+    if path.stem != PEFT_STEM or CONFIG_FILE in stored.metadata or not beside.is_file():
+        return stored
+    try:
+        text = beside.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {beside}, which lies beside {path.name}: {error}.") from error
+    return replace(stored, metadata={**stored.metadata, CONFIG_FILE: text})
 
 
 def locate(source: str | Path) -> Path:
@@ -105,7 +126,11 @@ def _download_only_adapter(repo: str) -> Path:
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:
-        return Path(hf_hub_download(repo, choose_file(list_repo_files(repo), f"the Hub repository {repo}")))
+        names = list_repo_files(repo)
+        chosen = choose_file(names, f"the Hub repository {repo}")
+        if Path(chosen).stem == PEFT_STEM and CONFIG_FILE in names:
+            hf_hub_download(repo, CONFIG_FILE)
+        return Path(hf_hub_download(repo, chosen))
 
 
 def _some(names: Sequence[str]) -> str:

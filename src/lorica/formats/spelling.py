@@ -45,15 +45,23 @@ class Spelling:
             if place.component == component and any(path in paths for path in place.paths())
         }
 
-    def tensors_of(self, name: str, layer: AdapterLayer) -> dict[str, Tensor] | None:
-        """Return the tensors of a module under the file's own keys, or None if those are not for such a layer."""
+    def tensors_of(self, name: str, layer: AdapterLayer, *, told: bool) -> dict[str, Tensor] | None:
+        """Return the tensors of a module under the file's own keys, or None if those are not for such a layer.
+
+        Args:
+            name: the module's name in the file.
+            layer: its layer.
+            told: whether the alpha is told elsewhere, if no key tells it.
+        """
         keys = self.leaves.get(name)
         leaves = keys and _aligned(leaves_of(layer), {meaning for meaning in keys if meaning not in NUMBERS})
         if not keys or leaves is None:
             return None
         tensors = {keys[meaning]: self._shaped(keys[meaning], tensor) for meaning, tensor in leaves.items()}
         numbers = {meaning: self._number(key, meaning, layer) for meaning, key in keys.items() if meaning in NUMBERS}
-        if any(number is None for number in numbers.values()) or (not numbers and layer.alpha != layer.rank):
+        if any(number is None for number in numbers.values()) or (
+            not numbers and not told and layer.alpha != layer.rank
+        ):
             return None
         return {**tensors, **{keys[meaning]: number for meaning, number in numbers.items() if number is not None}}
 
@@ -63,8 +71,8 @@ class Spelling:
     def _number(self, key: str, meaning: str, layer: AdapterLayer) -> Tensor | None:
         """Return the file's own number, if it still says the layer's alpha."""
         number = self.numbers[key]
-        told = float(number.item()) * (layer.rank if meaning == "scale" else 1)
-        return number if told == layer.alpha or (told == 0 and layer.alpha == layer.rank) else None
+        alpha = float(number.item()) * (layer.rank if meaning == "scale" else 1)
+        return number if alpha == layer.alpha or (alpha == 0 and layer.alpha == layer.rank) else None
 
 
 def spelling_of(adapter: Adapter, format_name: str) -> Spelling:

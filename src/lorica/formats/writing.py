@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
-from lorica.errors import FormatError
+from lorica.errors import FormatError, ShapeError
 from lorica.formats import looks
 from lorica.formats.fused import join
 from lorica.formats.layers import PEFT_MAGNITUDE
 from lorica.formats.names import flat_names, number_parts
 from lorica.formats.places import Place, Shape, whole
-from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of
+from lorica.formats.recipes import WITHOUT_ALPHA, alike, build, leaves_of
 from lorica.formats.spelling import Spelling
 from lorica.models import Target
 from lorica.models.clip import spellings, with_wrapper
@@ -108,7 +108,7 @@ class Writer:
 
     def add(self, name: str, layer: AdapterLayer) -> None:
         """Add one layer under its name in the file."""
-        spelled = self.spelling.tensors_of(name, layer)
+        spelled = self.spelling.tensors_of(name, layer, told=not self.with_alpha or layer.kind in WITHOUT_ALPHA)
         if spelled is not None:
             self.tensors.update(spelled)
             return
@@ -116,6 +116,10 @@ class Writer:
         if "magnitude" in leaves and self.leaves.get("magnitude") == PEFT_MAGNITUDE:
             self._turn_magnitude(name, layer, leaves)
         strange = [leaf for leaf in leaves if leaf not in self.leaves]
+        if not strange and not self._comes_back(layer, leaves):
+            self.refused[name] = f"it is a {layer.kind} layer that would be read as another one: {layer!r:.300}."
+        if layer.kind == "bias" and self.leaves.get("bias") == PEFT_LEAVES["bias"]:
+            strange = ["bias"]  # PEFT has it only beside a LoRA
         if strange:
             self.refused[name] = f"it is a {layer.kind} layer, and the format has no name for its {strange[0]!r}."
         elif self.with_alpha and layer.kind not in WITHOUT_ALPHA:
@@ -123,6 +127,13 @@ class Writer:
                 self.refused[name] = "it has alpha 0, which such files mean the rank by; leave the layer out instead."
             leaves["alpha"] = exact_scalar(layer.alpha, next(iter(layer.tensors.values())).dtype)
         self.tensors.update({f"{name}.{self.leaves[leaf]}": leaves[leaf] for leaf in leaves if not strange})
+
+    def _comes_back(self, layer: AdapterLayer, leaves: Mapping[str, Tensor]) -> bool:
+        axis = "output" if self.leaves.get("magnitude") == PEFT_MAGNITUDE else None
+        try:
+            return alike(build(leaves, layer.alpha, layer.weight_shape, axis), layer)
+        except (FormatError, ShapeError):
+            return False
 
     def _turn_magnitude(self, name: str, layer: AdapterLayer, leaves: dict[str, Tensor]) -> None:
         """Give a DoRA magnitude the shape that PEFT has: ``(out,)``, and ``(1, out, 1, ...)`` for a convolution."""
@@ -167,11 +178,14 @@ def refuse_embeddings(adapter: Adapter, format_name: str) -> None:
 
 
 def model_of(adapter: Adapter, target: Target | None) -> Target | None:
-    """Return the model that an adapter is for: the one given, or that of the only family it fits, or None."""
+    """Return the model that an adapter is for: the one given, or that of the first family it fits, or None.
+
+    Families that an adapter fits alike (dev and schnell of Flux) name its modules alike.
+    """
     if target is not None:
         return target
-    family = looks.family_of(adapter)
-    return family.target if family else None
+    families = looks.families_of(adapter)
+    return families[0].target if families else None
 
 
 def shapes_for(adapter: Adapter, component: str, model: Target | None) -> dict[str, Shape]:
