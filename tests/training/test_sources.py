@@ -220,6 +220,8 @@ def test_the_text_that_is_drawn_is_that_of_the_set(opened: Opened, folders: Path
     sets = ({"folder": folders / "cats"}, {"folder": folders / "dogs", "caption_prefix": "bright"})
     texts = opened(datasets=sets).loop.dataset
     drawn = [texts.texts.draw(example.item, torch.Generator()) for example in texts.examples]
+    assert set(texts.texts.encoded) == set(drawn)  # also of captions that two sets have in common
+    assert not texts.texts.is_open
     assert drawn == [
         f"{'bright ' * (number > 2)}a large {c} circle"
         for number, c in enumerate(("blue", "green", "red", "green", "red"))
