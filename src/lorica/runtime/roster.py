@@ -117,6 +117,15 @@ class Roster:
             if self.known(name) not in self.in_weights:
                 raise StateError(f"{name!r} is not fused. Fused: {', '.join(self.in_weights) or 'none'}.")
 
+    def check_no_samples(self, purpose: str) -> None:
+        """Raise if every sample has adapters of its own.
+
+        Raises:
+            StateError: if so.
+        """
+        if self.samples is not None:
+            raise StateError(f"every sample has its own adapters (per_sample). Call set() before {purpose}.")
+
     def resolved(self, strengths: Mapping[str, Strength]) -> dict[str, tuple[Strength, Resolved]]:
         """Return each strength as it was given and in each layer.
 
