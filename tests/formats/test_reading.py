@@ -184,7 +184,7 @@ def test_whole_numbers_are_refused_but_for_an_alpha() -> None:
 
 
 def test_an_alpha_of_several_numbers_is_refused() -> None:
-    with pytest.raises(FormatError, match=r"to_q\.alpha' has shape \(2,\); expected one number"):
+    with pytest.raises(FormatError, match=r"to_q\.alpha' has shape \(2,\) of torch.float32; expected one number"):
         lorica.read({**flat_pair(), f"{FLAT_Q}.alpha": torch.ones(2)})
 
 

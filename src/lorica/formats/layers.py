@@ -76,8 +76,10 @@ def one_number(stored: Stored, key: str) -> float:
         FormatError: if it is not one number.
     """
     tensor = stored.tensors[key]
-    if tensor.numel() != 1:
-        raise FormatError(f"{stored.source}: {key!r} has shape {tuple(tensor.shape)}; expected one number.")
+    if tensor.numel() != 1 or tensor.is_complex():
+        raise FormatError(
+            f"{stored.source}: {key!r} has shape {tuple(tensor.shape)} of {tensor.dtype}; expected one number."
+        )
     return float(tensor.item())
 
 

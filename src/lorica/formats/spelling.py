@@ -58,7 +58,12 @@ class Spelling:
         if not keys or leaves is None:
             return None
         tensors = {keys[meaning]: self._shaped(keys[meaning], tensor) for meaning, tensor in leaves.items()}
-        numbers = {meaning: self._number(key, meaning, layer) for meaning, key in keys.items() if meaning in NUMBERS}
+        told_by = "scale" if "scale" in keys else "alpha"  # the one that counts; the other is kept as it is
+        numbers = {
+            meaning: self._number(key, meaning, layer) if meaning == told_by else self.numbers[key]
+            for meaning, key in keys.items()
+            if meaning in NUMBERS
+        }
         if any(number is None for number in numbers.values()) or (
             not numbers and not told and layer.alpha != layer.rank
         ):
