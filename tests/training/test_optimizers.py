@@ -19,6 +19,7 @@ from lorica.training.run import train
 from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
+EXTRAS = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
 
 
 def ups(adapter: Adapter) -> Tensor:
@@ -50,7 +51,8 @@ def test_adafactor_sees_matrices(settings: Settings) -> None:
     assert ups(result.adapter).abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["torch.optim.NAdam", "adafactor", "prodigy"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # of extras
+@pytest.mark.parametrize("name", ["torch.optim.NAdam", "adafactor", "prodigy", "adamw8bit"])
 def test_any_optimizer_and_the_mean_resume_bit_for_bit(settings: Settings, tmp_path: Path, name: str) -> None:
     if name == "prodigy":
         pytest.importorskip("prodigyopt")

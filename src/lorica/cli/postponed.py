@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-
 _IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # asks for a package's path when it does import a module of it
 
 

@@ -125,9 +125,7 @@ def check_numbers(stored: Stored, leaves: Leaves) -> None:
     for meaning, key in leaves.items():
         tensor = stored.tensors[key]
         if meaning not in NUMBERS and not (tensor.is_floating_point() and tensor.element_size() > 1):
-            raise FormatError(
-                f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(FLOATS)}."
-            )
+            raise FormatError(f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(FLOATS)}.")
 
 
 def _with_ones(tensor: Tensor, ones: list[int]) -> Tensor:

@@ -7,8 +7,6 @@ REFUSED: dict[str, str] = {
     "dataset_config_name": "name a folder with train_data_dir.",
     "image_column": "the pictures of a folder are named by file_name in metadata.jsonl.",
     "tokenizer_name": "the tokenizer is that of the base model.",
-    "use_8bit_adam": "write --optimizer adamw8bit.",
-    "enable_xformers_memory_efficient_attention": "torch's own attention does the same and is always on.",
     "enable_npu_flash_attention": "there is no support for that hardware.",
     "hub_token": "it would be written into run.toml; run `hf auth login` or set HF_TOKEN",
     "use_dora": "only LoRA is trained.",

@@ -25,6 +25,7 @@ from lorica.training.preview import prompts_of, write_previews
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Sampling
 from lorica.training.setup import (
+    precision_of,
     prepare_dataset,
     prepare_loop,
     prepare_recipe,
@@ -53,7 +54,7 @@ class Session:
         self._recipe = prepare_recipe(config, accelerator)
         self._side = side_of(config, self._recipe)
         dataset = prepare_dataset(self._items, self._recipe, config, accelerator, reporter)
-        self._trainable = prepare_trainable(config, self._recipe)
+        self._trainable = prepare_trainable(config, self._recipe, precision_of(config, accelerator))
         self.loop = prepare_loop(config, self._recipe, dataset, self._trainable, accelerator)
         self._facts = facts_of(config, self.loop, self._side)
         self._saved = -1
