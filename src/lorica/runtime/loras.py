@@ -25,7 +25,7 @@ from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples, Source, resolve_plan
 from lorica.runtime.schedule import Schedule, course_of
 from lorica.runtime.strengths import Strength
-from lorica.runtime.summary import Summary, bytes_of, line_of
+from lorica.runtime.summary import Summary, bytes_of, lines_of
 from lorica.runtime.targets import layer_at, target_of_components
 from lorica.runtime.turns import Turns, in_turn
 from lorica.runtime.vocabulary import Vocabulary
@@ -289,15 +289,8 @@ class Loras:
 
     def summary(self) -> Summary:
         """Return what is loaded, as a table to print: adapter, state, strength, components, modules, rank, memory."""
-        roster = self._roster
-        strengths = {**{name: value for name, (value, _) in roster.live.items()}, **roster.in_weights}
-        states = {**dict.fromkeys(roster.live, "live"), **dict.fromkeys(roster.in_weights, "fused")}
-        lines = [
-            line_of(name, adapter, roster.plans[name], states.get(name, "off"), strengths.get(name))
-            for name, adapter in roster.adapters.items()
-        ]
         kept = (tensor for held in self._fused.originals.kept.values() for tensor in held.values())
-        return Summary(tuple(lines), bytes_of(kept), self._enabled)
+        return Summary(lines_of(self._roster), bytes_of(kept), self._enabled)
 
     def __repr__(self) -> str:
         listed = [f"{name}: {self.strengths.get(name, 'off')}" for name in self.names if name not in self.fused]
