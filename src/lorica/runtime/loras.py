@@ -90,6 +90,7 @@ class Loras:
             StateError: if the name is taken.
             LoRAError: if the file cannot be read or does not fit the model, which is then unchanged.
         """
+        self._calls.pick_up(replace=not self.names)
         adapter = source if isinstance(source, Adapter) else read(source, target=target_of_components(self.components))
         roster, name = self._roster, self._roster.free_name(source, name)
         self._check_live()
@@ -300,6 +301,11 @@ class Loras:
     def follow(self, pipeline: Any) -> None:
         """Let schedules and turns among threads follow this pipeline's calls too; :func:`lorica.attach` does it."""
         self._calls.follow(pipeline)
+        self._calls.pick_up(replace=not self.names)
+
+    def follows(self, model: Any) -> bool:
+        """Tell whether this pipeline's calls are followed."""
+        return any(model is pipeline for pipeline in self._calls.pipelines)
 
     def _layer(self, place: Place) -> nn.Module:
         return layer_at(self.components[place[0]], place[1])
