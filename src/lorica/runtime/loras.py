@@ -206,7 +206,7 @@ class Loras:
             StateError: if a weight was fused into without a backup. The model is unchanged after any error.
         """
         resolved = {name: values for name, (_, values) in self._roster.resolved(strengths).items()}
-        self._move({**self._roster.in_weights, **strengths}, self._changes_with(resolved), backup=backup)
+        self._move({**self._roster.in_weights, **strengths}, self._fused.with_more(resolved, self._roster.plans), backup=backup)
 
     @in_turn
     def unfuse(self, *names: str) -> None:
@@ -309,15 +309,6 @@ class Loras:
 
     def _layer(self, place: Place) -> nn.Module:
         return layer_at(self.components[place[0]], place[1])
-
-    def _changes_with(self, resolved: Mapping[str, Resolved]) -> dict[Place, dict[str, Change]]:
-        """Return what each place that these adapters change would hold if they were fused."""
-        wanted: dict[Place, dict[str, Change]] = {}
-        for name, values in resolved.items():
-            for place, strength in values.items():
-                held = wanted.setdefault(place, dict(self._fused.changes.get(place, {})))
-                held[name] = (self._roster.plans[name][place], strength)
-        return wanted
 
     def _move(
         self,
