@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lorica.formats import write as write
     from lorica.runtime import Loras as Loras
     from lorica.runtime import attach as attach
+    from lorica.runtime.prompt import prompt as prompt
+    from lorica.runtime.schedule import Shape as Shape
     from lorica.tools.convert import convert as convert
     from lorica.tools.inspect import inspect as inspect
     from lorica.training.config import RunConfig as RunConfig
@@ -38,10 +40,12 @@ _HOMES: dict[str, str] = {
     "Report": "lorica.adapters",
     "RunConfig": "lorica.training.config",
     "TrainResult": "lorica.training.run",
+    "Shape": "lorica.runtime.schedule",
     "attach": "lorica.runtime",
     "bundled_model": "lorica.demo.bundle",
     "convert": "lorica.tools.convert",
     "inspect": "lorica.tools.inspect",
+    "prompt": "lorica.runtime.prompt",
     "read": "lorica.formats",
     "train": "lorica.training.run",
     "write": "lorica.formats",

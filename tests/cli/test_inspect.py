@@ -130,6 +130,8 @@ def test_an_ordinary_file_is_told_without_torch(name: str, file: Path, tmp_path:
 
 def test_the_program_itself_answers(file: Path) -> None:
     command = [sys.executable, "-m", "lorica", "inspect", str(file), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert json.loads(done.stdout)["format"] == "kohya"
     assert done.stderr == ""

@@ -26,8 +26,7 @@ PACKAGE = {
     ),
 }
 START = (
-    "from lorica.cli.postponed import postpone, is_postponed\n"
-    "postpone('slow', names=('Thing',), modules=('inner',))\n"
+    "from lorica.cli.postponed import postpone, is_postponed\npostpone('slow', names=('Thing',), modules=('inner',))\n"
 )
 
 

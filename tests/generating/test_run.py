@@ -180,3 +180,21 @@ def test_a_flow_model_refuses_a_scheduler_for_noise() -> None:
 
     with pytest.raises(ModelError, match="flow-matching"):
         use_scheduler(Pipeline(), "ddim")
+
+
+def test_prompts_name_adapters_as_tags(base: Path, adapter: Path, tmp_path: Path) -> None:
+    plain = pixels(make(base, tmp_path / "plain.png")[0])
+    loud = pixels(make(base, tmp_path / "loud.png", loras=[LoraChoice(str(adapter), 0.5)])[0])
+    prompts = ["a red heart <lora:loud:0.5>", "a red heart", "a red heart <lora:loud:0.5@0-0.5>"]
+    files = make(base, tmp_path / "out.png", prompts=prompts, lora_dir=adapter.parent)
+    tagged, without, half = (pixels(path) for path in files[1:])
+    assert (tagged == loud).all()
+    assert (without == plain).all()
+    assert not (half == loud).all()
+    assert not (half == plain).all()
+    assert facts(files[1])["prompt"] == prompts[0]
+
+
+def test_a_tag_that_names_no_file_is_refused_by_name(base: Path, adapter: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown adapter 'lout'\. Did you mean 'loud'"):
+        make(base, tmp_path / "out.png", prompts=["a heart <lora:lout>"], lora_dir=adapter.parent)

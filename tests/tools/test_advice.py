@@ -1,4 +1,4 @@
-"""What a file is, in words: every fact that matters to somebody who makes pictures, and a command that can be copied."""
+"""What a file is, in words: what matters to somebody who makes pictures, and a command that can be copied."""
 
 from __future__ import annotations
 

@@ -36,9 +36,6 @@ class Dense(AdapterLayer):
         diff = self.tensors["diff"].float()
         return diff * weight if self.times_base else diff
 
-    def map(self, change: object) -> Dense:
-        raise AssertionError
-
     def _check(self) -> None:
         return
 
@@ -124,6 +121,12 @@ def test_an_approximation_keeps_the_dtype_of_the_layer_and_says_what_it_costs() 
     assert relative(result.layer.delta(diff), diff.float()) == pytest.approx(result.error, rel=1e-5)
     assert result.error > 1e-4  # rounded to bfloat16, and said so
     assert done(Dense(diff), rank=5, dtype=torch.float32).error < FOLDING_NOISE
+
+
+def test_the_change_of_the_bias_is_kept() -> None:
+    bias = torch.randn(6)
+    result = done(Dense(torch.randn(6, 5), bias=bias), rank=2)
+    assert torch.equal(result.layer.tensors["bias"], bias)
 
 
 def test_a_change_of_no_matrix_is_no_lora() -> None:

@@ -179,7 +179,7 @@ def test_a_failure_leaves_an_earlier_file_as_it_was(
 ) -> None:
     out = tmp_path / "out.safetensors"
     out.write_bytes(b"precious")
-    monkeypatch.setattr(Adapter, "__eq__", lambda self, other: False)
+    monkeypatch.setattr(Adapter, "__eq__", lambda *_: False)
     with pytest.raises(FormatError, match="is not read back bit for bit"):
         lorica.convert(file, out, to="diffusers")
     assert out.read_bytes() == b"precious"
@@ -210,5 +210,5 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_only_safetensors_are_written(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="not .pt"):
+    with pytest.raises(FileError, match=r"not \.pt"):
         lorica.convert(file, tmp_path / "out.pt", to="kohya")

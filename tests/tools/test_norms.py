@@ -79,9 +79,6 @@ class Doubles(AdapterLayer):
     def delta(self, weight: Tensor) -> Tensor:
         return self.tensors["diff"] * (1 if self.own else weight)
 
-    def map(self, change: object) -> Doubles:
-        raise AssertionError
-
     def _check(self) -> None:
         return
 

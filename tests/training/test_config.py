@@ -24,7 +24,7 @@ from lorica.training.refused import REFUSED
         ({"lr_scheduler": "cosin"}, "lr_scheduler: Input should be 'linear', 'cosine', "),
         ({"text_encoder_lr": 1e-4}, "text_encoder_lr is set, but the text encoder is not trained"),
         ({"validation_epochs": 1, "validation_steps": 2}, "validation_epochs and validation_steps are both set"),
-        ({"use_8bit_adam": True}, "use_8bit_adam is not offered: write --optimizer adamw8bit"),
+        ({"use_dora": True}, "use_dora is not offered: only LoRA is trained"),
         ({"alpha": 1, "lora_alpha": 2}, "alpha and lora_alpha are two names of one setting"),
     ],
 )

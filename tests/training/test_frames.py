@@ -42,6 +42,22 @@ def test_pictures_keep_their_shapes_and_batches_have_one(
     assert loop.plan.steps == 100 * loop.plan.epoch
 
 
+@pytest.mark.parametrize("no_cache", [False, True])
+def test_the_model_is_told_how_each_picture_was_cut(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, *, no_cache: bool
+) -> None:
+    config = settings(center_crop=True, train_batch_size=5, no_cache=no_cache)
+    config.output_dir.mkdir()
+    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    loop, told = session.loop, []
+    predict = loop.recipe.predict
+    monkeypatch.setattr(loop.recipe, "predict", lambda *inputs: told.append(inputs[2]["sizes"]) or predict(*inputs))
+    next(loop.run(0, lambda: False))
+    session.close()
+    squares, orange, purple = [32, 32, 0, 0, 32, 32], [32, 59, 0, 14, 32, 32], [32, 68, 0, 18, 32, 32]
+    assert sorted(told[0].tolist()) == [squares, squares, squares, orange, purple]
+
+
 def test_a_run_with_buckets_resumes_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
     assert_resumes(settings, tmp_path, enable_bucket=True, bucket_no_upscale=True)
 

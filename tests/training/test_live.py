@@ -118,7 +118,9 @@ def test_a_live_cut_lies_anywhere_and_takes_the_mask_along(tmp_path: Path) -> No
     seen = set()
     for seed in range(25):
         view = draw_view(torch.Generator().manual_seed(seed), center=False, flip=True)
-        latents, mask = example.draw(torch.Generator().manual_seed(seed))
+        latents, sizes, mask = example.draw(torch.Generator().manual_seed(seed))
+        left = round(view.left * 24)
+        assert sizes.tolist() == [16, 40, 0, 24 - left if view.flip else left, 16, 16]
         assert mask.shape == (1, 4, 4)
         torch.testing.assert_close((latents[:1] + 1) / 2, mask)
         assert torch.equal(mask, latent_mask(Image.fromarray(grey), 16, 16, view, 4))

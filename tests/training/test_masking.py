@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lorica.data.buckets import Size
+from lorica.data.buckets import Size, SizeConditioning
 from lorica.data.cache import Cache
 from lorica.data.images import View
 from lorica.data.items import Item
@@ -109,10 +109,11 @@ def test_each_random_cut_takes_its_mask_along(opened: Opened, masked: Path) -> N
 
 def test_the_drawn_view_has_the_mask_of_that_view() -> None:
     views = tuple(Latents(torch.full((4, 2, 3), float(number)), torch.zeros(4, 2, 3)) for number in range(5))
-    example = Example(Item(Path("a.png"), "a"), views, tuple(torch.full((1, 2, 3), float(n)) for n in range(5)))
+    sizes = tuple(SizeConditioning((9, 9), (number, 0), (8, 8)) for number in range(5))
+    example = Example(Item(Path("a.png"), "a"), views, sizes, tuple(torch.full((1, 2, 3), float(n)) for n in range(5)))
     drawn = [example.draw(torch.Generator().manual_seed(seed)) for seed in range(30)]
-    assert all(latents[0, 0, 0] == mask[0, 0, 0] for latents, mask in drawn)
-    assert len({mask[0, 0, 0].item() for _, mask in drawn}) == 5
+    assert all(one.latents[0, 0, 0] == one.mask[0, 0, 0] == one.sizes[2] for one in drawn)
+    assert len({one.mask[0, 0, 0].item() for one in drawn}) == 5
 
 
 @pytest.mark.parametrize("changes", [{}, {"unmasked_weight": 0.3}, {"snr_gamma": 0.02, "loss_type": "huber"}], ids=str)

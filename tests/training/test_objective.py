@@ -110,6 +110,16 @@ def test_the_loss_is_weighted_by_the_noise_level(opened: Any, name: str) -> None
     assert first_loss(session) == pytest.approx(expected, rel=1e-4)  # the scheduler here is in float32
 
 
+def test_the_corner_of_the_loss_follows_the_noise(opened: Any) -> None:
+    session = opened(loss_type="huber", huber_delta=0.1, huber_schedule="snr")
+    facts = Facts(session)
+    sigma = 1 / facts.snr.sqrt()
+    delta = (0.9 / (1 + sigma) ** 2 + 0.1).view(2, 1, 1, 1)
+    size = facts.error().abs()
+    expected = torch.where(size <= delta, size.square(), delta * (2 * size - delta)).mean().item()
+    assert first_loss(session) == pytest.approx(expected, rel=FP32_NOISE)
+
+
 def test_noise_has_an_offset_and_a_pyramid(opened: Any) -> None:
     changes = {"noise_offset": 0.3, "multires_noise_iterations": 2, "multires_noise_discount": 0.6}
     session = opened(**changes)
@@ -147,6 +157,7 @@ def test_a_model_that_predicts_noise_cannot_end_in_noise(opened: Any) -> None:
 def test_a_run_with_all_of_it_resumes_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "loss_type": "huber",
+        "huber_schedule": "snr",
         "snr_gamma": 5.0,
         "soft_min_snr": True,
         "noise_offset": 0.1,

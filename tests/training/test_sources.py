@@ -127,6 +127,33 @@ def test_one_set_without_repeats_is_seen_as_ever(settings: Settings, pictures: P
     assert train(one, quiet=True).adapter == plain.adapter
 
 
+def test_a_table_is_trained_on_as_its_pictures_are(settings: Settings, pictures: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    files = sorted(pictures.glob("*.png"))
+    values = {
+        "photo": [{"bytes": path.read_bytes(), "path": None} for path in files],
+        "note": [path.with_suffix(".txt").read_text().strip() for path in files],
+    }
+    features = datasets.Features({"photo": datasets.Image(), "note": datasets.Value("string")})
+    datasets.Dataset.from_dict(values, features=features).to_parquet(str(tmp_path / "t.parquet"))
+    options = {"max_train_steps": 2, "use_aspect_ratio_buckets": True}
+    plain = train(settings(**options), quiet=True)
+    table = settings(
+        **options,
+        train_data_dir=None,
+        dataset_name=str(tmp_path / "t.parquet"),
+        image_column="photo",
+        caption_column="note",
+        cache_dir=tmp_path / "hf",
+        output_dir=tmp_path / "table",
+    )
+    result = train(table, quiet=True)
+    assert result.adapter == plain.adapter
+    with safe_open(result.adapter_path, framework="pt") as file:
+        assert json.loads(file.metadata()["lorica.config"])["dataset_name"] == "t.parquet"
+
+
 def test_repeats_alone_make_an_epoch_longer(opened: Opened, folders: Path) -> None:
     loop = opened(datasets=({"folder": folders / "cats", "repeats": 4},), max_train_steps=None, num_train_epochs=3).loop
     assert (loop.plan.epoch, loop.plan.steps) == (6, 18)
@@ -193,6 +220,8 @@ def test_the_text_that_is_drawn_is_that_of_the_set(opened: Opened, folders: Path
     sets = ({"folder": folders / "cats"}, {"folder": folders / "dogs", "caption_prefix": "bright"})
     texts = opened(datasets=sets).loop.dataset
     drawn = [texts.texts.draw(example.item, torch.Generator()) for example in texts.examples]
+    assert set(texts.texts.encoded) == set(drawn)  # also of captions that two sets have in common
+    assert not texts.texts.is_open
     assert drawn == [
         f"{'bright ' * (number > 2)}a large {c} circle"
         for number, c in enumerate(("blue", "green", "red", "green", "red"))
@@ -250,6 +279,11 @@ def test_tables_of_a_run_file_and_options_say_the_same(tmp_path: Path) -> None:
         ({"datasets": ["repeats=3"]}, "a data set names no pictures: give its folder"),
         ({"datasets": ["folder=a,repeats=0"]}, "repeats: Input should be greater than 0"),
         ({"datasets": ["folder=a,folder=b,image_dir=c"]}, "two names of one setting"),
+        ({"datasets": ["folder=a,dataset_name=b"]}, "a folder and a dataset_name: leave one out"),
+        ({"train_data_dir": "a", "dataset_name": "b"}, "are both set: leave one out, or add it to datasets"),
+        ({"dataset_config_name": "b"}, "dataset_config_name is set without dataset_name"),
+        ({"no_cache": True, "cache_latents": True}, "no_cache and cache_latents contradict each other"),
+        ({"huber_schedule": "snr"}, "huber_schedule is set, but mse has no such corner"),
         ({"with_prior_preservation": True}, "with_prior_preservation needs pictures of the class"),
         ({"class_data_dir": "class"}, "class_data_dir is set, but no class pictures are seen"),
     ],

@@ -17,6 +17,7 @@ class UnusedKey:
 class Report:
     """The account of one file: each of its keys is in ``used`` or in ``unused``.
 
+    ``evidence`` is what the names and sizes in the file say of its base model, if they were looked at.
     ``spelling`` is for ``lorica.formats`` alone: what it needs to write the file back as it was spelled.
     """
 
@@ -25,4 +26,5 @@ class Report:
     base_model: str | None = None
     used: tuple[str, ...] = ()
     unused: tuple[UnusedKey, ...] = ()
+    evidence: tuple[str, ...] = ()
     spelling: object = field(default=None, repr=False, compare=False)

@@ -20,6 +20,12 @@ from lorica.cli.quiet import quiet_libraries
     "--base", default="bundled", metavar="NAME|PATH", help="Base model: bundled, a folder, a Hub id or a file."
 )
 @click.option("--lora", "loras", multiple=True, metavar="PATH[:STRENGTH]", help="An adapter; may be given again.")
+@click.option(
+    "--lora_dir",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Where <lora:name:0.8> tags in prompts find their files.",
+)
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to draw; may be given again.")
 @click.option("--prompts_file", type=click.Path(path_type=Path), metavar="PATH", help="More prompts, one a line.")
 @click.option("--negative_prompt", metavar="TEXT", help="What not to draw.")
@@ -50,6 +56,7 @@ def command(loras: tuple[str, ...], grid: str | None, output: Path, as_json: boo
     \b
     lorica generate --prompt "a large red heart on a white background" --num 4 --output hearts.png
     lorica generate --lora a.safetensors:0.8 --lora b.safetensors --prompt "..." --output out.png
+    lorica generate --lora_dir loras --prompt "a cat <lora:ikea:0.7> <lora:feng:0.8@0-0.5>"
     lorica generate --lora a.safetensors --prompt "..." --grid strength=0,0.5,1 --output compare.png
     """
     quiet_libraries()

@@ -1,8 +1,9 @@
 """Modules that are imported when they are first used: for verbs that mostly do without a slow one, such as torch.
 
-``import torch`` finds whatever stands under that name. What is put there knows nothing, and imports the real module when
-something is asked of it. So a file may import torch at its top and still be loaded in a millisecond, as long as it asks
-for nothing but classes and functions to use later. A file that asks for more is treated right as well, but not fast.
+``import torch`` finds whatever stands under that name. What is put there knows nothing, and imports the real module
+when something is asked of it. So a file may import torch at its top and still be loaded in a millisecond, as long as it
+asks for nothing but classes and functions to use later. A file that asks for more is treated right as well, but not
+fast.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from lorica.data.images import View, covering_size
 from lorica.errors import ConfigError, DataError
 
@@ -33,6 +36,10 @@ class SizeConditioning(NamedTuple):
     original: tuple[int, int]
     crop: tuple[int, int]
     target: tuple[int, int]
+
+    def row(self) -> Tensor:
+        """Return the six numbers in this order, ``(6,)``, as SDXL reads them."""
+        return torch.tensor([*self.original, *self.crop, *self.target], dtype=torch.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ def find_rows(
 
 def _load(name: str, path: Path, config_name: str | None, cache_dir: Path | None) -> Any:
     import datasets  # takes seconds
+    from datasets.exceptions import DatasetsError
 
     kept = None if cache_dir is None else str(cache_dir)
     try:
@@ -91,7 +92,7 @@ def _load(name: str, path: Path, config_name: str | None, cache_dir: Path | None
                 raise FileError(f"{path} is no table that can be read; expected one of {', '.join(BUILDERS)}.")
             return datasets.load_dataset(BUILDERS[path.suffix.lower()], data_files=str(path), cache_dir=kept)
         return datasets.load_dataset(str(path) if path.is_dir() else name, config_name, cache_dir=kept)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         if isinstance(error, FileError):
             raise
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,7 @@ from operator import eq
 from lorica.adapters.report import Report, UnusedKey
 from lorica.errors import FormatError
 from lorica.formats.spelling import Spelling
+from lorica.models.detect import Candidate
 
 SHOWN = 4  # unused keys that a message lists
 _CANDIDATES = 12  # names that are compared closely
@@ -27,6 +28,7 @@ class Account:
     unused: dict[str, str] = field(default_factory=dict[str, str])
     strangers: dict[str, str] = field(default_factory=dict[str, str])  # unused keys to the modules they name
     spelling: Spelling = field(default_factory=Spelling)
+    candidates: Sequence[Candidate] = ()  # the families that the file may be for, if that was looked at
 
     def leave(self, keys: Iterable[str], reason: str) -> None:
         """Note that nothing came from these keys, and why."""
@@ -40,8 +42,9 @@ class Account:
 
     def report(self, base_model: str | None) -> Report:
         """Return the finished account."""
+        evidence = self.candidates[0].evidence if self.candidates else ()
         left = tuple(UnusedKey(key, reason) for key, reason in self.unused.items())
-        return Report(self.format, self.source, base_model, tuple(self.used), left, self.spelling)
+        return Report(self.format, self.source, base_model, tuple(self.used), left, evidence, self.spelling)
 
     def error(self, known: Sequence[str], looks: str) -> FormatError:
         """Return the error for the unused keys: the first of them, why, their nearest matches, and how to go on.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from lorica.adapters import Adapter
 from lorica.models import FAMILIES, Family, Target
-from lorica.models.detect import detect
+from lorica.models.detect import Candidate, detect
 
 # What only the names of one kind of model contain.
 MARKS: dict[str, str] = {
@@ -33,20 +33,32 @@ def sentence(tensors: Mapping[str, Tensor], target: Target | None) -> str:
     return f"This file looks like {_title_of_width(width)}: cross-attention width {width}{has}."
 
 
-def family_of(adapter: Adapter) -> Family | None:
-    """Return the only family all of whose named modules and shapes the adapter fits, or None if none or several do."""
-    fitting = families_of(adapter)
-    return fitting[0] if len(fitting) == 1 else None
+def candidates_for(adapter: Adapter) -> list[Candidate]:
+    """Return the families that an adapter may be for, the best fitting first, by the index of all of them."""
+    return detect(
+        {
+            component: {path: layer.weight_shape for path, layer in layers.items()}
+            for component, layers in adapter.components.items()
+        }
+    )
 
 
-def families_of(adapter: Adapter) -> list[Family]:
-    """Return the families all of whose named modules and shapes the adapter fits, the likeliest first."""
-    modules = {
-        component: {path: layer.weight_shape for path, layer in layers.items()}
-        for component, layers in adapter.components.items()
-    }
-    alike = (FAMILIES[candidate.family] for candidate in detect(modules) if candidate.fits)
+def families_of(adapter: Adapter, candidates: Sequence[Candidate] = ()) -> list[Family]:
+    """Return the families all of whose named modules and shapes the adapter fits.
+
+    Args:
+        adapter: what was read.
+        candidates: the families that it may be for, if they are known already.
+    """
+    found = [candidate for candidate in candidates if candidate.fits] or candidates_for(adapter)
+    alike = (FAMILIES[candidate.family] for candidate in found if candidate.fits)
     return [family for family in alike if fits(adapter, family.target)]
+
+
+def family_of(adapter: Adapter, candidates: Sequence[Candidate] = ()) -> Family | None:
+    """Return the only family that the adapter fits as a whole, or None if none or several do."""
+    fitting = families_of(adapter, candidates)
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def fits(adapter: Adapter, target: Target) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,7 +21,7 @@ from lorica.formats.places import Place, Shape
 from lorica.formats.spelling import spelling_of
 from lorica.formats.writing import Writer, flat_or_dotted, model_of, names_for, shapes_for
 from lorica.models import FAMILIES, Target
-from lorica.models.detect import detect
+from lorica.models.detect import Candidate, detect
 
 EVERY = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 FLAT_LEAVES = {**LEAVES, "weight": "ia3.scale"}  # behind a dotted name, ``weight`` would be the end of many a leaf
@@ -69,7 +69,9 @@ def parse_named(stored: Stored, target: Target | None, account: Account, naming:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
     embeddings = read_embeddings(stored, account)
     modules = group(split, stored.source)
-    model = target or best_family(stored, modules, naming)
+    if target is None:
+        account.candidates = detect(sizes_of(stored, modules, naming))
+    model = target or best_family(stored, modules, naming, account.candidates)
     table = naming.table(model)
     missing = f"no module of {model.name} has this name."
     return Parsed(
@@ -121,14 +123,16 @@ def compose_named(
     return writer.finish()
 
 
-def best_family(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> Target:
-    """Return the family that a file is for, by the names and sizes of its modules.
+def best_family(
+    stored: Stored, modules: Mapping[str, Leaves], naming: Naming, candidates: Sequence[Candidate]
+) -> Target:
+    """Return the family that a file is for, by the names and sizes of its modules: the first that has some of them.
 
     Raises:
         FormatError: if no family known has any of its names.
     """
-    candidates = [candidate for candidate in detect(sizes_of(stored, modules, naming)) if candidate.fitting]
-    alike = [candidate.family for candidate in candidates if candidate.fitting == candidates[0].fitting]
+    fitting = [candidate for candidate in candidates if candidate.fitting]
+    alike = [candidate.family for candidate in fitting if candidate.fitting == fitting[0].fitting]
     targets = [FAMILIES[family].target for family in alike[:_CANDIDATES]]
     if len(targets) == 1:
         return targets[0]

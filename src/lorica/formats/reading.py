@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -20,6 +20,7 @@ from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import recipe_for, with_alpha
 from lorica.formats.spelling import NUMBERS, Spelling
 from lorica.models import FAMILIES, Target
+from lorica.models.detect import Candidate
 
 # Metadata that may name the base model, the surest first.
 BASE_MODEL_FIELDS = ("modelspec.architecture", "ss_base_model_version", "base_model", "ss_sd_model_name")
@@ -69,7 +70,7 @@ def interpret(
         check_finite(stored)
     components = _components(stored, parsed, account)
     adapter = Adapter(components, metadata=_kept(stored.metadata), embeddings=parsed.embeddings)
-    report = account.report(_base_model(adapter))
+    report = account.report(_base_model(adapter, account.candidates))
     if strict and report.unused:
         raise account.error(parsed.known(), looks.sentence(stored.tensors, parsed.target))
     return replace(adapter, report=report)
@@ -181,14 +182,14 @@ def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if name != "format"}
 
 
-def _base_model(adapter: Adapter) -> str | None:
+def _base_model(adapter: Adapter, candidates: Sequence[Candidate]) -> str | None:
     """Return the name of the family that the metadata names or that alone fits, or None."""
     for field in BASE_MODEL_FIELDS:
         said = adapter.metadata.get(field, "").lower().removesuffix("/lora").rpartition("/")[2]
         for name, family in FAMILIES.items():
             if said in (name, *family.base_models):
                 return name
-    family = looks.family_of(adapter)
+    family = looks.family_of(adapter, candidates)
     return family.name if family else None
 
 

@@ -46,39 +46,30 @@ class Unread:
         entry: the tensor's dtype, shape and place in it.
     """
 
-    __slots__ = ("_content", "_entry", "_tensor")
+    __slots__ = ("_content", "_entry", "_tensor", "ndim", "shape", "stored_dtype")
+
+    shape: tuple[int, ...]
+    ndim: int
+    stored_dtype: str  # as the header names it, such as ``F16``
 
     def __init__(self, content: mmap | bytes, entry: Entry) -> None:
         self._content = content
         self._entry = entry
         self._tensor: Tensor | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The size of each dimension."""
-        return self._entry.shape
-
-    @property
-    def ndim(self) -> int:
-        """The number of dimensions."""
-        return len(self._entry.shape)
-
-    @property
-    def stored_dtype(self) -> str:
-        """The dtype as the header names it, such as ``F16``."""
-        return self._entry.dtype
+        self.shape, self.stored_dtype = entry.shape, entry.dtype
+        self.ndim = len(entry.shape)
 
     def numel(self) -> int:
         """Return the number of elements."""
-        return prod(self._entry.shape)
+        return prod(self.shape)
 
     def element_size(self) -> int:
         """Return the bytes of one element."""
-        return SIZES[self._entry.dtype]
+        return SIZES[self.stored_dtype]
 
     def is_floating_point(self) -> bool:
         """Tell whether the numbers are floating-point."""
-        return "F" in self._entry.dtype
+        return "F" in self.stored_dtype
 
     def item(self) -> float:
         """Return the only number of a tensor of one element."""

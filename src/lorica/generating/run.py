@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from PIL import Image
 
 from lorica.errors import ConfigError, FileError, UnknownNameError
 from lorica.generating.choices import LoraChoice
-from lorica.generating.sampling import Settings, Shot, count_steps, sample
+from lorica.generating.sampling import Advance, Settings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
 from lorica.generating.sheet import contact_sheet, grid
 from lorica.runtime import Loras, attach
+from lorica.runtime.prompt import prompt as prompted
+from lorica.runtime.tags import Tag, parse_tags
 from lorica.training.pipelines import load_pipeline
 from lorica.training.preview import write_picture
 from lorica.training.progress import Reporter
@@ -37,6 +40,7 @@ class Request:
     Picture ``k`` of every prompt comes from ``seed + k``. With several pictures ``output`` is a sheet of all of
     them, and each also lies beside it in a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
     ``output`` compares: a row a picture, a column a strength, by which the strength of each adapter is multiplied.
+    Prompts may name adapters as tags, whose files are looked for in ``lora_dir``; ``grid`` leaves their strength.
     """
 
     prompts: Sequence[str]
@@ -50,6 +54,7 @@ class Request:
     grid: Sequence[float] = ()
     device: str | None = None
     dtype: str | None = None
+    lora_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -83,9 +88,32 @@ def generate(request: Request, *, quiet: bool = False) -> list[Path]:
     if request.grid:
         return [_compare(request, pipeline, loras, strengths, scheduler, reporter)]
     shots = request.shots
-    with reporter.progress("generating", count_steps(len(shots), request.settings)) as advance:
-        pictures = sample(pipeline, shots, request.settings, advance=advance)
+    with reporter.progress("generating", _steps(request)) as advance:
+        pictures = draw(request, pipeline, advance)
     return write_pictures(request, shots, pictures, scheduler)
+
+
+def draw(request: Request, pipeline: Any, advance: Advance) -> list[Image.Image]:
+    """Return the picture of every shot, those of one prompt's tags together.
+
+    Raises:
+        UnknownNameError: if a tag names no adapter in the folder.
+    """
+    pictures: list[Image.Image] = []
+    for _, shots in _by_tags(request.shots):
+        with prompted(pipeline, shots[0].prompt, request.lora_dir):
+            bare = [Shot(parse_tags(shot.prompt)[0], shot.seed) for shot in shots]
+            pictures += sample(pipeline, bare, request.settings, advance=advance)
+    return pictures
+
+
+def _by_tags(shots: Sequence[Shot]) -> list[tuple[list[Tag], list[Shot]]]:
+    """Return the shots in runs of equal tags."""
+    return [(tags, list(run)) for tags, run in groupby(shots, key=lambda shot: parse_tags(shot.prompt)[1])]
+
+
+def _steps(request: Request) -> int:
+    return sum(count_steps(len(shots), request.settings) for _, shots in _by_tags(request.shots))
 
 
 def prepare_pipeline(base: str, *, device: str | None = None, dtype: str | None = None) -> Any:
@@ -126,11 +154,10 @@ def _compare(
     request: Request, pipeline: Any, loras: Loras, strengths: Mapping[str, float], scheduler: str, reporter: Reporter
 ) -> Path:
     shots, columns = request.shots, list[list[Image.Image]]()
-    total = count_steps(len(shots), request.settings) * len(request.grid)
-    with reporter.progress("generating", total) as advance:
+    with reporter.progress("generating", _steps(request) * len(request.grid)) as advance:
         for factor in request.grid:
             loras.set({name: strength * factor for name, strength in strengths.items()})
-            columns.append(sample(pipeline, shots, request.settings, advance=advance))
+            columns.append(draw(request, pipeline, advance))
     labels = [f"strength {factor:g}" for factor in request.grid]
     sheet = grid([list(row) for row in zip(*columns, strict=True)], row_labels=_labels(request), column_labels=labels)
     facts = _facts(request, scheduler, shots, request.loras)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,9 @@ from lorica.errors import StateError
 from lorica.runtime.loras import Loras
 from lorica.runtime.owner import owner_of
 from lorica.runtime.targets import components_of
+
+# First component to what was attached to it: a component that carries no adapter yet knows nobody.
+_WAITING: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Loras]] = weakref.WeakKeyDictionary()
 
 
 def attach(model: Any) -> Loras:
@@ -23,12 +27,21 @@ def attach(model: Any) -> Loras:
     """
     components = components_of(model)
     owners = {name: owner.loras for name, part in components.items() if (owner := owner_of(part)) is not None}
-    if not owners:
-        return Loras(components)
-    first = next(iter(owners.values()))
-    if first is not None and first.components == components:
-        return first
+    loras = next(iter(owners.values())) if owners else _waiting(components) or Loras(components)
+    if loras is not None and loras.components == components:
+        loras.follow(model)
+        _WAITING[next(iter(components.values()))] = weakref.ref(loras)
+        return loras
     raise StateError(_conflict(components, owners))
+
+
+def _waiting(components: dict[str, nn.Module]) -> Loras | None:
+    """Return what was attached to these components before, though nothing was loaded yet."""
+    for part in components.values():
+        loras = _WAITING.get(part, lambda: None)()
+        if loras is not None and loras.components == components:
+            return loras
+    return None
 
 
 def _conflict(components: dict[str, nn.Module], owners: dict[str, Loras | None]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from lorica.runtime.stack import Biases, Stack, Weights
 from lorica.runtime.thin import Thin
 
 CHILD = "lorica_bank"  # the name of a bank among the children of the layer that it serves
+
+THIN_KINDS = ("lora", "locon")  # kinds that a bank holds as they are, whatever the layer
 
 Part = Thin | Stack
 
@@ -52,9 +55,25 @@ class Content:
             weights = (weights or Weights(_nothing(layer, weight_shape(layer)), ())).edited(gone, shares.weights)
         if shares.biases or (biases is not None and gone & biases.slots.keys()):
             biases = (biases or Biases(_nothing(layer, weight_shape(layer)[:1]), ())).edited(gone, shares.biases)
-        return Content(
-            *(part if part is not None and (part.slots or part.reserved) else None for part in (thin, weights, biases))
-        )  # type: ignore[reportArgumentType]
+        return Content(_kept(thin), _kept(weights), _kept(biases))
+
+    def with_room(self, layer: nn.Module, rank: int) -> Content:
+        """Return the same with room for this many rows of factors."""
+        thin = self.thin or Thin.empty(weight_shape(layer), _dtype(layer), _device(layer))
+        return replace(self, thin=thin.with_room(rank))
+
+    def copy(self) -> Content:
+        """Return a content that shares no memory with this."""
+        thin, weights, biases = self.thin, self.weights, self.biases
+        return Content(thin and thin.copy(), weights and weights.copy(), biases and biases.copy())
+
+
+Kept = TypeVar("Kept", Thin, Stack)
+
+
+def _kept(part: Kept | None) -> Kept | None:
+    """Return a part if it holds an adapter or room for one."""
+    return part if part is not None and (part.slots or part.reserved) else None
 
 
 class Bank(nn.Module):
@@ -96,9 +115,7 @@ class Bank(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
         """Return a bank for the copy of the layer, without the memory that is set aside."""
-        content = self.content
-        parts = (part and part.copy() for part in (content.thin, content.weights, content.biases))
-        twin = Bank(copy.deepcopy(self._served[0], memo), Content(*parts), training=self.training)  # pyright: ignore
+        twin = Bank(copy.deepcopy(self._served[0], memo), self.content.copy(), training=self.training)
         memo[id(self)] = twin
         return twin
 
@@ -142,6 +159,14 @@ def _share(shares: Shares, layer: nn.Module, name: str, change: AdapterLayer, or
             shares.weights[name] = change.delta(weight.reshape(weight_shape(layer)))
     if factors is not None:
         shares.thin[name] = factors
+
+
+def size_of(layer: nn.Module, change: AdapterLayer) -> int:
+    """Return how many bytes a change takes in the bank of a layer: its factors, or else a whole weight."""
+    count = sum(tensor.numel() for tensor in change.tensors.values())
+    if change.kind not in THIN_KINDS:
+        count = max(count, math.prod(weight_shape(layer)))
+    return count * _dtype(layer).itemsize
 
 
 def _nothing(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:

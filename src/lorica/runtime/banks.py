@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lorica.runtime.bank import CHILD, Bank, Content, serve, share_of
-from lorica.runtime.board import Board, Row
+from lorica.runtime.bank import CHILD, Bank, Content, Part, serve, share_of, size_of
+from lorica.runtime.board import Board, Key, Row
 from lorica.runtime.plan import Place, Plan
+from lorica.runtime.reserve import Overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,58 +51,87 @@ class Banks:
 
         Raises:
             ModelError: if an adapter needs a base weight that cannot be had.
+            StateError: if room was reserved and does not suffice.
         """
         gone = {name: plan for name, plan in self.plans.items() if plans.get(name) is not plan}
         new = {name: plan for name, plan in plans.items() if self.plans.get(name) is not plan}
         places = dict.fromkeys(place for plan in (*gone.values(), *new.values()) for place in plan)
         contents: dict[Place, Content] = {}
+        overflow, reserved = Overflow(list(new)), self.reserved
         with torch.inference_mode(False):  # else what is made here could never be written to outside of that mode
             for place in places:
                 layer = self._find(place)
                 changes = {name: plan[place] for name, plan in new.items() if place in plan}
                 shares = share_of(layer, changes, self._original(place), ".".join(place))
-                contents[place] = self._content(place).edited(layer, set(gone), shares)
+                if reserved:
+                    overflow.note(place, self._content(place), set(gone), shares)
+                if not overflow.is_some:
+                    contents[place] = self._content(place).edited(layer, set(gone), shares)
+        overflow.check()
         return Prepared(contents, dict(plans), frozenset(gone | new))
+
+    @torch.no_grad()
+    def prepare_room(self, places: Iterable[Place], rank: int) -> Prepared:
+        """Return what the banks hold now, with room for this many rows of factors at these places."""
+        with torch.inference_mode(False):
+            contents = {place: self._content(place).with_room(self._find(place), rank) for place in places}
+        return Prepared(contents, self.plans, frozenset(self.plans))
+
+    def size_of(self, plan: Plan) -> int:
+        """Return how many bytes of the banks an adapter takes (LoCon, whose core is folded, a little more or less)."""
+        return sum(size_of(self._find(place), change) for place, change in plan.items())
+
+    def prepare_nothing(self) -> Prepared:
+        """Return what it takes to have no bank left, reserved or not."""
+        return Prepared(dict.fromkeys(self._banks, Content()), {}, frozenset(self.plans))
+
+    @property
+    def reserved(self) -> bool:
+        """Whether room was reserved anywhere."""
+        return any(bank.content.thin is not None and bank.content.thin.reserved for bank, _ in self._banks.values())
 
     @torch.no_grad()
     def commit(self, prepared: Prepared, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Put in what was prepared and set the strengths, all of it or, on an error, nothing."""
         before = {place: self._content(place) for place in prepared.contents}
-        plans = self.plans
+        plans, state = self.plans, self._board.state
         try:
-            self._put(prepared.contents, prepared.changed)
+            self._put(prepared.contents)
+            self._board.forget(prepared.changed)
+            parts = self._board.parts_with(_parts(prepared.contents))
+            self._write(parts, rows, guidance)
             self.plans = prepared.plans
-            self.write(rows, guidance)
         except BaseException:
-            self._put(before, prepared.changed)
+            self._put(before)
+            self._board.forget(prepared.changed)
+            self._board.restore(state)
             self.plans = plans
             raise
         for place, content in before.items():
             if content.thin is not None and (now := self._content(place).thin) is not None:
                 now.clear_what_left(content.thin)
 
-    @torch.no_grad()
     def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Set the strength of every adapter: one row for all samples or one for each; those not named are off."""
-        with torch.inference_mode(False):
-            self._board.write(rows, guidance)
+        state = self._board.state
+        try:
+            self._write(state.parts, rows, guidance)
+        except BaseException:
+            self._board.restore(state)
+            raise
+
+    def _write(self, parts: Mapping[Key, Part], rows: Sequence[Row], guidance: int | None) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            self._board.write(parts, rows, guidance)
 
     def _content(self, place: Place) -> Content:
         return self._banks[place][0].content if place in self._banks else Content()
 
-    def _put(self, contents: Mapping[Place, Content], changed: Iterable[str]) -> None:
+    def _put(self, contents: Mapping[Place, Content]) -> None:
         if any(_look(self._content(place)) != _look(content) for place, content in contents.items()):
             _forget_compiled_graphs()
         for place, content in contents.items():
             self._put_one(place, content)
-        self._board.put(
-            {
-                (place, index): part
-                for place, content in contents.items()
-                for index, part in enumerate((content.thin, content.weights, content.biases))
-            },
-            changed,
-        )
 
     def _put_one(self, place: Place, content: Content) -> None:
         if place in self._banks:
@@ -115,6 +145,14 @@ class Banks:
             bank = Bank(layer, content, training=layer.training)
             layer.add_module(CHILD, bank)
             self._banks[place] = (bank, layer.register_forward_hook(serve, with_kwargs=True))
+
+
+def _parts(contents: Mapping[Place, Content]) -> dict[Key, Part | None]:
+    return {
+        (place, index): part
+        for place, content in contents.items()
+        for index, part in enumerate((content.thin, content.weights, content.biases))
+    }
 
 
 def _look(content: Content) -> tuple[object, ...]:

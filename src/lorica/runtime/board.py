@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import torch
@@ -24,7 +24,17 @@ class Entry:
     starts: Tensor
     counts: Tensor
     scalings: Tensor
-    columns: Tensor | None = None  # in the whole tensor; None until it is laid out
+    columns: Tensor | None = None  # in the whole tensor, by the offsets below
+    offsets: Mapping[Key, int] | None = None
+
+    def place(self, offsets: Mapping[Key, int]) -> Tensor:
+        """Return the column of every strength."""
+        if self.columns is None or self.offsets is not offsets:
+            starts = self.starts + torch.tensor([offsets[key] for key in self.keys], dtype=torch.int64)
+            ends = self.counts.cumsum(0)
+            shifts = (starts - ends + self.counts).repeat_interleave(self.counts)
+            self.columns, self.offsets = torch.arange(int(ends[-1])) + shifts, offsets
+        return self.columns
 
     def values(self, strengths: Mapping[Place, float]) -> Tensor:
         """Return the strength of every column."""
@@ -32,87 +42,97 @@ class Entry:
         return (by_part * self.scalings).to(torch.float32).repeat_interleave(self.counts)
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a board shows: one tensor ``(1 or samples, columns)`` on each device, and which piece each part reads.
+
+    Args:
+        parts: what reads.
+        offsets: the first column of each part.
+        flats: the tensors.
+        views: the piece of each part.
+        host: the numbers, on the CPU.
+        acting: the adapters whose strength is not 0 everywhere.
+        guidance: how often the list of samples stands in a batch, if that is known.
+    """
+
+    parts: Mapping[Key, Part] = field(default_factory=dict[Key, Part])
+    offsets: Mapping[Key, int] = field(default_factory=dict[Key, int])
+    flats: Mapping[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
+    views: Mapping[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+    host: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
+    acting: frozenset[str] = frozenset()
+    guidance: int | None = None
+
+    def fits(self, parts: Mapping[Key, Part], samples: int) -> bool:
+        """Tell whether these parts can read from the same tensors: nothing changed its place, size or device."""
+        return (
+            len(self.host) == samples
+            and self.views.keys() == parts.keys()
+            and all(
+                self.views[key].shape[1] == part.width and self.views[key].device == part.strength.device
+                for key, part in parts.items()
+            )
+        )
+
+
 class Board:
-    """One tensor ``(1 or samples, columns)`` on each device, of which the strengths of every part are a view."""
+    """Sets strengths. After an error, :meth:`restore` shows what was there before."""
 
     def __init__(self) -> None:
-        self._parts: dict[Key, Part] = {}
+        self.state = State()
         self._entries: dict[str, Entry] = {}
-        self._offsets: dict[Key, int] = {}
-        self._flats: dict[torch.device, Tensor] = {}
-        self._views: dict[Key, Tensor] = {}
-        self._layout: tuple[object, ...] = ()
-        self._acting: frozenset[str] | None = None  # None: to be told anew
-        self._guidance: int | None = None
 
-    def put(self, parts: Mapping[Key, Part | None], changed: Iterable[str]) -> None:
-        """Take new parts in the place of others; None where there is nothing any more.
+    def parts_with(self, changed: Mapping[Key, Part | None]) -> dict[Key, Part]:
+        """Return all parts, with these in the place of what was there; None where there is nothing any more."""
+        merged = {**self.state.parts, **changed}
+        return {key: part for key, part in merged.items() if part is not None}
 
-        Args:
-            parts: what is where now.
-            changed: the adapters that came or went.
-        """
-        for key, part in parts.items():
-            if part is None:
-                self._parts.pop(key, None)
-            else:
-                self._parts[key] = part
-        for name in changed:
+    def forget(self, names: frozenset[str]) -> None:
+        """Look again where the strengths of these adapters stand: they came or went."""
+        for name in names:
             self._entries.pop(name, None)
 
-    def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
+    def write(self, parts: Mapping[Key, Part], rows: Sequence[Row], guidance: int | None = None) -> None:
         """Set the strength of every adapter everywhere: one row for all samples, or one for each.
 
         Args:
+            parts: all that read from the board.
             rows: for each sample, adapter to layer to strength; what is not named is off.
             guidance: how often the list of samples stands in a batch, if that is known.
         """
-        self._lay_out(len(rows))
-        host = torch.zeros(len(rows), sum(part.width for part in self._parts.values()))
+        before = self.state
+        laid = before if before.fits(parts, len(rows)) else _lay_out(parts, len(rows))
+        host = torch.zeros(len(rows), sum(part.width for part in parts.values()))
         acting: set[str] = set()
         for sample, row in zip(host, rows, strict=True):
             for name, strengths in row.items():
-                entry = self._entry(name)
+                entry = self._entry(name, parts)
                 if entry.keys and any(strengths.values()):
                     acting.add(name)
-                    sample[self._columns(entry)] = entry.values(strengths)
-        for flat in self._flats.values():
-            flat.copy_(host)
-        self._let_act(frozenset(acting), guidance)
+                    sample[entry.place(laid.offsets)] = entry.values(strengths)
+        self._show(State(parts, laid.offsets, laid.flats, laid.views, host, frozenset(acting), guidance))
 
-    def _lay_out(self, samples: int) -> None:
-        """Let every part read its piece; where nothing changed its place or size, the tensors stay what they are."""
-        linked = all(part.strength is self._views.get(key) for key, part in self._parts.items())
-        if linked and len(self._views) == len(self._parts) and self._samples == samples:
-            return
-        layout = (samples, *((key, part.width, part.strength.device) for key, part in self._parts.items()))
-        if layout != self._layout:
-            self._make(samples)
-            self._layout = layout
-        for key, part in self._parts.items():
-            part.link(self._views[key])
-        self._acting = None
+    def restore(self, state: State) -> None:
+        """Show again what was shown before, whatever has happened since."""
+        self.state = State()
+        self._show(state)
 
-    @property
-    def _samples(self) -> int:
-        return int(next(iter(self._flats.values())).shape[0]) if self._flats else 0
+    def _show(self, state: State) -> None:
+        for flat in state.flats.values():
+            flat.copy_(state.host)
+        known = self.state.parts if (self.state.acting, self.state.guidance) == (state.acting, state.guidance) else {}
+        for key, part in state.parts.items():
+            if part.strength is not state.views[key]:
+                part.link(state.views[key])
+            if known.get(key) is not part:
+                part.guidance = state.guidance
+                part.act(state.acting)
+        self.state = state
 
-    def _make(self, samples: int) -> None:
-        widths = [part.width for part in self._parts.values()]
-        starts = [0, *accumulate(widths)]
-        self._offsets = dict(zip(self._parts, starts, strict=False))
-        devices = {part.strength.device for part in self._parts.values()}
-        self._flats = {device: torch.zeros(samples, starts[-1], device=device) for device in devices}
-        pieces = {device: flat.split(widths, dim=1) for device, flat in self._flats.items()}
-        self._views = {
-            key: pieces[part.strength.device][place] for place, (key, part) in enumerate(self._parts.items())
-        }
-        for entry in self._entries.values():
-            entry.columns = None
-
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str, parts: Mapping[Key, Part]) -> Entry:
         if name not in self._entries:
-            slots = [(key, part.slots[name]) for key, part in self._parts.items() if name in part.slots]
+            slots = [(key, part.slots[name]) for key, part in parts.items() if name in part.slots]
             self._entries[name] = Entry(
                 [key for key, _ in slots],
                 torch.tensor([slot.start for _, slot in slots], dtype=torch.int64),
@@ -121,17 +141,13 @@ class Board:
             )
         return self._entries[name]
 
-    def _columns(self, entry: Entry) -> Tensor:
-        if entry.columns is None:
-            starts = entry.starts + torch.tensor([self._offsets[key] for key in entry.keys])
-            ends = entry.counts.cumsum(0)
-            entry.columns = torch.arange(int(ends[-1])) + (starts - ends + entry.counts).repeat_interleave(entry.counts)
-        return entry.columns
 
-    def _let_act(self, acting: frozenset[str], guidance: int | None) -> None:
-        if acting == self._acting and guidance == self._guidance:
-            return
-        for part in self._parts.values():
-            part.act(acting)
-            part.guidance = guidance
-        self._acting, self._guidance = acting, guidance
+def _lay_out(parts: Mapping[Key, Part], samples: int) -> State:
+    """Return new tensors with room for the strengths of these parts."""
+    widths = [part.width for part in parts.values()]
+    starts = [0, *accumulate(widths)]
+    devices = {part.strength.device for part in parts.values()}
+    flats = {device: torch.zeros(samples, starts[-1], device=device) for device in devices}
+    pieces = {device: flat.split(widths, dim=1) for device, flat in flats.items()}
+    views = {key: pieces[part.strength.device][place] for place, (key, part) in enumerate(parts.items())}
+    return State(parts, dict(zip(parts, starts, strict=False)), flats, views)

@@ -1,7 +1,8 @@
 """Adapters inside the base weights, and out again bit for bit.
 
 The first fuse of a weight keeps its original; every later fuse or unfuse computes the weight anew from it, in float32,
-with one rounding: ``W' = round(W + sum of strength * delta(W))``. So nothing drifts, and order does not matter.
+with one rounding: ``W' = round(W + sum of strength * delta(W))``. So nothing drifts, and order does not matter. Biases
+likewise.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lorica.adapters import AdapterLayer
-from lorica.errors import ModelError
+from lorica.errors import ModelError, UnknownNameError
+from lorica.runtime.originals import BACKUPS, LEAVES, Backup, Kept, Originals, find_stored
 from lorica.runtime.plan import Place
 
 Change = tuple[AdapterLayer, float]  # what is fused into one weight, and how strongly
+Changes = Mapping[str, Change]  # by adapter
+ROWS_AT_ONCE = 1 << 18  # numbers of a half-precision weight that are widened to float32 at a time: they stay in cache
 
 
 @dataclass(slots=True)
@@ -26,23 +30,35 @@ class Fused:
 
     Args:
         find: returns the layer at a place.
-        originals: the weights as they were, for every place that holds a fused adapter.
+        components: the model's parts by name.
         changes: what each place holds, by the adapter's name.
     """
 
     find: Callable[[Place], nn.Module]
-    originals: dict[Place, Tensor] = field(default_factory=dict[Place, Tensor])
+    components: Mapping[str, nn.Module]
     changes: dict[Place, dict[str, Change]] = field(default_factory=dict[Place, dict[str, Change]])
+    originals: Originals = field(init=False)
 
-    def put(self, wanted: Mapping[Place, Mapping[str, Change]]) -> None:
+    def __post_init__(self) -> None:
+        self.originals = Originals(self.find)
+
+    def put(self, wanted: Mapping[Place, Changes], backup: Backup = "cpu") -> None:
         """Make the named places hold exactly these changes, all of them or, on an error, none.
 
+        Args:
+            wanted: what the places that change are to hold.
+            backup: where the originals of weights that were not fused into before are kept.
+
         Raises:
-            ModelError: if a weight cannot be changed: it is quantised, or away with an offload hook.
+            ModelError: if a weight cannot be changed (it is quantised, or away with an offload hook), a bias is
+                missing, or the originals could not be read again.
+            StateError: if a weight was fused into without a backup.
+            UnknownNameError: if there is no such backup.
         """
-        for place in wanted:
-            _check_plain(".".join(place), _weight(self.find(place)))
+        self._check(wanted, backup)
         before = {place: dict(self.changes.get(place, {})) for place in wanted}
+        if backup == "reload":
+            self.originals.expect(self._stored({place: wanted[place] for place in wanted if not before[place]}))
         done: list[Place] = []
         try:
             for place, changes in wanted.items():
@@ -51,54 +67,144 @@ class Fused:
         except BaseException:
             for place in done:
                 self._write(place, before[place])
+            for place in wanted.keys() - done:
+                if not before[place]:
+                    self.originals.kept.pop(place, None)
             raise
 
-    def without(self, names: Iterable[str]) -> dict[Place, dict[str, Change]]:
-        """Return what every place would hold without these adapters, for the places that hold any of them."""
+    def settle(self, wanted: Mapping[Place, Changes], backup: Backup) -> None:
+        """Give up the originals of what was put, if that was asked for; from here on there is no way back."""
+        if backup == "none":
+            for place in wanted:
+                if wanted[place]:
+                    self.originals.give_up(place)
+
+    def without(self, names: Iterable[str], *, lost: bool = True) -> dict[Place, dict[str, Change]]:
+        """Return what every place would hold without these adapters, for the places that hold any of them.
+
+        Args:
+            names: adapters.
+            lost: whether places whose originals were given up are among them.
+        """
         gone = set(names)
         return {
             place: {name: change for name, change in changes.items() if name not in gone}
             for place, changes in self.changes.items()
-            if gone & changes.keys()
+            if gone & changes.keys() and (lost or place not in self.originals.given_up)
         }
 
-    def _write(self, place: Place, changes: Mapping[str, Change]) -> None:
-        weight = _weight(self.find(place))
+    def let_be(self) -> None:
+        """Forget what is fused, and leave it in the weights where nothing else is possible; the rest must be out."""
+        self.changes = {place: held for place, held in self.changes.items() if place not in self.originals.given_up}
+        self.originals.given_up.clear()
+
+    def _check(self, wanted: Mapping[Place, Changes], backup: str) -> None:
+        if backup not in BACKUPS:
+            raise UnknownNameError.choose("backup", backup, BACKUPS)
+        self.originals.check_kept(wanted)
+        self.originals.check_readable(wanted)
+        for place, changes in wanted.items():
+            layer, where = self.find(place), ".".join(place)
+            _check_plain(where, _leaf(layer, "weight"))
+            if "bias" in _leaves_of(layer, changes) and getattr(layer, "bias", None) is None:
+                raise ModelError(
+                    f"{where}: the adapter changes its bias, but it has none, so there is nothing to fuse that into. "
+                    "Keep the adapter live with set()."
+                )
+
+    def _stored(self, wanted: Mapping[Place, Changes]) -> dict[Place, Kept]:
+        """Return where the checkpoint holds what would be changed."""
+        found: dict[Place, Kept] = {}
+        for name, component in self.components.items():
+            places = {place: _leaves_of(self.find(place), held) for place, held in wanted.items() if place[0] == name}
+            found.update(find_stored(component, places) if places else {})
+        return found
+
+    @torch.no_grad()
+    def _write(self, place: Place, changes: Changes) -> None:
         if not changes:
             self.changes.pop(place, None)
-            if place in self.originals:
-                weight.copy_(self.originals.pop(place))
+            self.originals.restore(place)
             return
-        if place not in self.originals:
-            self.originals[place] = weight.detach().to("cpu", copy=True)
-        original = self.originals[place].to(weight.device)
-        weight.copy_(changed_weight(original, changes.values()))
+        layer = self.find(place)
+        leaves = _leaves_of(layer, changes)
+        for leaf in self.originals.kept.get(place, {}).keys() - set(leaves):  # an adapter that is gone had changed it
+            _leaf(layer, leaf).copy_(cast("Tensor", self.originals.get(place, leaf)))
+        for leaf in leaves:
+            WRITERS[leaf](_leaf(layer, leaf), self.originals.keep(place, leaf), changes.values())
         self.changes[place] = dict(changes)
 
 
-@torch.no_grad()
-def changed_weight(original: Tensor, changes: Iterable[Change]) -> Tensor:
-    """Return ``W + sum of strength * delta(W)`` in float32, every delta that of the original weight.
+def write_weight(weight: Tensor, original: Tensor, changes: Iterable[Change]) -> None:
+    """Write ``W + sum of strength * delta(W)`` into ``weight``, every delta that of the original weight.
 
     Changes with thin factors are stacked along the rank, so that several cost one matrix product.
     """
-    total = original.to(torch.float32, copy=True)
+    original = original.to(weight.device)
+    whole: Tensor | None = None
     downs: list[Tensor] = []
     ups: list[Tensor] = []
     for layer, strength in changes:
-        factors = layer.factors()
+        factors = layer.factors_on(original) if original.ndim > 1 else None
         if factors is None:
-            total.add_(layer.delta(original).view(original.shape).to(total.device), alpha=strength)
-            continue
-        downs.append(factors.down.to(total.device, torch.float32).flatten(1))
-        ups.append(factors.up.to(total.device, torch.float32) * (strength * factors.scaling))
-    if downs:
-        total.flatten(1).addmm_(torch.cat(ups, dim=1), torch.cat(downs))  # a view: changes ``total``
-    return total
+            whole = _wide(original) if whole is None else whole
+            whole.add_(layer.delta(original).view(original.shape).to(whole.device), alpha=strength)
+        else:
+            downs.append(factors.down.to(weight.device, torch.float32).flatten(1))
+            ups.append(factors.up.to(weight.device, torch.float32) * (strength * factors.scaling))
+    if not downs:
+        weight.copy_(original if whole is None else whole)
+        return
+    down, up = (downs[0], ups[0]) if len(downs) == 1 else (torch.cat(downs), torch.cat(ups, dim=1))
+    _write_product(weight, original if whole is None else whole, up, down)
 
 
-def _weight(layer: nn.Module) -> Tensor:
-    return cast("nn.Parameter", layer.weight).data
+def write_bias(bias: Tensor, original: Tensor, changes: Iterable[Change]) -> None:
+    """Write ``b + sum of strength * bias_delta(b)`` into ``bias``."""
+    original = original.to(bias.device)
+    total = _wide(original)
+    for layer, strength in changes:
+        change = layer.bias_delta(original)
+        if change is not None:
+            total.add_(change.to(total.device), alpha=strength)
+    bias.copy_(total)
+
+
+WRITERS = {"weight": write_weight, "bias": write_bias}
+
+
+def _write_product(weight: Tensor, base: Tensor, up: Tensor, down: Tensor) -> None:
+    """Write ``round(base + up . down)``, summed in float32, without a copy of the whole weight in float32."""
+    if not weight.is_contiguous() or not base.is_contiguous():  # channels last: its rows are not matrices in memory
+        weight.copy_(_wide(base).flatten(1).addmm_(up, down).view(weight.shape))
+        return
+    rows, sums = weight.flatten(1), base.flatten(1)
+    if weight.dtype == base.dtype == torch.float32:
+        torch.addmm(sums, up, down, out=rows)
+        return
+    step = max(ROWS_AT_ONCE // rows.shape[1], 1) if weight.device.type == "cpu" else len(rows)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        rows[part].copy_(torch.addmm(sums[part].float(), up[part], down))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return a copy in float32, its rows one after the other in memory."""
+    return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _leaves_of(layer: nn.Module, changes: Changes) -> tuple[str, ...]:
+    """Return which of a layer's tensors these changes change."""
+    bias = cast("Tensor | None", getattr(layer, "bias", None))
+    touched = {
+        "weight": any(change.rank for change, _ in changes.values()),
+        "bias": any(change.bias_delta(bias) is not None for change, _ in changes.values()),
+    }
+    return tuple(leaf for leaf in LEAVES if touched[leaf])
+
+
+def _leaf(layer: nn.Module, leaf: str) -> Tensor:
+    return cast("nn.Parameter", getattr(layer, leaf)).data
 
 
 def _check_plain(where: str, weight: Tensor) -> None:
@@ -107,8 +213,12 @@ def _check_plain(where: str, weight: Tensor) -> None:
             f"{where}: its weight is away (an offload hook holds it), so nothing can be fused into it. "
             "Fuse before enabling offload, or keep the adapter live with set()."
         )
-    if not weight.is_floating_point() or weight.element_size() < 2:
+    if not weight.is_floating_point() or weight.element_size() < 2 or type(weight) is not Tensor:
         raise ModelError(
-            f"{where}: its weight is quantised ({weight.dtype}); fusing would round the adapter away. "
+            f"{where}: its weight is quantised ({_kind_of(weight)}); fusing would round the adapter away. "
             "Keep the adapter live with set(), which costs little and loses nothing."
         )
+
+
+def _kind_of(weight: Tensor) -> str:
+    return str(weight.dtype) if type(weight) is Tensor else f"{type(weight).__name__}, {weight.dtype}"

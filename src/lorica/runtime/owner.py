@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from lorica.errors import StateError
+
 if TYPE_CHECKING:
     from lorica.runtime.loras import Loras
 
@@ -37,3 +39,17 @@ def mark(component: nn.Module, loras: Loras | None) -> None:
 def owner_of(component: nn.Module) -> Owner | None:
     """Return the owner of a component, None for one without adapters."""
     return component.__dict__.get(ATTRIBUTE)
+
+
+def check_owned(component: nn.Module, loras: Loras) -> None:
+    """Raise if a component carries the adapters of somebody else.
+
+    Raises:
+        StateError: if it was attached twice before anything was loaded, and the other one's adapters came first.
+    """
+    owner = owner_of(component)
+    if owner is not None and owner.loras is not loras:
+        raise StateError(
+            f"this {type(component).__name__} already belongs to another attached pipeline or module. Use what "
+            "lorica.attach returns now, or call the other one's .detach() first."
+        )

@@ -8,6 +8,7 @@ from torch import nn
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import LoRAError, ModelError, UnknownNameError
+from lorica.runtime.projections import join_projections
 from lorica.runtime.served import check_fits
 from lorica.runtime.targets import layers_of
 
@@ -23,7 +24,7 @@ def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) 
         ModelError: if the adapter is empty, or a component or module is missing, of another type or shape. It
             names what does not fit.
     """
-    if not len(adapter):
+    if not len(adapter) and not adapter.embeddings:
         raise ModelError(f"adapter {name!r} changes no module at all; there is nothing to load.")
     plan: Plan = {}
     misfits: list[str] = []
@@ -38,7 +39,7 @@ def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) 
                 misfits.append(f"{component}.{path}: {found}")
     if misfits:
         raise ModelError(_misfit_message(name, misfits, len(adapter)))
-    return plan
+    return join_projections(plan, components)
 
 
 def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module]) -> str | LoRAError:

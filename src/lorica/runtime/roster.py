@@ -17,6 +17,24 @@ Source = str | Path | Mapping[str, Tensor] | Adapter
 Resolved = dict[Place, float]  # the strength in each layer that an adapter changes
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A set of live adapters for each sample of a batch.
+
+    Args:
+        sets: for each sample, the strength of each adapter as it was given and in each layer.
+        guidance: how often the list of samples stands in a batch, if that is known.
+    """
+
+    sets: tuple[dict[str, tuple[Strength, Resolved]], ...]
+    guidance: int | None = None
+
+    def without(self, names: Iterable[str]) -> Samples:
+        """Return the same without some adapters."""
+        gone = set(names)
+        return Samples(tuple({n: v for n, v in one.items() if n not in gone} for one in self.sets), self.guidance)
+
+
 @dataclass(slots=True)
 class Roster:
     """The adapters of one pipeline by name, in the order of loading. It knows; it touches no model.
@@ -26,12 +44,14 @@ class Roster:
         plans: what each changes, by the live model's own paths.
         live: the strength of each live adapter, as it was given and in each layer.
         in_weights: the strength that each fused adapter was fused at.
+        samples: in the place of ``live``, which is empty then, a set for each sample.
     """
 
     adapters: dict[str, Adapter] = field(default_factory=dict[str, Adapter])
     plans: dict[str, Plan] = field(default_factory=dict[str, Plan])
     live: dict[str, tuple[Strength, Resolved]] = field(default_factory=dict[str, tuple[Strength, Resolved]])
     in_weights: dict[str, Strength] = field(default_factory=dict[str, Strength])
+    samples: Samples | None = None
 
     def known(self, name: str) -> str:
         """Return the name itself if an adapter has it.
@@ -70,6 +90,7 @@ class Roster:
         """Forget an adapter."""
         for known in (self.adapters, self.plans, self.live, self.in_weights):
             known.pop(name, None)
+        self.samples = self.samples and self.samples.without([name])
 
     def check_not_fused(self, names: Iterable[str]) -> None:
         """Raise unless all of these may be live.
@@ -95,6 +116,15 @@ class Roster:
         for name in names:
             if self.known(name) not in self.in_weights:
                 raise StateError(f"{name!r} is not fused. Fused: {', '.join(self.in_weights) or 'none'}.")
+
+    def check_no_samples(self, purpose: str) -> None:
+        """Raise if every sample has adapters of its own.
+
+        Raises:
+            StateError: if so.
+        """
+        if self.samples is not None:
+            raise StateError(f"every sample has its own adapters (per_sample). Call set() before {purpose}.")
 
     def resolved(self, strengths: Mapping[str, Strength]) -> dict[str, tuple[Strength, Resolved]]:
         """Return each strength as it was given and in each layer.

@@ -40,6 +40,8 @@ def check_fits(layer: nn.Module, change: AdapterLayer) -> None:
             f"it is a {type(layer).__name__}; adapters act on "
             f"{', '.join(kind.__name__ for kind in SERVED)} and on norms with a weight."
         )
+    if isinstance(layer, nn.Embedding) and change.bias_delta() is not None:
+        raise ModelError("the adapter changes a bias, and an Embedding has none.")
     shape = weight_shape(layer)
     if not _same_matrix(change.weight_shape, shape):
         change.check_fits(shape)
@@ -74,9 +76,9 @@ def _fetched(layer: nn.Module, why: str) -> Tensor:
 def _unpacked(weight: Tensor, why: str) -> Tensor:
     packed: Any = weight
     if getattr(packed, "quant_state", None) is not None:
-        import bitsandbytes
+        import bitsandbytes  # pyright: ignore[reportMissingImports]
 
-        return cast("Tensor", bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state))  # pyright: ignore
+        return cast("Tensor", bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state))  # pyright: ignore[reportUnknownMemberType]
     if callable(getattr(type(packed), "dequantize", None)) and type(packed) not in (nn.Parameter, Tensor):
         return packed.dequantize()
     if packed.is_floating_point():  # float8: few digits, but numbers

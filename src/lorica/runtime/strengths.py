@@ -7,26 +7,39 @@ from fnmatch import fnmatchcase
 from typing import Any, cast
 
 from lorica.errors import ConfigError, UnknownNameError
+from lorica.runtime.blocks import by_index, by_unet_block, is_block_weights
 
-# A number for the whole adapter, or component -> number, or component -> block, glob or path -> number,
-# list of numbers (one for each attention of a block) or a further mapping. What is not named has strength 1.
-Strength = float | Mapping[str, Any]
+UNET = ("down_blocks.", "mid_block.", "up_blocks.")  # how the layers of a UNet's blocks begin
 
-# Short names of a UNet's parts, as diffusers' users write them.
-PARTS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+# A number for the whole adapter, or a LoRA-block-weight list (see blocks.py), or component -> number or such a list, or
+# component -> block, glob or path -> number, list of numbers (one for each attention of a block, or for each block of a
+# kind) or a further mapping. What is not named has strength 1. Numbers may be negative, and above 1.
+Strength = float | Sequence[float] | Mapping[str, Any]
+
+# Short names of the parts of a UNet, as diffusers' users write them, and of a transformer, as Flux's authors do.
+PARTS: dict[str, tuple[str, ...]] = {
+    "down": ("down_blocks",),
+    "mid": ("mid_block",),
+    "up": ("up_blocks",),
+    "double_blocks": ("transformer_blocks", "joint_transformer_blocks"),
+    "single_blocks": ("single_transformer_blocks",),
+}
 
 
 def resolve(strength: Strength, modules: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:
     """Return the strength of every module: component to module path to number.
 
     Args:
-        strength: one number, or a mapping as described above.
+        strength: one number, a list of block weights, or a mapping as described above.
         modules: component to the paths of the modules that the adapter changes.
 
     Raises:
         UnknownNameError: if a component, block or pattern names nothing that the adapter changes.
         ConfigError: if a strength is not a finite number, or a list has the wrong length.
     """
+    if is_block_weights(strength):
+        base = cast("Sequence[Any]", strength)[0]
+        strength = {part: base if "text_encoder" in part else strength for part in modules}
     if not isinstance(strength, Mapping):
         value = _number(strength, "the strength")
         return {component: dict.fromkeys(paths, value) for component, paths in modules.items()}
@@ -38,6 +51,9 @@ def resolve(strength: Strength, modules: Mapping[str, Iterable[str]]) -> dict[st
 
 def _by_module(spec: Any, paths: list[str]) -> dict[str, float]:
     result = dict.fromkeys(paths, 1.0)
+    if is_block_weights(spec) and any(path.startswith(UNET) for path in paths):
+        numbers = [_number(value, "a block weight") for value in spec]
+        return by_unet_block(numbers, paths)
     _fill(result, spec, "", paths)
     return result
 
@@ -49,10 +65,19 @@ def _fill(result: dict[str, float], spec: Any, prefix: str, paths: list[str]) ->
             under, chosen = _choose(key, prefix, paths)
             _fill(result, inner, under, chosen)
     elif isinstance(spec, (list, tuple)):
-        _fill_attentions(result, cast("Sequence[Any]", spec), prefix, paths)
+        _fill_list(result, cast("Sequence[Any]", spec), prefix, paths)
     else:
         value = _number(spec, f"the strength of {prefix!r}" if prefix else "the strength")
         result.update(dict.fromkeys(paths, value))
+
+
+def _fill_list(result: dict[str, float], values: Sequence[Any], prefix: str, paths: list[str]) -> None:
+    """Give each numbered block its own number or, inside one block of a UNet, each attention."""
+    numbers = by_index(values, prefix, paths)
+    if numbers is None:
+        _fill_attentions(result, values, prefix, paths)
+    else:
+        result.update({path: _number(value, f"a strength of {prefix!r}") for path, value in numbers.items()})
 
 
 def _fill_attentions(result: dict[str, float], values: Sequence[Any], prefix: str, paths: list[str]) -> None:
@@ -71,9 +96,12 @@ def _fill_attentions(result: dict[str, float], values: Sequence[Any], prefix: st
 
 def _choose(key: str, prefix: str, paths: list[str]) -> tuple[str, list[str]]:
     """Return what ``key`` stands for below ``prefix``, and the paths there."""
-    name = PARTS.get(key, key.removeprefix("block_") if key.startswith("block_") else key)
-    under = f"{prefix}.{name}" if prefix else name
-    chosen = [path for path in paths if path == under or path.startswith(f"{under}.")]
+    under, chosen = "", list[str]()
+    for name in PARTS.get(key, (key.removeprefix("block_"),)):
+        under = f"{prefix}.{name}" if prefix else name
+        chosen = [path for path in paths if path == under or path.startswith(f"{under}.")]
+        if chosen:
+            break
     chosen = chosen or [path for path in paths if fnmatchcase(path, key)]
     if not chosen:
         raise UnknownNameError.among_many("block or module", under, paths)

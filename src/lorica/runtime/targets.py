@@ -98,14 +98,15 @@ def choose_modules(component: nn.Module, patterns: str | Sequence[str]) -> list[
     wanted = [patterns] if isinstance(patterns, str) else list(patterns)
     chosen: set[str] = set()
     for pattern in wanted:
-        found = _matches(layers, pattern)
+        found = matching(layers, pattern)
         if not found:
             raise UnknownNameError.among_many("module pattern", pattern, [*PRESETS, *PRESETS_BY_TYPE, *layers])
         chosen.update(found)
     return [path for path in layers if path in chosen]
 
 
-def _matches(layers: Mapping[str, nn.Module], pattern: str) -> list[str]:
+def matching(layers: Mapping[str, nn.Module], pattern: str) -> list[str]:
+    """Return the paths of those of some layers that a preset or glob names."""
     if pattern in PRESETS_BY_TYPE:
         return [path for path, layer in layers.items() if isinstance(layer, PRESETS_BY_TYPE[pattern])]
     globs: Iterable[str] = PRESETS.get(pattern, (pattern,))

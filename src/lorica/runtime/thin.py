@@ -62,11 +62,11 @@ class Thin:
         self._window: Window | None = None
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, rank: int = 0) -> Thin:
-        """Return one without any adapters for a weight of this shape, with ``rank`` rows reserved."""
+    def empty(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Thin:
+        """Return one without any adapters, for a weight of this shape."""
         out, *rest = shape
-        down = torch.zeros(rank, *rest, dtype=dtype, device=device)
-        return cls(down, torch.zeros(rank, out, dtype=dtype, device=device), {}, rank, reserved=rank > 0)
+        down = torch.empty(0, *rest, dtype=dtype, device=device)
+        return cls(down, torch.empty(0, out, dtype=dtype, device=device), {}, 0, reserved=False)
 
     @property
     def room(self) -> int:
@@ -81,10 +81,7 @@ class Thin:
         Raises:
             StateError: if a reservation is too small.
         """
-        slots = {name: slot for name, slot in self.slots.items() if name not in gone}
-        for name, part in new.items():
-            start = _free_rows(len(part.down), (*self.slots.values(), *slots.values()))
-            slots[name] = Slot(start, start + len(part.down), part.scaling)
+        slots = self.placed(gone, new)
         needed = max((slot.stop for slot in slots.values()), default=0)
         if self.reserved and needed > self.width:
             raise StateError(f"it needs {needed} rows, and {self.width} are reserved.")
@@ -94,6 +91,22 @@ class Thin:
             down[rows].copy_(part.down.reshape(-1, *down.shape[1:]))
             up[rows].copy_(part.up.T)
         return Thin(down, up, slots, self.width if self.reserved else needed, reserved=self.reserved)
+
+    def placed(self, gone: Collection[str], new: Mapping[str, Factors]) -> dict[str, Slot]:
+        """Return the rows of every adapter after some went and others came; rows in use are not given away."""
+        slots = {name: slot for name, slot in self.slots.items() if name not in gone}
+        for name, part in new.items():
+            start = _free_rows(len(part.down), (*self.slots.values(), *slots.values()))
+            slots[name] = Slot(start, start + len(part.down), part.scaling)
+        return slots
+
+    def with_room(self, rank: int) -> Thin:
+        """Return the same with at least this many rows, and never another number of them."""
+        width = max(rank, self.width)
+        down, up = self.down.new_zeros(width, *self.down.shape[1:]), self.up.new_zeros(width, self.up.shape[1])
+        down[: self.width].copy_(self.down[: self.width])
+        up[: self.width].copy_(self.up[: self.width])
+        return Thin(down, up, self.slots, width, reserved=True)
 
     def clear_what_left(self, before: Thin) -> None:
         """Zero the rows of adapters that were in ``before`` and left a hole: a hole is read, at strength 0."""

@@ -65,7 +65,7 @@ def size(count: int) -> str:
 
 def _what(facts: Facts) -> str:
     name = Path(facts.source).name
-    base = facts.base.title if facts.base.name else "a base model that could not be told"
+    base = "a base model that could not be told" if facts.base.title == "unknown" else facts.base.title
     kinds = _listed([METHODS.get(kind, kind) for kind in facts.methods])
     length = f", {size(facts.size)}" if facts.size is not None else ""
     if not facts.modules:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from lorica.adapters import Adapter
 from lorica.formats import looks
@@ -11,22 +10,23 @@ from lorica.formats.reading import BASE_MODEL_FIELDS
 from lorica.models import FAMILIES
 from lorica.tools.facts import Claim
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-
-def base_of(adapter: Adapter, named: str | None, tensors: Mapping[str, Tensor]) -> Claim:
-    """Return the base model of an adapter.
-
-    Args:
-        adapter: what was read.
-        named: the family that reading settled on, if any.
-        tensors: the tensors of the file, for files of which nothing could be read.
-    """
-    evidence = (*_said(adapter.metadata), *_shown(adapter, tensors))
-    if named is None:
+def base_of(adapter: Adapter) -> Claim:
+    """Return the base model of an adapter, as reading settled on it, or else those that it fits alike."""
+    report = adapter.report
+    named = report.base_model if report else None
+    shown = report.evidence if report else ()
+    if not shown and len(adapter):
+        nothing = ("none of its modules is known of any base model here.",)
+        shown = next((candidate.evidence for candidate in looks.candidates_for(adapter)), nothing)
+    evidence = (*_said(adapter.metadata), *shown)
+    if named is not None:
+        return Claim(named, FAMILIES[named].title, evidence)
+    alike = looks.families_of(adapter)
+    if not alike:
         return Claim(None, "unknown", evidence)
-    return Claim(named, FAMILIES[named].title, evidence)
+    titles = [family.title for family in alike]
+    return Claim(None, " or ".join(titles), (*evidence, f"it fits {' and '.join(titles)} alike."))
 
 
 def _said(metadata: Mapping[str, str]) -> Iterator[str]:
@@ -34,16 +34,3 @@ def _said(metadata: Mapping[str, str]) -> Iterator[str]:
     for field in BASE_MODEL_FIELDS:
         if metadata.get(field, "None") != "None":
             yield f"metadata {field} = {metadata[field]:.80}"
-
-
-def _shown(adapter: Adapter, tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """Yield what names and shapes show."""
-    total = len(adapter)
-    fitting = [family.title for family in FAMILIES.values() if looks.fits(adapter, family.target)]
-    if fitting:
-        yield f"all {total} modules have their places and sizes in {' and '.join(fitting)}"
-    elif total:
-        yield f"its {total} modules do not all fit any base model known here"
-    looks_like = looks.sentence(tensors, None)
-    if looks_like:
-        yield looks_like

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorica.data.batches import Random, members
 from lorica.data.bucket_batches import Buckets, bucket_members
+from lorica.data.buckets import SizeConditioning
 from lorica.data.groups import Group
 from lorica.data.items import Item
 from lorica.data.mixture import mixture_members
@@ -21,9 +22,16 @@ from lorica.training.texts import Texts
 
 
 class Drawn(NamedTuple):
-    """What a sample sees of a picture: latents ``(c, h, w)``, and where they count, ``(1, h, w)`` or None for all."""
+    """What a sample sees of a picture.
+
+    Args:
+        latents: ``(c, h, w)``.
+        sizes: how the picture was cut, ``(6,)``; see :class:`SizeConditioning`.
+        mask: where the latents count, ``(1, h, w)``; None for all alike.
+    """
 
     latents: Tensor
+    sizes: Tensor
     mask: Tensor | None = None
 
 
@@ -47,10 +55,11 @@ class Sample(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One picture, encoded: the latents of each of its views, and the mask of each if it has one."""
+    """One picture, encoded: the latents of each of its views, how each was cut, and the masks if it has one."""
 
     item: Item
     views: tuple[Latents, ...]
+    sizes: tuple[SizeConditioning, ...]
     masks: tuple[Tensor, ...] = ()
 
     @property
@@ -63,7 +72,7 @@ class Example:
         number = choose_view(len(self.views), generator)
         mean, std = self.views[number]
         latents = torch.addcmul(mean, std, torch.randn(mean.shape, generator=generator))
-        return Drawn(latents, self.masks[number] if self.masks else None)
+        return Drawn(latents, self.sizes[number].row(), self.masks[number] if self.masks else None)
 
 
 @dataclass(frozen=True, slots=True)

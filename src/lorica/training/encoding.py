@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
-from lorica.data.buckets import BucketPlan, Size
+from lorica.data.buckets import BucketPlan, Size, size_conditioning
 from lorica.data.cache import Cache, digest_of_bytes, key_of
 from lorica.data.groups import Group, one_group
 from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
@@ -116,7 +116,8 @@ def _example(item: Item, frame: Size, file: _Read, recipe: Recipe, framing: Fram
     if framing.live:
         return LiveExample(item=item, frame=frame, framing=framing, recipe=recipe, has_mask=file.mask is not None)
     latents = tuple(_encode(key, found, recipe, cache) for key, found in file.found)
-    return Example(item, latents, _masks(file, frame, latents, cache))
+    sizes = tuple(size_conditioning(Size(*file.size), frame, view) for view in file.views)
+    return Example(item, latents, sizes, _masks(file, frame, latents, cache))
 
 
 def _encode(key: str, found: Latents | Tensor, recipe: Recipe, cache: Cache) -> Latents:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from lorica.data.buckets import Size
+from lorica.data.buckets import Size, size_conditioning
 from lorica.data.cache import Cache, cache_folder, digest_of_bytes, key_of
-from lorica.data.images import View, fit, load_picture, to_tensor
+from lorica.data.images import View, fit, load_picture, picture_size, to_tensor
 from lorica.data.items import Item, find_items
 from lorica.errors import DataError
 from lorica.runtime.random_keys import keyed_generator
@@ -91,4 +91,5 @@ def _held(item: Item, recipe: Recipe, dataset: Dataset, frame: Size, interpolati
 
     latents = Latents(**cache.get(picture, encode)).mean
     told = cache.get(key_of("text", identities.text, text), lambda: recipe.encode_text(text))
-    return HeldOut(latents, told, digest)
+    sizes = size_conditioning(Size(*picture_size(content, item.path)), frame, CENTER).row()
+    return HeldOut(latents, sizes, told, digest)

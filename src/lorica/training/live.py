@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lorica.data.buckets import Size
+from lorica.data.buckets import Size, size_conditioning
 from lorica.data.images import View, fit, load_picture, to_tensor
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource, latent_mask, mask_source, open_mask
@@ -42,7 +42,8 @@ class LiveExample:
         mean, std = self.recipe.encode_picture(to_tensor(cut))
         latents = torch.addcmul(mean, std, torch.randn(mean.shape, generator=generator))
         source = mask_source(self.item.path, content, self.item.mask) if self.has_mask else None
-        return Drawn(latents, None if source is None else self._mask(source, picture.size, view, mean.shape[1]))
+        mask = None if source is None else self._mask(source, picture.size, view, mean.shape[1])
+        return Drawn(latents, size_conditioning(Size(*picture.size), self.frame, view).row(), mask)
 
     def _mask(self, source: MaskSource, size: tuple[int, int], view: View, cells: int) -> torch.Tensor:
         mask = open_mask(source, size)

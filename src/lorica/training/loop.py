@@ -145,6 +145,7 @@ class Loop:
             torch.stack(drawn),
             torch.stack(mixed) if mixed else None,
             area=stack_areas([sample.mask for sample in picked], self.objective.unmasked),
+            sizes=torch.stack([sample.sizes for sample in picked]),
             counts=self.dataset.loss_weights([row[place] for place in places]),
         )
 

@@ -41,6 +41,7 @@ class Batch(NamedTuple):
         mixed: the noise that is mixed in, where it is not ``noise`` itself.
         area: how much each place counts, ``(b, 1, h, w)``; None for all alike.
         counts: how much each sample counts, ``(b,)``; None for all alike.
+        sizes: how each picture was cut, ``(b, 6)``, for models that are told.
     """
 
     latents: Tensor
@@ -48,6 +49,7 @@ class Batch(NamedTuple):
     mixed: Tensor | None = None
     area: Tensor | None = None
     counts: Tensor | None = None
+    sizes: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Move everything to a device."""
@@ -77,7 +79,8 @@ def sample_losses(
     noisy, target = recipe.corrupt(batch.latents, batch.noise, time)
     if batch.mixed is not None:
         noisy, _ = recipe.corrupt(batch.latents, batch.mixed, time)
-    predicted = recipe.predict(noisy, time, conditioning)
+    told = conditioning if batch.sizes is None else {**conditioning, "sizes": batch.sizes}
+    predicted = recipe.predict(noisy, time, told)
     delta = torch.full((len(target),), objective.delta, device=target.device)
     if objective.scheduled:
         delta = scheduled_delta(recipe.signal_to_noise(time), objective.delta)

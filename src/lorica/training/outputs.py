@@ -120,7 +120,7 @@ def write_card(
 
 def _named_only(values: Mapping[str, object]) -> dict[str, object]:
     """Return the names of the folders of pictures, without where they lie."""
-    folders = {key: _name(values[key]) for key in FOLDERS if key in values}
+    folders: dict[str, object] = {key: _name(values[key]) for key in FOLDERS if key in values}
     source = values.get("dataset_name")
     return {**folders, "dataset_name": _name(source)} if source and Path(str(source)).exists() else folders
 

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 Conditioning = Mapping[str, Tensor]  # what the model is told besides noise and time; rows are samples, ``(b, ...)``
+# ``predict`` also finds ``sizes`` there, ``(b, 6)``: the rows of :class:`lorica.data.buckets.SizeConditioning`
 
 
 class Identities(NamedTuple):

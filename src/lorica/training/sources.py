@@ -105,24 +105,22 @@ def shares(groups: Sequence[Group]) -> str:
 
 
 def _own_set(config: RunConfig) -> SetSettings:
-    return SetSettings(
-        train_data_dir=config.train_data_dir,
-        dataset_name=config.dataset_name,
-        dataset_config_name=config.dataset_config_name,
-        instance_prompt=config.instance_prompt,
-        repeats=config.repeats,
-        max_train_samples=config.max_train_samples,
-    )
+    names = (
+        "train_data_dir", "dataset_name", "dataset_config_name", "instance_prompt", "repeats", "max_train_samples",
+    )  # fmt: skip
+    return SetSettings.model_validate({name: getattr(config, name) for name in names})
 
 
 def _class_set(config: RunConfig) -> SetSettings:
-    return SetSettings(
-        name="class pictures",
-        train_data_dir=config.class_data_dir,
-        instance_prompt=config.class_prompt,
-        is_reg=True,
-        loss_weight=config.prior_loss_weight,
-        max_train_samples=config.num_class_images,
+    return SetSettings.model_validate(
+        {
+            "name": "class pictures",
+            "train_data_dir": config.class_data_dir,
+            "instance_prompt": config.class_prompt,
+            "is_reg": True,
+            "loss_weight": config.prior_loss_weight,
+            "max_train_samples": config.num_class_images,
+        }
     )
 
 

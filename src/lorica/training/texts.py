@@ -55,7 +55,7 @@ def encode_texts(items: Sequence[Item], groups: Sequence[Group], recipe: Recipe,
     """
     possible = {
         (item.captions, item.group): variants(item.captions, groups[item.group].edits, where=item.path.name)
-        for item in {(item.captions, 0): item for item in items}.values()
+        for item in {(item.captions, item.group): item for item in items}.values()
     }
     known = [texts for texts in possible.values() if texts is not None]
     if len(set(chain.from_iterable(known))) > MOST_TEXTS:

@@ -29,9 +29,10 @@ PLAIN = Objective()
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """One picture that is not trained on: its latents ``(c, h, w)``, what the model is told, and the noise's key."""
+    """One picture that is not trained on: latents ``(c, h, w)``, sizes ``(6,)``, what is told, and the noise's key."""
 
     latents: Tensor
+    sizes: Tensor
     conditioning: Conditioning
     key: str
 
@@ -67,7 +68,8 @@ class Validation:
             torch.randn(picture.latents.shape, generator=keyed_generator(f"validation/{picture.key}/{level}"))
             for level in range(self.levels)
         ]
-        batch = Batch(picture.latents.expand(self.levels, -1, -1, -1), torch.stack(noises)).to(device)
+        latents, sizes = picture.latents.expand(self.levels, -1, -1, -1), picture.sizes.expand(self.levels, -1)
+        batch = Batch(latents, torch.stack(noises), sizes=sizes).to(device)
         told = {
             name: tensor.to(device).expand(self.levels, *tensor.shape) for name, tensor in picture.conditioning.items()
         }

@@ -1,0 +1,181 @@
+"""A large Kohya file: understanding its keys, reading it, and looking into it, beside diffusers and safetensors.
+
+The file is made up: Stable Diffusion XL, every linear and convolution layer of the UNet and both text encoders, rank
+32, float16, in kohya's spelling. Three questions, each with both sides in one process, in turn:
+
+- **map**: from a state dict in memory to modules of the model: our recognising, accounting and building of layers, and
+  diffusers' conversion of the same dict (``lora_state_dict``).
+- **read**: ``lorica.read`` of the file in the disk cache, and safetensors handing out all tensors.
+- **inspect**: ``lorica.inspect`` from the header alone, and as a process with norms and hashes.
+
+Run: python benchmarks/file_load.py [--repeats 9] [--small] [--cpu]. Prints medians and ratios; writes
+benchmarks/results/file_load.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+import lorica
+from lorica.formats import FORMATS
+from lorica.formats.files import Stored
+from lorica.formats.reading import interpret, recognise
+from lorica.models import FAMILIES
+from lorica.models.spellings import spellings_of
+
+RESULTS = Path(__file__).parent / "results"
+WANTED = {"map": "at least 3 times as fast", "read": "no slower", "header": "at most 30 ms", "process": "under 0.5 s"}
+PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+PROCESS_MEGABYTES = 200  # of the file for the process
+
+
+def kohya_tensors(rank: int) -> dict[str, Tensor]:
+    """Return the tensors of the made-up file: the UNet's under the names of the original checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for component, shapes in FAMILIES["sdxl"].target.components.items():
+        table = spellings_of(shapes)["ldm"].table(shapes) if component == "unet" else {path: path for path in shapes}
+        for name, parts in table.items():
+            shape = shapes[parts if isinstance(parts, str) else parts[0].path]
+            if len(shape) > 1 and "embedding" not in name and "text_projection" not in name:
+                flat = f"{PREFIXES[component]}_{name.replace('.', '_')}"
+                ones = [1] * (len(shape) - 2)
+                tensors[f"{flat}.alpha"] = torch.tensor(rank / 2).half()
+                tensors[f"{flat}.lora_down.weight"] = torch.randn(rank, *shape[1:]).half()
+                tensors[f"{flat}.lora_up.weight"] = torch.randn(shape[0], rank, *ones).half()
+    return tensors
+
+
+def map_ours(tensors: dict[str, Tensor]) -> None:
+    """Understand every key of a state dict."""
+    stored = Stored("the state dict", tensors)
+    adapter = interpret(stored, recognise(stored, FORMATS), None, strict=True, check_values=False)
+    assert adapter.report is not None
+    assert len(adapter.report.used) == len(tensors)
+
+
+def map_diffusers(tensors: dict[str, Tensor], config: Any) -> None:
+    """Convert the same state dict as diffusers does when it loads it."""
+    converted, _ = StableDiffusionXLPipeline.lora_state_dict(dict(tensors), unet_config=config)
+    assert converted
+
+
+def read_safetensors(path: Path) -> None:
+    """Ask for every tensor of a file."""
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118  # not a dictionary
+            file.get_tensor(key)
+
+
+def in_process(path: Path) -> float:
+    """Return the seconds of ``lorica inspect`` from its start to its end, with norms and hashes."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "lorica", "inspect", str(path)], check=True, capture_output=True)  # noqa: S603
+    return time.perf_counter() - start
+
+
+def medians(sides: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the median of each side in milliseconds: in turn, again and again, after a round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats + 1):
+        for name, run in sides.items():
+            start = clock()
+            run()
+            if turn:
+                times[name].append((clock() - start) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure(folder: Path, rank: int, process_rank: int, repeats: int, clock: Callable[[], float]) -> dict[str, Any]:
+    """Write the files, time every side, and return what was found."""
+    tensors = kohya_tensors(rank)
+    path, smaller = folder / "large.safetensors", folder / "smaller.safetensors"
+    save_file(tensors, path)
+    save_file(kohya_tensors(process_rank), smaller)
+    with torch.device("meta"):
+        config = UNet2DConditionModel(**_sdxl_config()).config
+    times = medians(
+        {
+            "map, ours": lambda: map_ours(tensors),
+            "map, diffusers": lambda: map_diffusers(tensors, config),
+            "read, ours": lambda: lorica.read(path),
+            "read, safetensors": lambda: read_safetensors(path),
+            "inspect, header": lambda: lorica.inspect(path, norms=False, hashes=False),
+            "inspect, norms": lambda: lorica.inspect(path, hashes=False),
+            "inspect, norms and hashes": lambda: lorica.inspect(path),
+        },
+        repeats,
+        clock,
+    )
+    times["inspect, process"] = statistics.median(in_process(smaller) for _ in range(repeats)) * 1e3
+    return {
+        "milliseconds": {name: round(value, 2) for name, value in times.items()},
+        "megabytes": {"large": path.stat().st_size / 1e6, "smaller": smaller.stat().st_size / 1e6},
+        "keys": len(tensors),
+        "ratios": {
+            "map": round(times["map, diffusers"] / times["map, ours"], 2),
+            "read": round(times["read, safetensors"] / times["read, ours"], 2),
+        },
+    }
+
+
+def _sdxl_config() -> dict[str, Any]:
+    from lorica.models.published import PUBLISHED
+
+    return dict(PUBLISHED["sdxl"].networks["unet"].config)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print the table."""
+    times, ratios, sizes = found["milliseconds"], found["ratios"], found["megabytes"]
+    print(f"Kohya SDXL, {found['keys']} keys, {sizes['large']:.0f} MB; the process on {sizes['smaller']:.0f} MB\n")
+    print("| what | ms | |\n|---|---:|---|")
+    for name, value in times.items():
+        print(f"| {name} | {value:.1f} | |")
+    print(f"| mapping: diffusers / ours | | {ratios['map']:.2f}, wanted: {WANTED['map']} |")
+    print(f"| reading: safetensors / ours | | {ratios['read']:.2f}, wanted: {WANTED['read']} |")
+    print(f"| inspect from the header | {times['inspect, header']:.1f} | wanted: {WANTED['header']} |")
+    print(f"| inspect as a process | {times['inspect, process']:.0f} | wanted: {WANTED['process']} |")
+
+
+def main() -> None:
+    """Measure, print, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--small", action="store_true", help="rank 2 and two repeats: to see that it runs")
+    parser.add_argument("--cpu", action="store_true", help="processor time, for a machine that is busy otherwise")
+    options = parser.parse_args()
+    clock = time.process_time if options.cpu else time.perf_counter
+    rank, process_rank, repeats = (2, 1, 2) if options.small else (32, 16, options.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), rank, process_rank, repeats, clock)
+    found["clock"] = "processor" if options.cpu else "wall"
+    found["machine"] = {
+        "cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version(),
+        "torch": torch.__version__, "diffusers": diffusers.__version__, "load": os.getloadavg()[0],
+    }  # fmt: skip
+    show(found)
+    if not options.small:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "file_load.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""What surrounds a pipeline's call while adapters are attached: turns among threads, components, schedules."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from lorica.errors import StateError
+from lorica.runtime.dials import Dials
+from lorica.runtime.run import Run, inner_pipelines, stages_of
+from lorica.runtime.schedule import Course
+from lorica.runtime.targets import components_of
+from lorica.runtime.turns import Turns
+from lorica.runtime.twin import Around, listen, unlisten
+
+Courses = Mapping[str, tuple[Course, Sequence[str]]]  # adapter to its schedule, and the components that it changes
+
+
+class Scheduled:
+    """Schedules that wait for the next call. In a ``with`` statement they hold for every call within the block."""
+
+    def __init__(self, calls: Calls, courses: Courses) -> None:
+        self.courses, self.stays, self._calls = dict(courses), False, calls
+
+    def __enter__(self) -> Scheduled:
+        self.stays = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self._calls.end(self)
+
+
+class Calls:
+    """Listens to the calls of the pipelines that share one set of components.
+
+    Args:
+        turns: the order among threads.
+        components: what the adapters act on.
+        dials: the strengths of the adapters.
+        check: raises if the adapters would not act on the components as they are now.
+    """
+
+    def __init__(
+        self, turns: Turns, components: Mapping[str, nn.Module], dials: Dials, check: Callable[[], None]
+    ) -> None:
+        self._turns, self._components, self._dials, self._check = turns, components, dials, check
+        self._pipelines: list[weakref.ref[Any]] = []
+        self._listening = False
+        self._scheduled: Scheduled | None = None
+        self.run: Run | None = None
+
+    @property
+    def pipelines(self) -> list[Any]:
+        """The pipelines that are followed, as far as they still exist."""
+        return [pipeline for ref in self._pipelines if (pipeline := ref()) is not None]
+
+    def follow(self, model: Any) -> None:
+        """Take a pipeline among those that are listened to; a module has no calls to follow."""
+        if not isinstance(model, nn.Module) and not any(known is model for known in self.pipelines):
+            self._pipelines.append(weakref.ref(model))
+            self.listen(on=self._listening)
+
+    def listen(self, *, on: bool) -> None:
+        """Begin to listen to all pipelines, or give them their own classes again."""
+        self._listening = on
+        for pipeline in self.pipelines:
+            for one in (*inner_pipelines(pipeline), pipeline):
+                if on:
+                    listen(one, self, OF_PIPELINES)
+                else:
+                    unlisten(one, self)
+        if not on:
+            self.end()
+
+    def schedule(self, courses: Courses) -> Scheduled:
+        """Let these schedules wait for the next call, in the place of any others.
+
+        Raises:
+            StateError: if there is no pipeline whose steps they could follow.
+        """
+        if not self.pipelines:
+            raise StateError(
+                "a schedule follows the steps of a pipeline, but the adapters were attached to a module. Attach the "
+                "pipeline, or call set() between the steps of your own loop."
+            )
+        self.end()
+        self._scheduled = Scheduled(self, courses)
+        return self._scheduled
+
+    def end(self, scheduled: Scheduled | None = None) -> None:
+        """Let no schedule (or not this one) act any longer. Strengths stay as they are."""
+        if scheduled is None or scheduled is self._scheduled:
+            self._scheduled, self.run = None, None
+
+    def check_components(self) -> None:
+        """Raise unless every pipeline runs the modules that the adapters act on."""
+        for pipeline in self.pipelines:
+            check_same(pipeline, self._components)
+
+    @contextmanager
+    def around(self, pipeline: Any) -> Iterator[None]:
+        """Surround one call of a pipeline."""
+        self._turns.enter()
+        try:
+            check_same(pipeline, self._components)
+            self._check()
+            if self._scheduled is None or self.run is not None:
+                yield
+            else:
+                with self._following(pipeline, self._scheduled):
+                    yield
+        finally:
+            self._turns.leave()
+
+    @contextmanager
+    def _following(self, pipeline: Any, scheduled: Scheduled) -> Iterator[None]:
+        stages = stages_of(pipeline, self._components)
+        schedulers = [scheduler for stage in stages for scheduler in stage.schedulers]
+        kept = self._dials.keep()
+        self.run = run = Run(scheduled.courses, stages, self._dials.turn)
+        try:
+            for scheduler in schedulers:
+                listen(scheduler, self, OF_SCHEDULERS)
+            run.start()
+            yield
+        finally:
+            for scheduler in schedulers:
+                unlisten(scheduler, self)
+            if self.run is run:  # set() within the call ends the schedule, and what it set stays
+                self.run = None
+                self._dials.restore(kept)
+                if not scheduled.stays:
+                    self.end(scheduled)
+
+
+def check_same(pipeline: Any, components: Mapping[str, nn.Module]) -> None:
+    """Raise unless a pipeline runs the modules that the adapters act on; one that was taken out runs none.
+
+    Raises:
+        StateError: if it got another module since.
+    """
+    for name, module in components_of(pipeline).items():
+        if name in components and components[name] is not module:
+            raise StateError(
+                f"the component {name!r} of this {type(pipeline).__name__} was replaced after adapters were attached, "
+                "so they would not act on it. Call .detach() on the adapters, lorica.attach(pipeline) again, and load "
+                "them anew."
+            )
+
+
+def _call(calls: Calls, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:
+    with calls.around(pipeline):
+        return method(*args, **kwargs)
+
+
+def _progress_bar(calls: Calls, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:
+    if calls.run is not None:
+        iterable = args[0] if args else kwargs.get("iterable")
+        entries = len(iterable) if hasattr(iterable, "__len__") else None
+        calls.run.loop(pipeline, kwargs.get("total") if iterable is None else None, entries)
+    return method(*args, **kwargs)
+
+
+def _set_timesteps(calls: Calls, scheduler: Any, method: Any, args: Any, kwargs: Any) -> Any:
+    result = method(*args, **kwargs)
+    if calls.run is not None:
+        calls.run.timesteps(scheduler)
+    return result
+
+
+def _step(calls: Calls, scheduler: Any, method: Any, args: Any, kwargs: Any) -> Any:
+    result = method(*args, **kwargs)
+    if calls.run is not None:
+        calls.run.stepped(scheduler)
+    return result
+
+
+OF_PIPELINES: dict[str, Around] = {"__call__": _call, "progress_bar": _progress_bar}
+OF_SCHEDULERS: dict[str, Around] = {"set_timesteps": _set_timesteps, "step": _step}

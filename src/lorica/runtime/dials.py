@@ -1,0 +1,48 @@
+"""The strengths of the live adapters, turned for a while and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lorica.runtime.roster import Resolved, Roster, Samples
+from lorica.runtime.strengths import Strength
+
+Live = dict[str, tuple[Strength, Resolved]]
+Kept = tuple[Live, Samples | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Dials:
+    """What changes the live set and puts it back.
+
+    Args:
+        roster: who is live.
+        write: makes exactly these adapters live, for all samples or each its own, all or nothing.
+    """
+
+    roster: Roster
+    write: Callable[[Live, Samples | None], None]
+
+    def turn(self, strengths: Mapping[str, Strength]) -> None:
+        """Set the strengths of these adapters, which become live, and leave the others.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
+            ConfigError: if a strength is not a finite number.
+            StateError: if one of the adapters is fused.
+        """
+        self.roster.check_not_fused(strengths)
+        self.roster.check_no_samples("following a schedule")
+        self.write({**self.roster.live, **self.roster.resolved(strengths)}, None)
+
+    def keep(self) -> Kept:
+        """Return what :meth:`restore` needs to put all strengths back."""
+        return dict(self.roster.live), self.roster.samples
+
+    def restore(self, kept: Kept) -> None:
+        """Put all strengths back; adapters that were removed or fused since stay so."""
+        held = self.roster.plans_beside(self.roster.in_weights)
+        live, samples = kept
+        left = [name for name in self.roster.adapters if name not in held]
+        self.write({n: v for n, v in live.items() if n in held}, samples and samples.without(left))

@@ -1,0 +1,187 @@
+"""Adapters as tags of a prompt: read, found, applied for the time, and taken off again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lorica
+from lorica.adapters import Adapter, LoCon, LoRA
+from lorica.errors import ConfigError, ModelError, UnknownNameError
+from lorica.runtime.prompt import truncated
+from lorica.runtime.tags import Tag, parse_tags
+from sample_layers import make_lora
+from tiny_pipelines import sd_pipeline
+
+UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"),
+    [
+        ("<lora:ikea>", Tag("ikea")),
+        ("<lora:ikea:0.7>", Tag("ikea", 0.7, 0.7)),
+        ("<lora:ikea:-1.5>", Tag("ikea", -1.5, -1.5)),
+        ("<lora:my style v1.2:0.7>", Tag("my style v1.2", 0.7, 0.7)),
+        ("<lora:ikea:0.5:0.8>", Tag("ikea", 0.5, 0.8)),
+        ("<LORA:ikea:0.5:0.8>", Tag("ikea", 0.5, 0.8)),
+        ("<lyco:ikea:0.5>", Tag("ikea", 0.5, 0.5)),
+        ("<lora:ikea:te=0.5:unet=0.8>", Tag("ikea", 0.5, 0.8)),
+        ("<lora:ikea:unet=0.8>", Tag("ikea", 1.0, 0.8)),
+        ("<lora:ikea:te=0.3>", Tag("ikea", 0.3, 0.3)),
+        ("<lora:ikea:0.6:unet=0.8:dyn=4>", Tag("ikea", 0.6, 0.8, ranks=4)),
+        ("<lora:ikea:0.8@0-0.5>", Tag("ikea", 0.8, 0.8, 0.0, 0.5)),
+        ("<lora:ikea:0.8@0.5->", Tag("ikea", 0.8, 0.8, 0.5, 1.0)),
+        ("<lora:a-b:0.8@-.5>", Tag("a-b", 0.8, 0.8, 0.0, 0.5)),
+        ("<lora:ikea@0.2-0.9>", Tag("ikea", 1.0, 1.0, 0.2, 0.9)),
+        ("<lora:ikea:0.5:0.8@0.2-0.9>", Tag("ikea", 0.5, 0.8, 0.2, 0.9)),
+    ],
+)
+def test_every_form_of_a_tag(tag: str, expected: Tag) -> None:
+    assert parse_tags(f"a cat, {tag} sitting") == ("a cat, sitting", [expected])
+
+
+def test_prompts_without_tags_stay_letter_by_letter() -> None:
+    text = "a cat  (fluffy:1.2), [dog|<hypernet:x>] \n<b>"
+    assert parse_tags(text) == (text, [])
+    assert parse_tags("<lora:a:1>a<lora:b:1> cat")[0] == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("<lora:>", "cannot be read"),
+        ("<lora:a:1:2:3>", "cannot be read"),
+        ("<lora:a:1:lbw=IN>", "cannot be read"),
+        ("<lora:a:strong>", "'strong' where a number"),
+        ("<lora:a:nan>", "'nan' where a number"),
+        ("<lora:a:1@0.5-0.5>", "begin before it ends"),
+        ("<lora:a:1@0-2>", "inside 0 to 1"),
+        ("<lora:a:1:dyn=0>", "dyn=0"),
+        ("<lora:a:1@x-0.5>", "cannot be read|where a number"),
+    ],
+)
+def test_a_tag_that_cannot_be_read_is_quoted(tag: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        parse_tags(f"a cat {tag}")
+    assert tag in str(error.value)
+
+
+class Recorder:
+    """A pipeline with a folder of adapters, and what was live at each forward."""
+
+    def __init__(self, folder: Path) -> None:
+        self.pipe, self.folder = sd_pipeline(), folder
+        self.pipe.set_progress_bar_config(disable=True)
+        paths = dict(self.pipe.text_encoder.named_modules())
+        self.text = next(path for path in paths if path.endswith("layers.0.self_attn.q_proj"))
+        (folder / "more").mkdir()
+        for seed, name in enumerate(["ikea", "more/Feng"]):
+            torch.manual_seed(seed)
+            parts = {"unet": {UNET: make_lora(self.pipe.unet.get_submodule(UNET))}}
+            if name == "ikea":
+                parts["text_encoder"] = {self.text: make_lora(paths[self.text])}
+            lorica.write(Adapter(parts), folder / f"{name}.safetensors", metadata={"ss_output_name": f"{name}_alias"})
+        self.loras = lorica.attach(self.pipe)
+        self.seen: list[dict[str, Any]] = []
+        self.pipe.unet.register_forward_pre_hook(lambda *_: self.seen.append(dict(self.loras.strengths)))
+
+    def call(self, prompt: Any, steps: int = 2, **given: Any) -> Any:
+        assert not any("<lora" in text for text in [prompt])
+        torch.manual_seed(1)
+        words = torch.linspace(-1, 1, 7 * 24).view(1, 7, 24)
+        wanted = {"guidance_scale": 1.0, "output_type": "latent", "num_inference_steps": steps, **given}
+        return self.pipe(prompt_embeds=words, **wanted).images
+
+
+def test_tags_act_within_the_block_and_all_is_restored(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    own = Adapter({"unet": {UNET: make_lora(recorder.pipe.unet.get_submodule(UNET), rank=2)}})
+    recorder.loras.load(own, name="own", strength=0.3)
+    with lorica.prompt(recorder.pipe, "a cat <lora:ikea:0.5:0.8> <lora:feng:0.7>", folder=tmp_path) as text:
+        assert text == "a cat"
+        recorder.call(text)
+    expected = {"own": 0.3, "ikea": {"unet": 0.8, "text_encoder": 0.5}, "feng": {"unet": 0.7}}
+    assert recorder.seen == [expected] * 2
+    assert (recorder.loras.names, recorder.loras.strengths) == (["own"], {"own": 0.3})
+
+
+def test_windows_follow_the_steps_and_the_same_name_adds_up(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    prompted = lorica.prompt(
+        recorder.pipe, "<lora:ikea:0.4:1@0-0.5> <lora:ikea:0.1:0.25@0.5-1> <lora:Feng:0.6>", folder=tmp_path
+    )
+    with prompted as text:
+        recorder.call(text, 4)
+    text_strength = pytest.approx(0.5)
+    assert [seen["ikea"] for seen in recorder.seen] == [
+        {"unet": value, "text_encoder": text_strength} for value in (1.0, 1.0, 0.25, 0.25)
+    ]
+    assert [seen["Feng"] for seen in recorder.seen] == [{"unet": 0.6}] * 4
+    assert recorder.loras.names == []
+
+
+def test_it_can_be_called_like_the_pipeline(bundled: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    pipe = StableDiffusionPipeline.from_pretrained(bundled)
+    pipe.set_progress_bar_config(disable=True)
+    path = next(name for name, _ in pipe.unet.named_modules() if name.endswith("attn2.to_k"))
+    adapter = Adapter({"unet": {path: make_lora(pipe.unet.get_submodule(path))}})
+    lorica.write(adapter, tmp_path / "style.safetensors")
+
+    def draw(text: str) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        return lorica.prompt(pipe, text, tmp_path)(num_inference_steps=1, generator=generator, output_type="np").images
+
+    plain, tagged = draw("a heart"), draw("a heart <lora:style:2>")
+    assert not (plain == tagged).all()
+    assert (draw("a heart") == plain).all()
+    loras = lorica.attach(pipe)
+    loras.load(adapter, name="style", strength=2.0)
+    assert (draw("a heart") == tagged).all()
+
+
+def test_an_adapter_is_found_by_file_name_in_any_case_or_by_the_trainers_name(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    for name in ("FENG", "ikea_alias", "more/Feng_alias"):
+        with lorica.prompt(recorder.pipe, f"<lora:{name}:1>", folder=tmp_path):
+            assert recorder.loras.names == [name]
+
+
+def test_an_unknown_name_says_which_names_there_are_and_changes_nothing(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    with (
+        pytest.raises(UnknownNameError, match=r"unknown adapter 'ike'\. Did you mean 'ikea'\? Known: Feng, ikea"),
+        lorica.prompt(recorder.pipe, "<lora:feng:1> <lora:ike:1>", folder=tmp_path),
+    ):
+        raise AssertionError
+    assert recorder.loras.names == []
+    with pytest.raises(UnknownNameError, match="Known: none"), lorica.prompt(recorder.pipe, "<lora:feng:1>"):
+        raise AssertionError
+
+
+def test_an_error_within_the_block_restores_too(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    with pytest.raises(MemoryError), lorica.prompt(recorder.pipe, "<lora:feng:1@0-0.5>", folder=tmp_path):
+        raise MemoryError
+    assert (recorder.loras.names, recorder.loras.strengths) == ([], {})
+    recorder.call("", 2)
+    assert recorder.seen == [{}, {}]
+
+
+def test_dyn_keeps_the_first_ranks_as_strong_as_they_were(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    change = LoRA(torch.randn(6, 5), torch.randn(7, 6), 3.0)
+    cut = truncated(Adapter({"unet": {"a": change}}), 2, "x").components["unet"]["a"]
+    expected = 0.5 * change.tensors["up"][:, :2] @ change.tensors["down"][:2]
+    assert torch.allclose(cut.delta(torch.zeros(7, 5)), expected, atol=1e-6)
+    recorder = Recorder(tmp_path)
+    with lorica.prompt(recorder.pipe, "<lora:feng:1:dyn=2>", folder=tmp_path):
+        assert recorder.loras["feng (dyn=2)"].components["unet"][UNET].rank == 2
+    core = LoCon(torch.randn(3, 5, 1, 1), torch.randn(3, 3, 2, 2), torch.randn(7, 3, 1, 1))
+    with pytest.raises(ModelError, match=r"x: unet\.a is of kind 'locon'"):
+        truncated(Adapter({"unet": {"a": core}}), 2, "x")
