@@ -66,7 +66,7 @@ def retype(tensors: Tensors, key: str, draw: st.DataObject) -> None:
 
 def poison(tensors: Tensors, key: str, draw: st.DataObject) -> None:
     broken = tensors[key].flatten().clone()
-    if broken.numel():
+    if broken.numel() and broken.is_floating_point():
         broken[-1] = draw.draw(st.sampled_from([float("nan"), float("inf"), float("-inf"), 60000.0, 0.0]))
     tensors[key] = broken.reshape(tensors[key].shape)
 

@@ -30,6 +30,7 @@ _NAMED = re.compile(r"(?P<path>.+\.lora_[AB])\.[^.]+(?P<end>\.weight|\.bias)")  
 _PROCESSOR_ENDINGS = {"_lora.down.weight": "lora.down", "_lora.up.weight": "lora.up"}
 # The attention of the first diffusers versions kept its adapter in the processor, under names of its own.
 _PROCESSOR = re.compile(r"(?P<attention>.+?)(\.processor)?\.to_(?P<part>q|k|v|out)")
+_FLAT = ("lora_", "lycoris_", "bundle_emb.")
 _MARKS = re.compile(r"\n(?!lora_|lycoris_)[^\n]*(\.lora_|\.lora\.|_lora\.)")
 _HARD_TO_READ = re.compile(r".*\.(q_proj|k_proj|v_proj|out_proj)")
 
@@ -37,7 +38,11 @@ _HARD_TO_READ = re.compile(r".*\.(q_proj|k_proj|v_proj|out_proj)")
 def recognises(keys: Keys) -> bool:
     """Tell whether the keys are dotted module paths with the endings of an adapter, and of no format more special."""
     others = (bfl_control, comfyui, control_lora, hcp, omi, peft, uso, xlabs)
-    return bool(_MARKS.search(keys.text)) and not any(other.recognises(keys) for other in others)
+    return (
+        not keys.all_start(*_FLAT)
+        and bool(_MARKS.search(keys.text))
+        and not any(other.recognises(keys) for other in others)
+    )
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
@@ -112,7 +117,7 @@ def _leaves_for(component: str, layers: Mapping[str, AdapterLayer]) -> Mapping[s
     Stock diffusers cannot tell the spelling of a text encoder that has adapters outside of its attention only, unless
     they are spelled ``lora_linear_layer``.
     """
-    plain = all(layer.tensors.keys() == {"down", "up"} for layer in layers.values())
+    plain = all(set(layer.tensors) == {"down", "up"} for layer in layers.values())
     if plain and component.startswith("text_encoder") and not any(_HARD_TO_READ.fullmatch(path) for path in layers):
         return {"lora.down": "lora_linear_layer.down.weight", "lora.up": "lora_linear_layer.up.weight"}
     return PEFT_LEAVES

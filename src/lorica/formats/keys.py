@@ -22,6 +22,10 @@ class Keys:
         """Tell whether any key starts with one of these."""
         return any(f"\n{start}" in self.text for start in starts)
 
+    def all_start(self, *starts: str) -> bool:
+        """Tell whether each key starts with one of these."""
+        return sum(self.text.count(f"\n{start}") for start in starts) == self.text.count("\n") - 1
+
     def hold(self, *parts: str) -> bool:
         """Tell whether any key has one of these in it."""
         return any(part in self.text for part in parts)

@@ -111,9 +111,12 @@ def check_finite(stored: Stored) -> None:
     if stored.blocks and all(_sums_up(block) for block in stored.blocks):
         return
     for key, tensor in stored.tensors.items():
-        if not _sums_up(tensor) and not tensor.isfinite().all():
+        if _sums_up(tensor):
+            continue
+        finite = _wide(tensor).isfinite()
+        if not finite.all():
             raise FormatError(
-                f"{stored.source}: {key!r} holds {int((~tensor.isfinite()).sum())} values of {tensor.numel()} that are "
+                f"{stored.source}: {key!r} holds {int((~finite).sum())} values of {tensor.numel()} that are "
                 "NaN or infinite; the training that made it diverged, or the file is broken."
             )
 
@@ -135,10 +138,12 @@ def _with_ones(tensor: Tensor, ones: list[int]) -> Tensor:
 
 
 def _sums_up(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
-        return True
-    wide = tensor if tensor.element_size() > 1 else tensor.float()  # 8-bit floats cannot be summed
-    return bool(wide.sum().isfinite())
+    return not tensor.is_floating_point() or bool(_wide(tensor).sum().isfinite())
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return the numbers in a dtype that can be summed, which 8-bit floats cannot."""
+    return tensor if tensor.element_size() > 1 else tensor.float()
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:

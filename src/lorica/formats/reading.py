@@ -129,7 +129,8 @@ def _layers(
     if isinstance(recipe, str):
         return recipe
     shapes = parsed.target.components[place.component] if parsed.target else None
-    layer = make_layer(stored, leaves, _alpha(stored, parsed, leaves), shapes and place.shape_in(shapes))
+    shape = None if shapes is None else place.shape_in(shapes)
+    layer = make_layer(stored, leaves, _alpha(stored, parsed, leaves), shape)
     if "scale" in leaves:
         layer = with_alpha(layer, one_number(stored, leaves["scale"]) * layer.rank)
     elif "alpha" not in leaves:

@@ -142,7 +142,7 @@ def recipe_for(meanings: frozenset[str]) -> Recipe | str:
     Args:
         meanings: what the leaves mean, such as ``lora.down`` and ``alpha``.
     """
-    unknown = sorted(meaning for meaning in meanings if "." not in meaning and meaning not in SHARED)
+    unknown = sorted(meaning for meaning in meanings - set(SHARED) if not _is_of_a_method(meaning))
     if unknown:
         return _reason_unknown(unknown[0])
     own = [meaning.partition(".") for meaning in sorted(meanings) if meaning not in SHARED]
@@ -166,6 +166,11 @@ def _choose(method: str, leaves: frozenset[str], meanings: frozenset[str]) -> Re
     if method not in WITH_MAGNITUDE:
         return f"its module holds a DoRA magnitude, which a {chosen.kind} layer has none of."
     return replace(chosen, kind="dora", build=_with_magnitude(chosen.build))
+
+
+def _is_of_a_method(meaning: str) -> bool:
+    method, dot, _ = meaning.partition(".")
+    return bool(dot) and method in RECIPES
 
 
 def _reason_unknown(leaf: str) -> str:

@@ -53,8 +53,8 @@ class Spelling:
             layer: its layer.
             told: whether the alpha is told elsewhere, if no key tells it.
         """
-        keys = self.leaves.get(name)
-        leaves = keys and _aligned(leaves_of(layer), {meaning for meaning in keys if meaning not in NUMBERS})
+        keys = self.leaves.get(name, {})
+        leaves = _aligned(leaves_of(layer), {meaning for meaning in keys if meaning not in NUMBERS})
         if not keys or leaves is None:
             return None
         tensors = {keys[meaning]: self._shaped(keys[meaning], tensor) for meaning, tensor in leaves.items()}
