@@ -36,6 +36,11 @@ class Candidate:
     evidence: tuple[str, ...]
 
     @property
+    def title(self) -> str:
+        """What people call the family."""
+        return FAMILIES[self.family].title
+
+    @property
     def fits(self) -> bool:
         """Tell whether the family has every module of the file in its size."""
         return self.fitting == self.modules
