@@ -74,7 +74,7 @@ class _Tally:
     fitting: int = 0
     named: int = 0  # the family has modules of the name, of this size or another
     reached: int = 0  # groups whose highest numbers are the family's
-    misfits: list[str] = field(default_factory=list[str])
+    misfits: list[str] = field(default_factory=list[str])  # the first few, as sentences
 
 
 def detect(modules: Modules) -> list[Candidate]:
@@ -105,7 +105,7 @@ def detect(modules: Modules) -> list[Candidate]:
 
 
 def _candidate(family: str, tally: _Tally, total: int, marks: Sequence[str]) -> Candidate:
-    evidence = (_summary(family, tally, total), *marks, *tally.misfits[:_EXAMPLES])
+    evidence = (_summary(family, tally, total), *marks, *tally.misfits)
     return Candidate(family, tally.fitting, total, evidence)
 
 
@@ -132,7 +132,7 @@ def _count(group: _Group, index: Index, tallies: dict[str, _Tally]) -> None:
         tally.fitting += inside
         tally.named += size
         tally.reached += group.highest in same
-        if inside < size:
+        if inside < size and len(tally.misfits) < _EXAMPLES:
             tally.misfits.append(_misfit(group, holdings))
 
 
