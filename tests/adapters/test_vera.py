@@ -9,7 +9,7 @@ from lorica.adapters import VeRA
 from lorica.errors import ShapeError
 
 RANK, IN, OUT = 3, 5, 7
-FP32_NOISE = 3e-6  # relative; worst measured 7e-7 over 50 seeds
+FP32_NOISE = 2e-6  # relative; worst measured 3e-7 over 20 seeds
 
 
 def test_delta_scales_the_rows_of_both_shared_matrices() -> None:

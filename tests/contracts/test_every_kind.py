@@ -69,6 +69,7 @@ def test_delta_is_computed_in_float32_from_tensors_of_any_dtype(sample: str, dty
         assert all(tensor.dtype == dtype for tensor in stored.tensors.values()), name
 
 
+@pytest.mark.slow  # the meta device takes seconds to import
 @every_sample
 def test_delta_comes_out_where_the_weight_is(sample: str) -> None:
     for name, layer, change in pairs(sample):

@@ -18,7 +18,7 @@ from sample_layers import moved, relative_error, sample_input
 
 modules = pytest.importorskip("lycoris.modules")
 
-FP32_NOISE = 1e-5  # relative, of the output's change; worst measured 2e-6 over all cases x 20 seeds
+FP32_NOISE = 1e-5  # relative, of the output's change; worst measured 3e-6 over all cases x 4 seeds
 HALF, WHOLE = 0.5, 1.0
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
