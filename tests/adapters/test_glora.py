@@ -110,6 +110,9 @@ def test_factors_need_the_weight_and_hold_a_row_for_each_point_of_the_kernel() -
     factors = wide.factors_on(torch.randn(30, 20, *KERNEL))
     assert factors is not None
     assert factors.down.shape == (13, 20, *KERNEL)
+    kernels = [(20, 3, 1, 1), (3, 20, 1, 1), (30, 3, 1, 1), (3, 20, *KERNEL)]
+    of_rank_3 = GLoRA(*(torch.randn(size) for size in kernels))
+    assert of_rank_3.factors_on(torch.randn(30, 20, *KERNEL)) is None  # 39 * (30 + 240) > 30 * 240
     assert GLoRA(*parts()).factors_on(torch.randn(OUT, IN)) is None  # 4 * (7 + 5) > 7 * 5
 
 

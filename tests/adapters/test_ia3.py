@@ -41,6 +41,7 @@ def test_a_factor_is_one_more_than_the_difference() -> None:
 def test_factors_of_outputs_multiply_the_bias_too_and_differences_leave_it() -> None:
     numbers, bias = torch.rand(OUT) + 1, torch.randn(OUT)
     change = IA3(numbers, on_input=False, is_factor=True).bias_delta(bias)
+    assert change is not None
     for o in range(OUT):
         assert change[o].item() == pytest.approx(bias[o].item() * (numbers[o].item() - 1), rel=1e-5, abs=1e-6)
     assert IA3(numbers, on_input=False).bias_delta(bias) is None

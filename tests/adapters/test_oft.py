@@ -81,6 +81,7 @@ def test_only_the_outputs_are_known() -> None:
 def test_where_groups_see_different_inputs_there_is_no_bypass() -> None:
     grouped = nn.Conv2d(4, OUT, 1, groups=2)
     assert OFT(torch.randn(BLOCKS, SIZE, SIZE)).bypass(torch.randn(1, 4, 2, 2), grouped) is None
+    assert BOFT(torch.randn(1, BLOCKS + 1, 2, 2)).bypass(torch.randn(1, 4, 2, 2), grouped) is None
     assert OFT(torch.randn(BLOCKS, SIZE, SIZE)).bypass(torch.tensor([1]), nn.Embedding(OUT, 4)) is None
 
 
