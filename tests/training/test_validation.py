@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def test_nothing_is_dropped_while_it_is_measured(opened: Opened, others: Path) -
         losses.add(session.validation_loss())
     assert len(losses) == 1
     assert all(part.training for part in session.loop.recipe.components.values())
+
+
+def test_it_is_measured_with_the_running_mean_that_will_be_written(opened: Opened, others: Path) -> None:
+    session = opened(validation_data_dir=others, use_ema=True, ema_decay=0.5)
+    steps = session.loop.run(0, lambda: False)
+    next(steps)
+    next(steps)
+    recipe, measure = session.loop.recipe, session._validation
+    trained = measure.loss(recipe, torch.device("cpu"), nullcontext())
+    with session.loop.result():
+        mean = measure.loss(recipe, torch.device("cpu"), nullcontext())
+    assert session.validation_loss() == mean != trained
 
 
 def test_training_does_not_notice_it(settings: Settings, others: Path, tmp_path: Path) -> None:
