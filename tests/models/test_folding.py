@@ -60,3 +60,8 @@ def test_names_are_folded_too() -> None:
     folded = ["conv_in", "blocks.[0-2]", "norm", "blocks.3", "up.0", "up.[2-3]", "up.10"]
     assert fold_names(names) == folded
     assert unfold_names(folded) == names
+
+
+def test_a_kind_that_comes_once_is_no_turn() -> None:
+    modules: dict[str, Shape] = {"a.0": (1,), "a.1": (2,), "a.2": (1,)}
+    assert fold(modules) == {"a.0": [1], "a.1": [2], "a.2": [1]}
