@@ -33,7 +33,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 import lorica
 import lorica.training.loop as loop_module
-from lorica.data.caption_edits import CaptionEdits
+from lorica.data.groups import one_group
 from lorica.data.items import Item
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset, Example
@@ -182,7 +182,7 @@ class Ours:
         )
         self.trainable = prepare_trainable(config, self.recipe)
         states = {text: self.recipe.encode_text(text) for text in captions}
-        texts = Texts(CaptionEdits(), states, self.recipe, is_open=False)
+        texts = Texts(one_group([example.item for example in examples]), states, self.recipe, is_open=False)
         dataset = Dataset(examples, texts, "", self.recipe.identify())
         self.loop = prepare_loop(config, self.recipe, dataset, self.trainable, accelerator)
         self.steps = self.loop.run(0, lambda: False)

@@ -25,6 +25,13 @@ def test_runs_stand_inside_of_runs() -> None:
     assert fold(modules) == {"outer.[0-1]": {"inner.[0-2]": {"norm": [5], "attn.to_q": [5, 7]}}}
 
 
+def test_blocks_that_take_turns_stand_once_each() -> None:
+    kinds: list[dict[str, Shape]] = [{"depthwise": (7, 1, 3, 3), "channelwise": (28, 7)}, {"mapper": (14, 5)}]
+    modules = {f"blocks.{n}.{path}": shape for n in range(7) for path, shape in kinds[n % 2].items()}
+    kept = {f"+{n}": {path: list(shape) for path, shape in kind.items()} for n, kind in enumerate(kinds)}
+    assert fold(modules) == {"blocks.[0-6]": kept}
+
+
 @pytest.mark.parametrize(
     "modules",
     [
@@ -36,6 +43,11 @@ def test_runs_stand_inside_of_runs() -> None:
         {"a.0": (3,), "a.0.x": (1,), "a.1": (3,), "a.1.x": (1,)},
         {"2.1": (1,), "2.2": (1,), "3": (4,)},
         {"x.2-1.linear": (1,), "x.2-2.linear": (1,)},
+        {"a.0.b.0": (1,), "a.0.b.1": (1,), "a.0.c": (2,), "a.1.c": (2,), "a.1.b.0": (1,), "a.1.b.1": (1,)},
+        {f"a.{number}": (number % 2 + 1,) for number in range(5)},  # two kinds in turns, the last turn cut off
+        {f"a.{number}.x": (number % 3 + 1,) for number in range(2, 9)},
+        {"a.0": (1,), "a.1": (2,), "a.2": (1,), "a.3": (3,), "a.4": (1,), "a.5": (3,)},
+        {f"a.{number}{inner}": (number % 2 + 1,) for number in range(4) for inner in ("", ".x.0", ".x.1")},
         {"deep.0.0": (1,), "deep.0.1": (1,), "deep.1.0": (1,), "deep.1.1": (1,), "deep.2.0": (1,)},
     ],
 )

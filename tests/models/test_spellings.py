@@ -167,6 +167,7 @@ def test_cogvideox_modulates_both_norms_from_one_weight_in_turns() -> None:
     )
     assert names["transformer.layers.1.attention.dense"] == (Part("transformer_blocks.1.attn1.to_out.0"),)
     assert names["mixins.adaln_layer.key_layernorm_list.0"] == (Part("transformer_blocks.0.attn1.norm_k"),)
+    assert names["mixins.adaln_layer.query_layernorm_list.1"] == (Part("transformer_blocks.1.attn1.norm_q"),)
 
 
 def test_only_the_last_context_modulation_of_sd3_has_its_halves_swapped() -> None:

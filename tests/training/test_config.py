@@ -25,6 +25,7 @@ from lorica.training.refused import REFUSED
         ({"text_encoder_lr": 1e-4}, "text_encoder_lr is set, but the text encoder is not trained"),
         ({"validation_epochs": 1, "validation_steps": 2}, "validation_epochs and validation_steps are both set"),
         ({"use_dora": True}, "use_dora is not offered: only LoRA is trained"),
+        ({"tokenizer_name": "x"}, "tokenizer_name is not offered: the tokenizer is that of the base model"),
         ({"alpha": 1, "lora_alpha": 2}, "alpha and lora_alpha are two names of one setting"),
     ],
 )

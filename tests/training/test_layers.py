@@ -144,12 +144,12 @@ def test_dropout_by_glob_acts_on_the_layers_that_it_names(opened: Opened, monkey
 
     monkeypatch.setattr(Trainable, "_drop", noted)
     step(session)
-    paths = session.loop.trainable.modules["unet"]
-    dropping = {path: 0.5 if path.endswith(".to_v") else 0.25 for path in paths if ".attn1." not in path}
-    assert shares == {f"unet/{path}": share for path, share in dropping.items()} | {
-        f"unet/{path}": 0.5 for path in paths if ".attn1." in path and path.endswith(".to_v")
+    expected = {
+        f"unet/{path}": 0.5 if path.endswith(".to_v") else 0.0 if ".attn1." in path else 0.25
+        for path in session.loop.trainable.modules["unet"]
     }
-    assert set(shares.values()) == {0.25, 0.5}
+    assert shares == {path: share for path, share in expected.items() if share}  # where it is 0, nothing is asked
+    assert set(expected.values()) == {0.0, 0.25, 0.5}
 
 
 def test_no_change_is_longer_than_the_limit(settings: Settings, tmp_path: Path) -> None:

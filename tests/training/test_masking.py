@@ -207,6 +207,17 @@ def test_a_changed_mask_is_not_taken_from_the_cache(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4
 
 
+def test_each_view_has_its_own_mask_in_the_cache(tmp_path: Path) -> None:
+    Image.fromarray(np.arange(0, 128, 2, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "a.png")
+    source = MaskSource((tmp_path / "a.png").read_bytes(), tmp_path / "a.png", is_alpha=False)
+    views = [View(0.0, 0.0), View(1.0, 0.0), View(0.0, 0.0, flip=True)]
+    for frame in (Size(8, 8), Size(8, 4)):
+        first, again = (encode_masks(source, (8, 8), frame, views, 2, Cache(tmp_path / "cache")) for _ in range(2))
+        assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+        assert not torch.equal(first[0], first[2])
+        assert first[0].shape == (1, 2, 2 * frame.width // frame.height)
+
+
 def test_masks_that_cannot_count_are_told(
     settings: Settings, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

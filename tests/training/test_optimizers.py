@@ -19,6 +19,7 @@ from lorica.training.run import train
 from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
+EXTRAS = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
 
 
 def ups(adapter: Adapter) -> Tensor:
@@ -50,10 +51,14 @@ def test_adafactor_sees_matrices(settings: Settings) -> None:
     assert ups(result.adapter).abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["torch.optim.NAdam", "adafactor", "prodigy"])
+EXTRAS = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # of extras
+@pytest.mark.parametrize("name", ["torch.optim.NAdam", "adafactor", "prodigy", "adamw8bit"])
 def test_any_optimizer_and_the_mean_resume_bit_for_bit(settings: Settings, tmp_path: Path, name: str) -> None:
-    if name == "prodigy":
-        pytest.importorskip("prodigyopt")
+    if name in EXTRAS:
+        pytest.importorskip(EXTRAS[name])
     assert_resumes(settings, tmp_path, stop=2, max_train_steps=4, optimizer=name, use_ema=True, ema_decay=0.3)
 
 
@@ -71,7 +76,7 @@ def test_the_file_is_the_running_mean(settings: Settings, tmp_path: Path) -> Non
     assert all(torch.equal(value, states(averaged.output_dir)[key]) for key, value in checkpoints[-1].items())
 
 
-@pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("prodigy", "prodigyopt")])
+@pytest.mark.parametrize(("name", "package"), EXTRAS.items())
 def test_a_missing_package_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}, which is not installed: pip install 'lorica\["):

@@ -93,6 +93,17 @@ def test_it_does_not_depend_on_what_may_differ_between_runs(opened: Opened, othe
     assert opened(validation_data_dir=others, validation_loss_levels=5).validation_loss() != plain
 
 
+def test_nothing_is_dropped_while_it_is_measured(opened: Opened, others: Path) -> None:
+    session = opened(validation_data_dir=others, lora_dropout=0.5)
+    next(session.loop.run(0, lambda: False))
+    losses = set()
+    for key in ("one", "another"):
+        session.loop.trainable.set_dropout_key(key)
+        losses.add(session.validation_loss())
+    assert len(losses) == 1
+    assert all(part.training for part in session.loop.recipe.components.values())
+
+
 def test_training_does_not_notice_it(settings: Settings, others: Path, tmp_path: Path) -> None:
     options = {"lora_dropout": 0.3, "random_flip": True, "use_ema": True, "max_train_steps": 4}
     plain = train(settings(**options), quiet=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
@@ -9,28 +10,43 @@ from torch import Tensor
 from lorica.adapters import Adapter
 from lorica.models import FAMILIES, Family, Target
 from lorica.models.detect import Candidate, detect
+from lorica.models.index import read_index
 
-# What only the names of one kind of model contain.
-MARKS: dict[str, str] = {
-    "single_transformer_blocks": "Flux",
-    "double_blocks": "Flux",
-    "joint_blocks": "Stable Diffusion 3",
-    "joint_transformer_blocks": "AuraFlow",
-}
+ANY_COMPONENT = "model"
 _CROSS_KEYS = ("attn2.to_k", "attn2_to_k")
+_CROSS_NAME = "down_blocks_*_attentions_*_transformer_blocks_*_attn2_to_k"  # as the index writes it
+_UNET = re.compile(r"(^|[._])(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)[._]")
 _DOWN = ("lora_A.weight", "down.weight")
+_HALVES = (("lora_A.", "lora_B."), ("lora_down.", "lora_up."), ("lora.down.", "lora.up."))
+_START = re.compile(
+    r"((base_model\.model|diffusion_model|unet|transformer(_2)?|prior|text_encoder(_\d)?)\.|lycoris_"
+    r"|lora_(unet_?|transformer|prior_unet|te\d?)_)+"
+)
 
 
 def sentence(tensors: Mapping[str, Tensor], target: Target | None) -> str:
     """Return what the file looks like and what the model has in its place, or nothing if that says nothing new."""
-    for mark, title in MARKS.items():
-        if any(mark in key for key in tensors):
-            return f"This file looks like {title}."
     width, wanted = _width_of_file(tensors), None if target is None else cross_attention_width(target)
-    if width is None or width == wanted:
+    if width is None:
+        candidates = detect({ANY_COMPONENT: modules_in(tensors)})
+        best = [each.title for each in candidates if each.fitting == candidates[0].fitting > 0]
+        return f"This file looks like {_either(best)}." if best else ""
+    if width == wanted:
         return ""
     has = f", the model has {wanted}" if wanted is not None else ""
     return f"This file looks like {_title_of_width(width)}: cross-attention width {width}{has}."
+
+
+def modules_in(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Return the modules that have both thin factors, whatever the format: bare name to outputs and inputs."""
+    modules: dict[str, tuple[int, int]] = {}
+    for key, down in tensors.items():
+        half = next((half for half in _HALVES if half[0] in key), None)
+        up = tensors.get(key.replace(*half)) if half else None
+        if half and up is not None and min(up.ndim, down.ndim) > 1:
+            name = key.partition(half[0])[0].rstrip("._")
+            modules[name[found.end() :] if (found := _START.match(name)) else name] = (up.shape[0], down.shape[1])
+    return modules
 
 
 def candidates_for(adapter: Adapter) -> list[Candidate]:
@@ -83,13 +99,14 @@ def _width_of_file(tensors: Mapping[str, Tensor]) -> int | None:
     widths = (
         tensor.shape[1]
         for key, tensor in tensors.items()
-        if any(name in key for name in _CROSS_KEYS) and key.endswith(_DOWN) and tensor.ndim > 1
+        if any(name in key for name in _CROSS_KEYS) and _UNET.search(key) and key.endswith(_DOWN) and tensor.ndim > 1
     )
     return next(widths, None)
 
 
 def _title_of_width(width: int) -> str:
-    titles = [family.title for family in FAMILIES.values() if cross_attention_width(family.target) == width]
+    holdings = read_index().holdings(_CROSS_NAME)
+    titles = dict.fromkeys(FAMILIES[each.family].title for each in holdings if each.size[1] == width)
     return _either(titles) if titles else "no base model known here"
 
 

@@ -99,6 +99,9 @@ class Unread:
             return self.tensor.reshape(*shape)
         return self._as(shape, self._entry.start)
 
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else len(self.tensor)
+
     def __getitem__(self, index: Any) -> Any:
         """Return rows as another unread tensor, one element as a number, anything else as a torch tensor."""
         if isinstance(index, tuple) and all(isinstance(place, int) for place in index) and len(index) == self.ndim:

@@ -36,6 +36,11 @@ class Candidate:
     evidence: tuple[str, ...]
 
     @property
+    def title(self) -> str:
+        """What people call the family."""
+        return FAMILIES[self.family].title
+
+    @property
     def fits(self) -> bool:
         """Tell whether the family has every module of the file in its size."""
         return self.fitting == self.modules
@@ -69,7 +74,7 @@ class _Tally:
     fitting: int = 0
     named: int = 0  # the family has modules of the name, of this size or another
     reached: int = 0  # groups whose highest numbers are the family's
-    misfits: list[str] = field(default_factory=list[str])
+    misfits: list[str] = field(default_factory=list[str])  # the first few, as sentences
 
 
 def detect(modules: Modules) -> list[Candidate]:
@@ -100,7 +105,7 @@ def detect(modules: Modules) -> list[Candidate]:
 
 
 def _candidate(family: str, tally: _Tally, total: int, marks: Sequence[str]) -> Candidate:
-    evidence = (_summary(family, tally, total), *marks, *tally.misfits[:_EXAMPLES])
+    evidence = (_summary(family, tally, total), *marks, *tally.misfits)
     return Candidate(family, tally.fitting, total, evidence)
 
 
@@ -127,7 +132,7 @@ def _count(group: _Group, index: Index, tallies: dict[str, _Tally]) -> None:
         tally.fitting += inside
         tally.named += size
         tally.reached += group.highest in same
-        if inside < size:
+        if inside < size and len(tally.misfits) < _EXAMPLES:
             tally.misfits.append(_misfit(group, holdings))
 
 
@@ -169,20 +174,24 @@ def _summary(family: str, tally: _Tally, total: int) -> str:
 
 def _marks(groups: Sequence[_Group]) -> Iterator[str]:
     """Yield what the file itself shows: the width of the text, or of the blocks, and the number of the last block."""
-    cross = [group for group in groups if group.name.startswith(_UNETS) and group.name.endswith(_CROSS_ATTENTION)]
     denoiser = [group for group in groups if not group.component.startswith(_TEXT)]
-    if cross and cross[0].size:
-        yield f"cross-attention width {cross[0].size[1]} ({cross[0].members[0][0]})."
-    else:
-        widths = Counter(group.size[1] for group in denoiser if len(group.size or ()) == 2 for _ in group.members)
-        yield from (f"most modules take {width} inputs." for width, _ in widths.most_common(1))
+    yield from _width([(group, group.size[1]) for group in denoiser if group.size and len(group.size) == 2])
     lasts: dict[str, int] = {}
     for group in denoiser:
         head, star, _ = group.name.partition("_*_")
         if star:
-            lasts[head] = max(lasts.get(head, 0), *(numbers[0] for _, numbers in group.members))
+            lasts[head] = max(lasts.get(head, 0), group.highest[0])
     if lasts:
         yield "the highest numbers of its blocks: " + ", ".join(f"{head} {last}" for head, last in lasts.items()) + "."
+
+
+def _width(inputs: Sequence[tuple[_Group, int]]) -> Iterator[str]:
+    for group, width in inputs:
+        if group.name.startswith(_UNETS) and group.name.endswith(_CROSS_ATTENTION):
+            yield f"cross-attention width {width} ({group.members[0][0]})."
+            return
+    widths = Counter(width for group, width in inputs for _ in group.members)
+    yield from (f"most modules take {width} inputs." for width, _ in widths.most_common(1))
 
 
 def _joined(numbers: Sequence[int], between: str) -> str:

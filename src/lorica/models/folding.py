@@ -1,17 +1,20 @@
 """Tables in which blocks that are alike stand once: ``"transformer_blocks.[0-18]": {...}``.
 
 A transformer of sixty blocks is then a table of some twenty lines, and a difference between two versions can be read.
+Where two or three kinds of block take turns, each stands once below the run: ``"[0-23]": {"+0": {...}, "+1": {...}}``.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 Shape = tuple[int, ...]
 Folded = Mapping[str, Any]  # a path, or the path of a run of blocks, to a shape or to what each of the blocks holds
+_TURNS = (1, 2, 3)  # how many kinds of block may take turns; the fewest that serve
 _RUN = re.compile(r"(?P<head>.*)\[(?P<first>\d+)-(?P<last>\d+)\]")
 
 
@@ -53,19 +56,41 @@ def _lines(node: _Node) -> Iterator[tuple[str, Any]]:
     if node.shape is not None:
         yield "", list(node.shape)
     children = [(part, dict(_lines(child))) for part, child in node.items()]
-    for _, run in groupby(enumerate(children), key=_likeness):
-        alike = [child for _, child in run]
-        name, content = alike[0]
-        if len(alike) == 1:
+    texts = [json.dumps(content) for _, content in children]
+    start = 0
+    while start < len(children):
+        turns, end = _turns([name for name, _ in children], texts, start)
+        name, content = children[start]
+        if end == start + 1:
             yield from ((f"{name}.{rest}" if rest else name, value) for rest, value in content.items())
         else:
-            yield f"[{name}-{alike[-1][0]}]", content[""] if set(content) == {""} else content
+            kinds = {f"+{turn}": _bare(children[start + turn][1]) for turn in range(turns)}
+            yield f"[{name}-{children[end - 1][0]}]", kinds if turns > 1 else kinds["+0"]
+        start = end
 
 
-def _likeness(child: tuple[int, tuple[str, dict[str, Any]]]) -> Any:
-    """Return a key that is the same for neighbours with consecutive numbers and equal content, in equal order."""
-    place, (name, content) = child
-    return (int(name) - place, list(content.items())) if name.isdecimal() else place
+def _turns(names: Sequence[str], texts: Sequence[str], start: int) -> tuple[int, int]:
+    """Return how many kinds of block take turns from here on, each at least twice, and where that ends."""
+    for turns in _TURNS:
+        end = start
+        while end < len(names) and _goes_on(names, texts, start, end, turns):
+            end += 1
+        if end - start >= 2 * turns:
+            return turns, end
+    return 1, start + 1
+
+
+def _goes_on(names: Sequence[str], texts: Sequence[str], start: int, place: int, turns: int) -> bool:
+    """Tell whether a block has the next number, and the content of the one before it that has its turn."""
+    if not (names[start].isdecimal() and names[place].isdecimal()):
+        return False
+    before = place - turns
+    return int(names[place]) - int(names[start]) == place - start and (before < start or texts[before] == texts[place])
+
+
+def _bare(content: dict[str, Any]) -> Any:
+    """Return the shape alone of a block that is one module."""
+    return content[""] if set(content) == {""} else content
 
 
 def _run(placed: tuple[int, str]) -> tuple[str, int | None]:
@@ -82,13 +107,15 @@ def _name_of_run(head: str, names: list[str]) -> str:
 
 def _modules(folded: Folded) -> Iterator[tuple[str, Shape]]:
     for text, value in folded.items():
-        if isinstance(value, Mapping):
-            inner = tuple(_modules(value))
-            for name in _each(text):
-                yield from ((f"{name}.{path}" if path else name, shape) for path, shape in inner)
-        else:
-            shape = tuple(value)
-            yield from ((name, shape) for name in _each(text))
+        kinds = [value] if not isinstance(value, Mapping) or "+0" not in value else list(value.values())
+        inner = [_inside(kind) for kind in kinds]
+        for place, name in enumerate(_each(text)):
+            yield from ((f"{name}.{path}" if path else name, shape) for path, shape in inner[place % len(inner)])
+
+
+def _inside(value: Any) -> tuple[tuple[str, Shape], ...]:
+    """Return what one block holds: modules, or its own weight."""
+    return tuple(_modules(cast("Folded", value))) if isinstance(value, Mapping) else (("", tuple(value)),)
 
 
 def _each(text: str) -> Iterable[str]:

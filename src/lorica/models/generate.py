@@ -90,7 +90,8 @@ def build(network: Network) -> nn.Module:
     kind = _class(network.kind)
     if not issubclass(kind, transformers.PreTrainedModel):
         return kind(**network.config)
-    return kind(kind.config_class(**network.config))
+    settings: Any = kind.config_class
+    return kind(settings(**network.config))
 
 
 def to_text(table: Mapping[str, Any]) -> str:

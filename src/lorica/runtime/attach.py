@@ -27,19 +27,26 @@ def attach(model: Any) -> Loras:
     """
     components = components_of(model)
     owners = {name: owner.loras for name, part in components.items() if (owner := owner_of(part)) is not None}
-    loras = next(iter(owners.values())) if owners else _waiting(components) or Loras(components)
-    if loras is not None and loras.components == components:
+    loras = next(iter(owners.values())) if owners else _waiting(model, components) or Loras(components)
+    if loras is not None and _is_for(loras, model, components):
         loras.follow(model)
         _WAITING[next(iter(components.values()))] = weakref.ref(loras)
         return loras
     raise StateError(_conflict(components, owners))
 
 
-def _waiting(components: dict[str, nn.Module]) -> Loras | None:
+def _is_for(loras: Loras, model: Any, components: dict[str, nn.Module]) -> bool:
+    """Tell whether these are a model's adapters: it has the same components, or has since got more or lost some."""
+    if loras.components == components:
+        return True
+    return loras.follows(model) and all(components.get(name, part) is part for name, part in loras.components.items())
+
+
+def _waiting(model: Any, components: dict[str, nn.Module]) -> Loras | None:
     """Return what was attached to these components before, though nothing was loaded yet."""
     for part in components.values():
         loras = _WAITING.get(part, lambda: None)()
-        if loras is not None and loras.components == components:
+        if loras is not None and _is_for(loras, model, components):
             return loras
     return None
 

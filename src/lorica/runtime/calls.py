@@ -16,7 +16,7 @@ from lorica.runtime.run import Run, inner_pipelines, stages_of
 from lorica.runtime.schedule import Course
 from lorica.runtime.targets import components_of
 from lorica.runtime.turns import Turns
-from lorica.runtime.twin import Around, listen, unlisten
+from lorica.runtime.twin import Around, listen, listens, silence, unlisten
 
 Courses = Mapping[str, tuple[Course, Sequence[str]]]  # adapter to its schedule, and the components that it changes
 
@@ -48,9 +48,7 @@ class Calls:
         check: raises if the adapters would not act on the components as they are now.
     """
 
-    def __init__(
-        self, turns: Turns, components: Mapping[str, nn.Module], dials: Dials, check: Callable[[], None]
-    ) -> None:
+    def __init__(self, turns: Turns, components: dict[str, nn.Module], dials: Dials, check: Callable[[], None]) -> None:
         self._turns, self._components, self._dials, self._check = turns, components, dials, check
         self._pipelines: list[weakref.ref[Any]] = []
         self._listening = False
@@ -74,6 +72,8 @@ class Calls:
         for pipeline in self.pipelines:
             for one in (*inner_pipelines(pipeline), pipeline):
                 if on:
+                    if not listens(one, self):
+                        silence(one)  # whoever listened had all its components taken away
                     listen(one, self, OF_PIPELINES)
                 else:
                     unlisten(one, self)
@@ -104,6 +104,14 @@ class Calls:
         """Raise unless every pipeline runs the modules that the adapters act on."""
         for pipeline in self.pipelines:
             check_same(pipeline, self._components)
+
+    def pick_up(self, *, replace: bool) -> None:
+        """Take in what pipelines were given since: new components and, if nothing depends on them, replaced ones."""
+        for pipeline in self.pipelines:
+            found = components_of(pipeline)
+            self._components.update(
+                {name: part for name, part in found.items() if replace or name not in self._components}
+            )
 
     @contextmanager
     def around(self, pipeline: Any) -> Iterator[None]:

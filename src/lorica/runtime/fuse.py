@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lorica.adapters import AdapterLayer
 from lorica.errors import ModelError, UnknownNameError
 from lorica.runtime.originals import BACKUPS, LEAVES, Backup, Kept, Originals, find_stored
-from lorica.runtime.plan import Place
+from lorica.runtime.plan import Place, Plan
 
 Change = tuple[AdapterLayer, float]  # what is fused into one weight, and how strongly
 Changes = Mapping[str, Change]  # by adapter
@@ -92,6 +92,17 @@ class Fused:
             for place, changes in self.changes.items()
             if gone & changes.keys() and (lost or place not in self.originals.given_up)
         }
+
+    def with_more(
+        self, strengths: Mapping[str, Mapping[Place, float]], plans: Mapping[str, Plan]
+    ) -> dict[Place, dict[str, Change]]:
+        """Return what each place that these adapters change would hold with them, at their strength in each layer."""
+        wanted: dict[Place, dict[str, Change]] = {}
+        for name, values in strengths.items():
+            for place, strength in values.items():
+                held = wanted.setdefault(place, dict(self.changes.get(place, {})))
+                held[name] = (plans[name][place], strength)
+        return wanted
 
     def let_be(self) -> None:
         """Forget what is fused, and leave it in the weights where nothing else is possible; the rest must be out."""

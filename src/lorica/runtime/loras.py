@@ -25,7 +25,7 @@ from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples, Source, resolve_plan
 from lorica.runtime.schedule import Schedule, course_of
 from lorica.runtime.strengths import Strength
-from lorica.runtime.summary import Summary, bytes_of, line_of
+from lorica.runtime.summary import Summary, bytes_of, lines_of
 from lorica.runtime.targets import layer_at, target_of_components
 from lorica.runtime.turns import Turns, in_turn
 from lorica.runtime.vocabulary import Vocabulary
@@ -90,6 +90,7 @@ class Loras:
             StateError: if the name is taken.
             LoRAError: if the file cannot be read or does not fit the model, which is then unchanged.
         """
+        self._calls.pick_up(replace=not self.names)
         adapter = source if isinstance(source, Adapter) else read(source, target=target_of_components(self.components))
         roster, name = self._roster, self._roster.free_name(source, name)
         self._check_live()
@@ -205,7 +206,7 @@ class Loras:
             StateError: if a weight was fused into without a backup. The model is unchanged after any error.
         """
         resolved = {name: values for name, (_, values) in self._roster.resolved(strengths).items()}
-        self._move({**self._roster.in_weights, **strengths}, self._changes_with(resolved), backup=backup)
+        self._move({**self._roster.in_weights, **strengths}, self._fused.with_more(resolved, self._roster.plans), backup=backup)
 
     @in_turn
     def unfuse(self, *names: str) -> None:
@@ -289,15 +290,8 @@ class Loras:
 
     def summary(self) -> Summary:
         """Return what is loaded, as a table to print: adapter, state, strength, components, modules, rank, memory."""
-        roster = self._roster
-        strengths = {**{name: value for name, (value, _) in roster.live.items()}, **roster.in_weights}
-        states = {**dict.fromkeys(roster.live, "live"), **dict.fromkeys(roster.in_weights, "fused")}
-        lines = [
-            line_of(name, adapter, roster.plans[name], states.get(name, "off"), strengths.get(name))
-            for name, adapter in roster.adapters.items()
-        ]
         kept = (tensor for held in self._fused.originals.kept.values() for tensor in held.values())
-        return Summary(tuple(lines), bytes_of(kept), self._enabled)
+        return Summary(lines_of(self._roster), bytes_of(kept), self._enabled)
 
     def __repr__(self) -> str:
         listed = [f"{name}: {self.strengths.get(name, 'off')}" for name in self.names if name not in self.fused]
@@ -307,18 +301,14 @@ class Loras:
     def follow(self, pipeline: Any) -> None:
         """Let schedules and turns among threads follow this pipeline's calls too; :func:`lorica.attach` does it."""
         self._calls.follow(pipeline)
+        self._calls.pick_up(replace=not self.names)
+
+    def follows(self, model: Any) -> bool:
+        """Tell whether this pipeline's calls are followed."""
+        return any(model is pipeline for pipeline in self._calls.pipelines)
 
     def _layer(self, place: Place) -> nn.Module:
         return layer_at(self.components[place[0]], place[1])
-
-    def _changes_with(self, resolved: Mapping[str, Resolved]) -> dict[Place, dict[str, Change]]:
-        """Return what each place that these adapters change would hold if they were fused."""
-        wanted: dict[Place, dict[str, Change]] = {}
-        for name, values in resolved.items():
-            for place, strength in values.items():
-                held = wanted.setdefault(place, dict(self._fused.changes.get(place, {})))
-                held[name] = (self._roster.plans[name][place], strength)
-        return wanted
 
     def _move(
         self,

@@ -68,6 +68,8 @@ def _component(component: str, components: Mapping[str, nn.Module], name: str, *
     """Return the live component for one of the adapter's; a single bare module takes an adapter's only component."""
     if component in components:
         return component
+    if component == "prior" and "prior_prior" in components:  # as pipelines call it that hold a prior and a decoder
+        return "prior_prior"
     if alone and len(components) == 1 and "model" in components:
         return "model"
     raise ModelError(

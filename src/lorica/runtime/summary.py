@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorica.adapters import Adapter
 from lorica.runtime.plan import Plan
+from lorica.runtime.roster import Roster
 from lorica.runtime.strengths import Strength
 
 UNITS = ("B", "kB", "MB", "GB")
@@ -26,8 +27,8 @@ class Line:
 
     Args:
         name: the adapter's.
-        state: ``live``, ``off`` or ``fused``.
-        strength: as it was given; None if it is off.
+        state: ``live``, ``per sample``, ``off`` or ``fused``.
+        strength: as it was given; None if it is off, or differs from sample to sample.
         components: component to the number of its layers that change.
         kinds: the methods.
         ranks: the smallest and the largest rank.
@@ -90,8 +91,22 @@ class Summary:
         return "; ".join(facts) or None
 
 
-def line_of(name: str, adapter: Adapter, plan: Plan, state: str, strength: Strength | None) -> Line:
-    """Return what the table says of one adapter."""
+def lines_of(roster: Roster) -> tuple[Line, ...]:
+    """Return what the table says of every loaded adapter."""
+    per_sample = {name for one in (roster.samples.sets if roster.samples else ()) for name in one}
+    strengths = {**{name: value for name, (value, _) in roster.live.items()}, **roster.in_weights}
+    states = {
+        **dict.fromkeys(roster.live, "live"),
+        **dict.fromkeys(per_sample, "per sample"),
+        **dict.fromkeys(roster.in_weights, "fused"),
+    }
+    return tuple(
+        _line(name, adapter, roster.plans[name], states.get(name, "off"), strengths.get(name))
+        for name, adapter in roster.adapters.items()
+    )
+
+
+def _line(name: str, adapter: Adapter, plan: Plan, state: str, strength: Strength | None) -> Line:
     layers = list(plan.values())
     components: dict[str, int] = {}
     for component, _ in plan:

@@ -50,7 +50,7 @@ def components_of(model: Any) -> dict[str, nn.Module]:
         raise ModelError(f"expected a diffusers pipeline or a torch module, got {type(model).__name__}.")
     modules = cast("Mapping[str, Any]", parts)
     found = {name: _unwrapped(part) for name, part in modules.items() if isinstance(part, nn.Module)}
-    return {name: part for name, part in found.items() if name not in LEFT_OUT}
+    return {name: part for name, part in found.items() if name.removeprefix("prior_") not in LEFT_OUT}
 
 
 def modules_of(component: nn.Module) -> dict[str, nn.Module]:

@@ -15,7 +15,9 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from lorica.errors import StateError
 
-P, R, S = ParamSpec("P"), TypeVar("R"), TypeVar("S", bound="TakesTurns")
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S", bound="TakesTurns")
 
 
 class Turns:

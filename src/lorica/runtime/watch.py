@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -38,14 +39,16 @@ class Watch:
     def __init__(self, turns: Turns, check: Callable[[], None]) -> None:
         self._turns, self._check = turns, check
         self._handles: list[RemovableHandle] = []
+        self._components: list[nn.Module] = []
         self._held: object = None
         self._unproven: list[nn.Module] = []  # components whose banks have not been seen to run
         self._observing: list[tuple[nn.Module, Observation]] = []
 
     def begin(self, components: Sequence[nn.Module], held: object) -> None:
         """Stand around these components' forwards; if the banks hold something else by now, observe the next ones."""
-        if not self._handles:
-            for part in components:
+        for part in components:
+            if not any(part is known for known in self._components):
+                self._components.append(part)
                 self._handles.append(part.register_forward_pre_hook(_before, prepend=True))
                 self._handles.append(part.register_forward_hook(_after, always_call=True))
         if held is not self._held:
@@ -55,7 +58,7 @@ class Watch:
         """Take everything off."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._unproven, self._held = [], [], None
+        self._handles, self._components, self._unproven, self._held = [], [], [], None
 
     def before(self, component: nn.Module) -> None:
         """Begin a forward."""
@@ -88,7 +91,7 @@ class Observation(TorchFunctionMode):
         self._called: set[str] = set()
         self._stack = ExitStack()
         for path, layer in layers.items():
-            handle = layer.register_forward_pre_hook(lambda *_, path=path: self._called.add(path))
+            handle = layer.register_forward_pre_hook(partial(self._note, path))
             self._stack.callback(handle.remove)
         self._stack.enter_context(self)
 
@@ -103,6 +106,10 @@ class Observation(TorchFunctionMode):
                 if id(tensor) in self._paths:
                     self._used.add(self._paths[id(tensor)])
         return result
+
+    def _note(self, path: str, layer: nn.Module, args: Any) -> None:
+        del layer, args
+        self._called.add(path)
 
     def close(self, *, judge: bool) -> None:
         """End the observation.

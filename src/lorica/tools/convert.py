@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lorica.adapters import Adapter, AdapterLayer
+from lorica.adapters.base import ANY
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
 from lorica.formats import FORMATS, Source, read, write
 from lorica.formats.sources import FILE_NAME
@@ -147,7 +148,7 @@ class _Rewriting:
         """Return the layer as a LoRA, or the reason why it cannot be one."""
         shapes = self.target.components.get(component, {})
         shape = next((shapes[spelling] for spelling in spellings(path) if spelling in shapes), layer.weight_shape)
-        if min(shape) < 0:
+        if ANY in shape:
             return "its tensors do not say the shape of the weight. Name the base model: model= (--model)."
         base = partial(self.base.weight, component, path) if self.base else None
         return rewrite(layer, shape, rank=self.rank, dtype=DTYPES[self.dtype] if self.dtype else None, base=base)
@@ -168,19 +169,19 @@ def _check(source: Source, destination: Path, to: str, approximate: int | None, 
 
 def _target_of(adapter: Adapter) -> Target:
     """Return the base model that an adapter is for, or if it is not known, a model of just the adapter's modules."""
+    named = adapter.report.base_model if adapter.report else None
+    if named and all(_has(FAMILIES[named].target, *module) for module in adapter.layers()):
+        return FAMILIES[named].target
     own = {
         component: {path: layer.weight_shape for path, layer in layers.items()}
         for component, layers in adapter.components.items()
     }
-    named = adapter.report.base_model if adapter.report else None
-    family = FAMILIES[named].target if named else None
-    if family and all(
-        any(family.components.get(component, {}).get(spelling) == shape for spelling in spellings(path))
-        for component, shapes in own.items()
-        for path, shape in shapes.items()
-    ):
-        return family
     return Target("the model that the file is for", own)
+
+
+def _has(target: Target, component: str, path: str, layer: AdapterLayer) -> bool:
+    shapes = target.components.get(component, {})
+    return any(layer.fits(shapes[spelling]) for spelling in spellings(path) if spelling in shapes)
 
 
 def _cast(adapter: Adapter, dtype: torch.dtype) -> Adapter:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from lorica.adapters import AdapterLayer
+from lorica.adapters.base import ANY
 from lorica.formats.unread import Unread
 
 # Below this share of the factors' own sizes, float32 leaves too few digits of the product, and float64 is used.
@@ -48,9 +49,10 @@ def product_norm(down: NDArray[Any], up: NDArray[Any]) -> float:
 def _norm_of_delta(layer: AdapterLayer) -> float | None:
     """Return the norm of a change that has no thin factors, if it is the same for every base weight.
 
-    A base of NaN tells: where it plays a part, the change is NaN too.
+    A base of NaN tells: where it plays a part, the change is NaN too. A size that the layer does not know is taken as
+    one: only a change of nothing but the bias does not depend on it.
     """
-    delta = layer.delta(torch.full(layer.weight_shape, nan))
+    delta = layer.delta(torch.full([1 if size == ANY else size for size in layer.weight_shape], nan))
     return float(torch.linalg.vector_norm(delta)) if delta.isfinite().all() else None
 
 

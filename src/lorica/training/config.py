@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -53,6 +53,7 @@ class RunConfig(InputSettings):
         validation_alias=AliasChoices("optimizer", "optimizer_type"),
         description="adamw, adamw8bit, prodigy (learning_rate 1), adafactor, or a class such as torch.optim.NAdam",
     )
+    use_8bit_adam: bool = Field(False, description="the same as --optimizer adamw8bit")
     optimizer_args: tuple[str, ...] = Field((), description="NAME=VALUE handed to the optimizer")
     use_ema: bool = Field(False, description="write the running mean of the adapter over the steps")
     ema_decay: float = Field(0.9999, gt=0, lt=1, description="how much of the mean stays at a step, rising at first")
@@ -137,8 +138,14 @@ class RunConfig(InputSettings):
         ("attention",), description="attention, attention+ff, all-linear, all, or globs on module paths"
     )
     train_text_encoder: bool = Field(False, description="also adapt the text encoder")
+    base_precision: Literal["fp32", "bf16", "fp16", "int8", "nf4"] | None = Field(
+        None, description="how the base is kept; that of mixed_precision if unset. int8 needs torchao, nf4 bitsandbytes"
+    )
     mixed_precision: Literal["no", "fp16", "bf16"] | None = Field(
-        None, description="precision of the base; the adapter is always fp32"
+        None, description="precision that a step computes in; the adapter is always fp32"
+    )
+    enable_xformers_memory_efficient_attention: bool = Field(
+        False, description="attention of xformers on a GPU; torch's own, which is the default, does the same"
     )
     allow_tf32: bool = Field(False, description="faster, coarser matrix products on Ampere GPUs and later")
 
@@ -168,24 +175,26 @@ class RunConfig(InputSettings):
     logging_dir: Path = Field(Path("logs"), description="the tracker's folder, inside output_dir")
     push_to_hub: bool = Field(False, description="upload the result to the Hub at the end")
     hub_model_id: str | None = Field(None, description="its name there, user/name; that of output_dir if unset")
-    use_8bit_adam: bool = Field(False, description="the same as --optimizer adamw8bit")
-    enable_xformers_memory_efficient_attention: bool = Field(
-        False, description="changes nothing: torch's own attention needs as little memory"
-    )
     pre_compute_text_embeddings: bool = Field(False, description="changes nothing: always on where captions allow it")
     upcast_before_saving: bool = Field(False, description="changes nothing: the adapter is always fp32")
     local_rank: int = Field(-1, description="ignored: accelerate launch tells each process its number")
 
     @model_validator(mode="before")
     @classmethod
-    def _choose_8bit(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("use_8bit_adam") in (None, False, "false"):
-            return cast("object", values)
-        told = cast("dict[str, Any]", values)
-        chosen = told.get("optimizer", told.get("optimizer_type", "adamw"))
-        if str(chosen).lower() not in ("adamw", "adamw8bit"):
-            raise ValueError(f"use_8bit_adam and optimizer {chosen} contradict each other: leave one out")
-        return {**{name: value for name, value in told.items() if name != "optimizer_type"}, "optimizer": "adamw8bit"}
+    def _name_the_optimizer(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Let ``use_8bit_adam`` stand for the name of the optimizer."""
+        named = next((values[name] for name in ("optimizer", "optimizer_type") if name in values), None)
+        if str(values.get("use_8bit_adam", False)).lower() != "true":
+            return values
+        if named is not None and str(named).lower() not in ("adamw", "adamw8bit"):
+            raise ValueError(f"use_8bit_adam and optimizer={named} are two optimizers: leave one out")
+        return {**{name: value for name, value in values.items() if name != "optimizer_type"}, "optimizer": "adamw8bit"}
+
+    @model_validator(mode="after")
+    def _agree_on_the_base(self) -> RunConfig:
+        if self.base_precision in ("int8", "nf4") and self.init_lora_weights == "pissa":
+            raise ValueError(f"pissa splits the weights of the base, which {self.base_precision} packs: leave one out")
+        return self
 
     @model_validator(mode="after")
     def _agree_on_validation(self) -> RunConfig:

@@ -28,6 +28,7 @@ from lorica.training.preview import prompts_of, write_previews
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Sampling
 from lorica.training.setup import (
+    precision_of,
     prepare_dataset,
     prepare_loop,
     prepare_recipe,
@@ -59,7 +60,7 @@ class Session:
         dataset = prepare_dataset(self._items, self._recipe, config, accelerator, reporter)
         self._validation = prepare_validation(config, held, self._recipe, dataset, self._side)
         self._recipe.release_encoders(keep_text=dataset.texts.is_open, keep_pictures=config.no_cache)
-        self._trainable = prepare_trainable(config, self._recipe)
+        self._trainable = prepare_trainable(config, self._recipe, precision_of(config, accelerator))
         self.loop = prepare_loop(config, self._recipe, dataset, self._trainable, accelerator)
         self._facts = facts_of(config, self.loop, self._side)
         self._saved = -1

@@ -18,6 +18,7 @@ from lorica.errors import ConfigError, DataError, MissingExtraError, UnknownName
 from lorica.runtime.targets import choose_modules
 from lorica.runtime.trainable import Trainable
 from lorica.training.average import Average
+from lorica.training.base import base_dtype, pack_base, use_xformers
 from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset
 from lorica.training.encoding import load_dataset
@@ -60,14 +61,16 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 
 def precision_of(config: RunConfig, accelerator: Accelerator) -> torch.dtype:
-    """Return the precision of the base model; unset, it is that of ``accelerate launch``.
+    """Return the precision that a step computes in: unset, that of a half base, or else of ``accelerate launch``.
 
     Raises:
         ConfigError: for fp16 without a GPU.
     """
-    dtype = DTYPES[config.mixed_precision or _launched_precision(accelerator)]
+    half = config.base_precision if config.base_precision in DTYPES else None
+    dtype = DTYPES[config.mixed_precision or half or _launched_precision(accelerator)]
     if dtype is torch.float16 and accelerator.device.type == "cpu":
-        raise ConfigError("mixed_precision is fp16, which needs a GPU; on this machine use bf16 or no.")
+        name = "mixed_precision" if config.mixed_precision else "base_precision"
+        raise ConfigError(f"{name} is fp16, which needs a GPU; on this machine use bf16 or leave it out.")
     return dtype
 
 
@@ -86,7 +89,7 @@ def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
     )
     settings = RecipeSettings(
         device=accelerator.device,
-        dtype=precision_of(config, accelerator),
+        dtype=base_dtype(config, precision_of(config, accelerator)),
         train_text_encoder=config.train_text_encoder,
         prediction_type=config.prediction_type,
         weighting=weighting_of(config),
@@ -95,6 +98,8 @@ def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
         zero_terminal_snr=config.rescale_zero_terminal_snr,
     )
     recipe = load_recipe(pipeline, settings)
+    if config.enable_xformers_memory_efficient_attention:
+        use_xformers(recipe.components.values())
     recipe.sample_time(1, torch.Generator())  # limits outside of the schedule are refused before anything is encoded
     return recipe
 
@@ -170,10 +175,11 @@ def prepare_dataset(
     return dataset
 
 
-def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
-    """Put a new adapter on the chosen modules.
+def prepare_trainable(config: RunConfig, recipe: Recipe, computing: torch.dtype = torch.float32) -> Trainable:
+    """Put a new adapter on the chosen modules, and pack the base if it is to be in few bits.
 
     Raises:
+        MissingExtraError: if what packs it is not installed.
         UnknownNameError: if a pattern names no module.
     """
     parts = dict(recipe.components)
@@ -182,6 +188,7 @@ def prepare_trainable(config: RunConfig, recipe: Recipe) -> Trainable:
     for part in parts.values():  # what takes less memory or drops out acts in training mode only
         part.train(config.gradient_checkpointing or any(dropouts.values()))
         _order_channels(part)
+        pack_base(part, config, computing)
         if config.gradient_checkpointing:
             _enable_checkpointing(part)
     trainable = Trainable(

@@ -24,6 +24,7 @@ UNCHANGED = (
     "max_bucket_reso",
     "bucket_no_upscale",
     "enable_wildcards",
+    "base_precision",
     "optimizer",
     "use_ema",
     "init_lora_weights",
