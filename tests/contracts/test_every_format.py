@@ -44,7 +44,7 @@ LYCORIS = set(SAMPLES) - {"ia3", "oft_v2 shared", "vera"}
 # The samples that a format can hold; all others must be refused.
 HELD = {
     "diffusers": {"lora", "dora"},
-    "peft": {"lora", "dora", "loha", "loha with cores"},
+    "peft": {"lora", "dora", "loha with cores"},  # the sample of LoHa has a bias, which PEFT has no name for
     **dict.fromkeys(("kohya", "onetrainer", "lycoris", "wan_fun", "comfyui", "omi"), LYCORIS),
 }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
-from lorica.formats import looks
+from lorica.formats import looks, peft_bias
 from lorica.formats.account import Account
 from lorica.formats.dialect import Dialect, Parsed
 from lorica.formats.files import Stored
@@ -135,6 +135,8 @@ def _layers(
         layer = with_alpha(layer, one_number(stored, leaves["scale"]) * layer.rank)
     elif "alpha" not in leaves:
         layer = _with_default_alpha(layer, parsed, place)
+    if leaves.get("bias", "").endswith(peft_bias.LEAF):
+        layer = peft_bias.with_scaled_bias(layer)
     if place.is_whole:
         path = place.parts[0].path
         fit = _fit({path: layer}, shapes)

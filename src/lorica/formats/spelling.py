@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
+from lorica.formats import peft_bias
 from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import leaves_of
 
@@ -57,6 +58,11 @@ class Spelling:
         leaves = _aligned(leaves_of(layer), {meaning for meaning in keys if meaning not in NUMBERS})
         if not keys or leaves is None:
             return None
+        if keys.get("bias", "").endswith(peft_bias.LEAF):
+            bias = peft_bias.unscaled_bias(layer)
+            if bias is None:
+                return None
+            leaves["bias"] = bias
         tensors = {keys[meaning]: self._shaped(keys[meaning], tensor) for meaning, tensor in leaves.items()}
         told_by = "scale" if "scale" in keys else "alpha"  # the one that counts; the other is kept as it is
         numbers = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError, ShapeError
-from lorica.formats import looks
+from lorica.formats import looks, peft_bias
 from lorica.formats.fused import join
 from lorica.formats.layers import PEFT_MAGNITUDE
 from lorica.formats.names import flat_names, number_parts
@@ -63,7 +63,7 @@ LYCORIS_LEAVES: dict[str, str] = {
 PEFT_LEAVES: dict[str, str] = {
     "lora.down": "lora_A.weight",
     "lora.up": "lora_B.weight",
-    "bias": "lora_B.bias",
+    "bias": peft_bias.LEAF,
     "magnitude": PEFT_MAGNITUDE,
 }
 
@@ -118,8 +118,10 @@ class Writer:
         strange = [leaf for leaf in leaves if leaf not in self.leaves]
         if not strange and not self._comes_back(layer, leaves):
             self.refused[name] = f"it is a {layer.kind} layer that would be read as another one: {layer!r:.300}."
-        if layer.kind == "bias" and self.leaves.get("bias") == PEFT_LEAVES["bias"]:
-            strange = ["bias"]  # PEFT has it only beside a LoRA
+        if "bias" in leaves and self.leaves.get("bias") == peft_bias.LEAF:
+            bias = peft_bias.unscaled_bias(layer) if "lora.down" in leaves else None  # PEFT has it beside a LoRA only
+            strange = [*strange, *(["bias"] if bias is None else [])]
+            leaves["bias"] = leaves["bias"] if bias is None else bias
         if strange:
             self.refused[name] = f"it is a {layer.kind} layer, and the format has no name for its {strange[0]!r}."
         elif self.with_alpha and layer.kind not in WITHOUT_ALPHA:
