@@ -36,6 +36,8 @@ def test_it_says_what_the_tensor_says(dtype: torch.dtype, tmp_path: Path) -> Non
     assert (found.shape, found.ndim, found.numel()) == (tuple(tensor.shape), 2, 8)
     assert found.element_size() == tensor.element_size()
     assert found.is_floating_point() == tensor.is_floating_point()
+    assert found.is_complex() == tensor.is_complex()
+    assert len(found) == len(tensor)
     assert torch.equal(found.tensor.float(), tensor.float())
     assert found.dtype == dtype
 

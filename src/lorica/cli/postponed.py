@@ -77,7 +77,8 @@ class Postponed(ModuleType):
     def __getattr__(self, name: str) -> Any:
         """Return something that stands for a class or function; for all else import the real module and ask it."""
         own = self.__name__
-        if name == "__path__" and sys._getframe(1).f_code.co_filename != _IMPORT_SYSTEM:
+        asker = sys._getframe(1).f_code.co_filename  # type: ignore[reportPrivateUsage]
+        if name == "__path__" and asker != _IMPORT_SYSTEM:
             raise AttributeError(name)  # ``from torch import nn`` looks whether it may have to import torch.nn
         if is_postponed(own) and not name.startswith("_") and (self._deferred is None or name in self._deferred):
             return Deferred(own, name)

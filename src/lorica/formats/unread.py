@@ -71,6 +71,10 @@ class Unread:
         """Tell whether the numbers are floating-point."""
         return "F" in self.stored_dtype
 
+    def is_complex(self) -> bool:
+        """Tell whether the numbers are complex; a safetensors file holds none."""
+        return False
+
     def item(self) -> float:
         """Return the only number of a tensor of one element."""
         if self.numel() != 1:
