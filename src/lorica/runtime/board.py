@@ -52,7 +52,7 @@ class State:
         flats: the tensors.
         views: the piece of each part.
         host: the numbers, on the CPU.
-        acting: the adapters whose strength is not 0 everywhere.
+        acting: for each sample, the adapters whose strength is not 0 everywhere.
         guidance: how often the list of samples stands in a batch, if that is known.
     """
 
@@ -61,7 +61,7 @@ class State:
     flats: Mapping[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
     views: Mapping[Key, Tensor] = field(default_factory=dict[Key, Tensor])
     host: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
-    acting: frozenset[str] = frozenset()
+    acting: tuple[frozenset[str], ...] = (frozenset(),)
     guidance: int | None = None
 
     def fits(self, parts: Mapping[Key, Part], samples: int) -> bool:
@@ -104,14 +104,14 @@ class Board:
         before = self.state
         laid = before if before.fits(parts, len(rows)) else _lay_out(parts, len(rows))
         host = torch.zeros(len(rows), sum(part.width for part in parts.values()))
-        acting: set[str] = set()
-        for sample, row in zip(host, rows, strict=True):
+        acting: list[set[str]] = [set() for _ in rows]
+        for sample, row, names in zip(host, rows, acting, strict=True):
             for name, strengths in row.items():
                 entry = self._entry(name, parts)
                 if entry.keys and any(strengths.values()):
-                    acting.add(name)
+                    names.add(name)
                     sample[entry.place(laid.offsets)] = entry.values(strengths)
-        self._show(State(parts, laid.offsets, laid.flats, laid.views, host, frozenset(acting), guidance))
+        self._show(State(parts, laid.offsets, laid.flats, laid.views, host, tuple(map(frozenset, acting)), guidance))
 
     def restore(self, state: State) -> None:
         """Show again what was shown before, whatever has happened since."""

@@ -23,13 +23,28 @@ def for_batch(strength: Tensor, batch: int, guidance: int | None = None) -> Tens
     Raises:
         StateError: if the batch is no multiple.
     """
-    times, rest = divmod(batch, len(strength))
+    halves, times = spread(len(strength), batch, guidance)
+    return strength.repeat(halves, 1).repeat_interleave(times, dim=0) if batch > len(strength) else strength
+
+
+def spread(samples: int, batch: int, guidance: int | None = None) -> tuple[int, int]:
+    """Return how often the list of samples stands in a batch, and how often each row is repeated in its place.
+
+    Raises:
+        StateError: if the batch is no multiple.
+    """
+    times, rest = divmod(batch, samples)
     if rest or not times:
         raise StateError(
-            f"strengths were set for {len(strength)} samples, but a layer got a batch of {batch}, which is no multiple "
+            f"strengths were set for {samples} samples, but a layer got a batch of {batch}, which is no multiple "
             "of it. Give per_sample one entry for each prompt."
         )
-    halves = guidance if guidance is not None and times % guidance == 0 else 2 - times % 2
-    if guidance is None and times == 1:
-        halves = 1
-    return strength.repeat(halves, 1).repeat_interleave(times // halves, dim=0) if times > 1 else strength
+    given = guidance or 2 - times % 2
+    halves = given if times % given == 0 else 1
+    return halves, times // halves
+
+
+def runs(samples: int, batch: int, guidance: int | None = None) -> list[tuple[int, slice]]:
+    """Return the neighbouring rows of a batch that belong to one sample: ``(sample, rows)``."""
+    halves, times = spread(samples, batch, guidance)
+    return [(run % samples, slice(run * times, (run + 1) * times)) for run in range(halves * samples)]

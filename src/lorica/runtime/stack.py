@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -62,9 +62,9 @@ class Stack(ABC):
     def _change(self, layer: nn.Module, x: Tensor, y: Tensor, strength: Tensor, acting: Collection[int]) -> Tensor:
         """Return what these columns add to ``y``."""
 
-    def act(self, names: Collection[str]) -> None:
+    def act(self, names: Sequence[Collection[str]]) -> None:
         """Let an eager forward read the changes of these adapters alone."""
-        self._acting = [slot.start for name, slot in self.slots.items() if name in names]
+        self._acting = [slot.start for name, slot in self.slots.items() if any(name in one for one in names)]
 
     def link(self, strength: Tensor) -> None:
         """Take the strengths from this tensor from now on."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from lorica.adapters import Factors
 from lorica.errors import StateError
 from lorica.runtime.products import change_in_place, change_output
-from lorica.runtime.samples import for_batch
+from lorica.runtime.samples import for_batch, runs
 
 # How many times the rows that the first adapter needs are set aside. On the CPU, memory that nothing was written to
 # costs nothing, and a later adapter then needs no copy of those before it; on a device such a copy is quick.
 ROOM = {"cpu": 8}
+
+# Multiplications that a CPU does while it makes one more call; a GPU does so many that splitting never pays there.
+WORK_OF_A_CALL = 2**20
+
+
+Span = tuple[int, int]  # first row, and the one after the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class Thin:
         self.slots = dict(slots)
         self.strength = torch.zeros(1, width, device=down.device)
         self.guidance: int | None = None
-        self._span = (0, 0)
+        self._spans: tuple[Span, ...] = ((0, 0),)  # the rows that act, for each sample
         self._window: Window | None = None
 
     @classmethod
@@ -120,13 +126,37 @@ class Thin:
         if torch.compiler.is_compiling():
             window = Window(self.down[: self.width], self.up[: self.width].T, self.strength)
             return change_output(layer, x, y, *self._suited(window, x, y))
-        if self._span[0] == self._span[1]:
+        if not any(start < stop for start, stop in self._spans):
             return y
+        if len(self._spans) > 1 and not torch.is_grad_enabled() and self._is_worth_splitting(x):
+            return self._sample_by_sample(layer, x, y)
         if self._window is None:
-            rows = slice(*self._span)
-            self._window = Window(self.down[rows], self.up[rows].T, self.strength[:, rows])
+            self._window = self._rows(min(start for start, _ in self._spans), max(stop for _, stop in self._spans))
         change = change_output if torch.is_grad_enabled() else change_in_place
         return change(layer, x, y, *self._suited(self._window, x, y))
+
+    def _is_worth_splitting(self, x: Tensor) -> bool:
+        """Tell whether giving each sample its own rows alone saves more work than the additional calls cost."""
+        widths = [stop - start for start, stop in self._spans]
+        every = max(stop for _, stop in self._spans) - min(start for start, _ in self._spans)
+        saved = x.numel() * (every - sum(widths) / len(widths))  # multiplications of the first product
+        return x.device.type == "cpu" and saved > WORK_OF_A_CALL * len(widths)
+
+    def _sample_by_sample(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """Give each sample the rows of its own adapters alone: a row of the batch costs what its adapters cost."""
+        for sample, rows in runs(len(self.strength), len(x), self.guidance):
+            start, stop = self._spans[sample]
+            if start < stop:
+                window = self._rows(start, stop)
+                window = self._suited(window._replace(strength=window.strength[sample : sample + 1]), x, y)
+                part = y[rows]
+                changed = change_in_place(layer, x[rows], part, *window)
+                if changed is not part:
+                    part.copy_(changed)
+        return y
+
+    def _rows(self, start: int, stop: int) -> Window:
+        return Window(self.down[start:stop], self.up[start:stop].T, self.strength[:, start:stop])
 
     def _suited(self, window: Window, x: Tensor, y: Tensor) -> Window:
         """Return the window in the precision of the input where the two differ, with a strength for each sample."""
@@ -137,11 +167,14 @@ class Thin:
             window = window._replace(down=window.down.to(dtype), up=window.up.to(dtype))
         return window
 
-    def act(self, names: Collection[str]) -> None:
-        """Let an eager forward read the rows of these adapters and what lies between them, no others."""
-        slots = [slot for name, slot in self.slots.items() if name in names]
-        self._span = (min(slot.start for slot in slots), max(slot.stop for slot in slots)) if slots else (0, 0)
+    def act(self, names: Sequence[Collection[str]]) -> None:
+        """Let an eager forward read the rows of these adapters (for each sample) and what lies between, no others."""
+        self._spans = tuple(self._span(one) for one in names)
         self._window = None
+
+    def _span(self, names: Collection[str]) -> Span:
+        slots = [slot for name, slot in self.slots.items() if name in names]
+        return (min(slot.start for slot in slots), max(slot.stop for slot in slots)) if slots else (0, 0)
 
     def link(self, strength: Tensor) -> None:
         """Take the strengths from this tensor from now on."""
@@ -161,7 +194,7 @@ class Thin:
         """Return one that shares no memory with this."""
         rows = slice(self.width)
         twin = Thin(self.down[rows].clone(), self.up[rows].clone(), self.slots, self.width, reserved=self.reserved)
-        twin.strength, twin.guidance, twin._span = self.strength.clone(), self.guidance, self._span
+        twin.strength, twin.guidance, twin._spans = self.strength.clone(), self.guidance, self._spans
         return twin
 
     def _grown(self, needed: int) -> tuple[Tensor, Tensor]:
