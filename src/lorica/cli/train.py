@@ -43,8 +43,9 @@ class TrainCommand(click.Command):
 )
 @click.argument("what", default=TASKS[0], metavar="[text-to-image | RUN.TOML]")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Change one setting of the run file.")
+@click.option("--dry_run", "--dry-run", is_flag=True, help="Print the plan of the run; train and write nothing.")
 @json_option
-def command(what: str, pairs: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(what: str, pairs: tuple[str, ...], dry_run: bool, as_json: bool, **options: Any) -> None:
     r"""Train a LoRA on a folder of pictures with captions.
 
     \b
@@ -53,6 +54,9 @@ def command(what: str, pairs: tuple[str, ...], as_json: bool, **options: Any) ->
     """
     config = configuration(what, pairs, options)
     quiet_libraries()
+    if dry_run:
+        _print_plan(config, as_json=as_json)
+        return
     from lorica.training.run import train  # brings torch along
 
     result = train(config)
@@ -60,6 +64,16 @@ def command(what: str, pairs: tuple[str, ...], as_json: bool, **options: Any) ->
         print_json(facts_of(result))
     else:
         click.echo(closing(result, config))
+
+
+def _print_plan(config: RunConfig, *, as_json: bool) -> None:
+    from lorica.training.rehearsal import rehearse  # brings torch along
+
+    plan = rehearse(config)
+    if as_json:
+        print_json(plan.facts())
+    else:
+        click.echo(plan.describe())
 
 
 def facts_of(result: TrainResult) -> dict[str, object]:

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from lorica.errors import TrainingError
 
@@ -110,8 +111,15 @@ class TrainedLinear:
 
 
 def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """Tell whether the backward pass of a layer can be done here: an ``nn.Linear`` whose weight is not packed."""
-    return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and layer.weight.is_floating_point()
+    """Tell whether the backward pass of a layer can be done here: an ``nn.Linear`` whose weight is not packed.
+
+    A weight without values, as memory is estimated with, is as good as one that has them.
+    """
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) in (nn.Parameter, FakeTensor)
+        and layer.weight.is_floating_point()
+    )
 
 
 def _is_frozen(layer: nn.Module) -> bool:

@@ -21,6 +21,7 @@ class Reporter:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -99,6 +99,10 @@ class Recipe(Protocol):
     @property
     def multiple(self) -> int:
         """What the sides of a picture must be a multiple of."""
+        ...
+
+    def with_networks(self, change: Callable[[nn.Module], nn.Module]) -> Recipe:
+        """Return a copy of this recipe with every network replaced by what ``change`` makes of it."""
         ...
 
     def describe(self) -> Mapping[str, str]:

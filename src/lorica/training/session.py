@@ -22,6 +22,7 @@ from lorica.training.config import RunConfig
 from lorica.training.holding_out import hold_out, prepare_validation
 from lorica.training.hub import push_folder
 from lorica.training.loop import StepReport, autocast
+from lorica.training.memory import estimate_memory
 from lorica.training.metrics import METRICS, plot_loss, read_metrics, values_of
 from lorica.training.outputs import RUN, base_name, write_adapter, write_card
 from lorica.training.preview import prompts_of, write_previews
@@ -57,6 +58,8 @@ class Session:
         self._items, held = hold_out(config, found, Cache(cache_folder()), reporter)
         self._recipe = prepare_recipe(config, accelerator)
         self._side = side_of(config, self._recipe)
+        if not reporter.quiet:
+            reporter.say(estimate_memory(config, self._recipe, accelerator, self._side).describe())
         dataset = prepare_dataset(self._items, self._recipe, config, accelerator, reporter)
         self._validation = prepare_validation(config, held, self._recipe, dataset, self._side)
         self._recipe.release_encoders(keep_text=dataset.texts.is_open, keep_pictures=config.no_cache)

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorica.data.bucket_batches import bucket_batches_per_epoch
+from lorica.data.bucket_batches import Buckets, bucket_batches_per_epoch
 from lorica.data.cache import Cache, cache_folder
 from lorica.data.groups import Group
 from lorica.data.items import Item
@@ -29,7 +29,7 @@ from lorica.training.loop import Loop
 from lorica.training.objective import objective_of, weighting_of
 from lorica.training.optimizer import Optimizer
 from lorica.training.pipelines import load_pipeline
-from lorica.training.plan import make_plan
+from lorica.training.plan import Plan, make_plan
 from lorica.training.progress import Reporter
 from lorica.training.recipe import Recipe, RecipeSettings
 from lorica.training.recipes import load_recipe
@@ -138,7 +138,12 @@ def check_captions(
 
 
 def prepare_dataset(
-    items: Sequence[Item], recipe: Recipe, config: RunConfig, accelerator: Accelerator, reporter: Reporter
+    items: Sequence[Item],
+    recipe: Recipe,
+    config: RunConfig,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    cache: Cache | None = None,
 ) -> Dataset:
     """Encode the pictures and captions, the first process before the others, which then find them in the cache."""
     groups = groups_of(config, items)
@@ -156,7 +161,7 @@ def prepare_dataset(
     buckets = plan_frames(items, config, framing.side, recipe.multiple)
     if buckets is not None:
         reporter.say(buckets.table(config.train_batch_size))
-    cache = Cache(None if config.no_cache else cache_folder())
+    cache = cache or Cache(None if config.no_cache else cache_folder())
     with accelerator.main_process_first():
         dataset = load_dataset(
             items,
@@ -190,7 +195,7 @@ def prepare_trainable(config: RunConfig, recipe: Recipe, computing: torch.dtype 
         _order_channels(part)
         pack_base(part, config, computing)
         if config.gradient_checkpointing:
-            _enable_checkpointing(part)
+            enable_checkpointing(part)
     trainable = Trainable(
         parts,
         modules,
@@ -220,19 +225,25 @@ def choose_in_all(parts: dict[str, nn.Module], patterns: Sequence[str]) -> dict[
     return {name: paths for name, paths in ordered.items() if paths}
 
 
+def plan_of(
+    config: RunConfig, pictures: int, groups: Sequence[Group], buckets: Buckets | None, accelerator: Accelerator
+) -> Plan:
+    """Return how a run of some pictures is cut into steps."""
+    return make_plan(
+        config,
+        pictures,
+        accelerator.num_processes,
+        accelerator.process_index,
+        batches=bucket_batches_per_epoch(config.train_batch_size, buckets) if buckets else None,
+        samples=epoch_length([group.source for group in groups]),
+    )
+
+
 def prepare_loop(
     config: RunConfig, recipe: Recipe, dataset: Dataset, trainable: Trainable, accelerator: Accelerator
 ) -> Loop:
     """Put together the loop."""
-    batches = bucket_batches_per_epoch(config.train_batch_size, dataset.buckets) if dataset.buckets else None
-    plan = make_plan(
-        config,
-        len(dataset),
-        accelerator.num_processes,
-        accelerator.process_index,
-        batches=batches,
-        samples=epoch_length([group.source for group in dataset.groups]),
-    )
+    plan = plan_of(config, len(dataset), dataset.groups, dataset.buckets, accelerator)
     dtype = precision_of(config, accelerator)
     parameters, pieces = trainable.by_component(), trainable.named_parameters()
     rate = rate_of(config, trainable.modules)
@@ -275,6 +286,7 @@ def _order_channels(part: nn.Module) -> None:
         nn.Module.to(part, memory_format=torch.channels_last)
 
 
-def _enable_checkpointing(part: Any) -> None:
+def enable_checkpointing(part: Any) -> None:
+    """Let a network remember less in training mode, and compute it again on the way back."""
     enable = getattr(part, "enable_gradient_checkpointing", None) or part.gradient_checkpointing_enable
     enable()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -75,6 +76,12 @@ class StableDiffusion:
         """What the autoencoder and the levels of the UNet divide by."""
         levels = len(self._unet.config["block_out_channels"]) - 1
         return int(self._pipeline.vae_scale_factor) * 2**levels
+
+    def with_networks(self, change: Callable[[nn.Module], nn.Module]) -> StableDiffusion:
+        """Return a copy with every network replaced; the pipeline, which draws previews, stays as it is."""
+        twin = copy.copy(self)
+        twin._unet, twin._vae, twin._text_encoder = map(change, (self._unet, self._vae, self._text_encoder))
+        return twin
 
     def describe(self) -> Mapping[str, str]:
         """Tell the version by the width of the text states, and what is predicted."""
