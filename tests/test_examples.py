@@ -68,6 +68,15 @@ def test_02_shows_five_pictures_in_a_row(run: Callable[..., None]) -> None:
     assert size("two_at_once.png") == (5 * 64, 64)
 
 
+def test_03_fuses_and_takes_out_again(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    lorica.write(sample_adapter(3), "subject.safetensors")
+    lorica.write(sample_adapter(2), "style.safetensors")
+    run("03", "subject.safetensors", "style.safetensors")
+    assert differ("both.png", "subject.png")
+    assert not differ("base.png", "base_again.png")
+    assert "bit for bit: True" in capsys.readouterr().out
+
+
 def test_04_converts_and_loses_nothing(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     adapter = sample_adapter(5)
     lorica.write(adapter, "kohya.safetensors", format="kohya")
@@ -80,6 +89,14 @@ def test_10_trains_and_shows_what_was_learnt(run: Callable[..., None]) -> None:
     run("10", str(write_subject("mine")), "2")
     assert Path("trained-lora/pytorch_lora_weights.safetensors").is_file()
     assert size("learnt.png") == (64, 64)
+
+
+def test_14_draws_one_picture_for_each_schedule(run: Callable[..., None]) -> None:
+    lorica.write(sample_adapter(3), "loras/style.safetensors")
+    run("14", "loras", "style")
+    assert differ("list.png", "function.png")
+    assert differ("function.png", "shape.png")
+    assert not differ("window.png", "tag.png")
 
 
 def test_every_example_has_a_test() -> None:

@@ -201,3 +201,13 @@ def test_what_was_attached_before_somebody_else_loaded_is_refused() -> None:
     with pytest.raises(StateError, match="already belongs"):
         unet.load(adapter, name="b")
     assert (whole.names, unet.names) == (["a"], [])
+
+
+def test_a_new_strength_is_only_written_and_nothing_is_observed_again() -> None:
+    model, x = Careless(), torch.randn(2, 5)
+    loras = load_on(model, "called", "asleep")
+    model(x)
+    held = loras._banks.plans
+    loras.set({"a": 0.5})
+    assert loras._banks.plans is held  # banks were not put in anew
+    assert not loras.watch._unproven

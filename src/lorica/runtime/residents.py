@@ -43,7 +43,7 @@ class Residents:
         """
         acting = {name: plans[name] for row in rows for name, strengths in row.items() if any(strengths.values())}
         held = self._kept(acting, gone)
-        if held == self._banks.plans.keys():
+        if held.keys() == self._banks.plans.keys():
             self._banks.write(rows, guidance)
         else:
             wanted = {name: acting[name] if name in acting else self._banks.plans[name] for name in held}

@@ -1,0 +1,43 @@
+"""Put two LoRAs into the weights, take one of them out again, then the other: the original weights, bit for bit.
+
+Run: python examples/03_fuse_and_unfuse.py subject.safetensors style.safetensors
+"""
+
+import sys
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+import lorica
+
+PROMPT = "a large orange zorblin on a navy background"
+
+pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())
+pipe.set_progress_bar_config(disable=True)
+
+
+def draw(name: str) -> bytes:
+    generator = torch.Generator().manual_seed(4)
+    picture = pipe(PROMPT, num_inference_steps=10, guidance_scale=4.0, generator=generator).images[0]
+    picture.save(f"{name}.png")
+    return picture.tobytes()
+
+
+before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items()}
+base = draw("base")
+
+loras = lorica.attach(pipe)
+loras.load(sys.argv[1], name="subject")
+loras.load(sys.argv[2], name="style")
+
+loras.fuse({"subject": 0.8, "style": 0.7})  # inside the weights: no cost at any step
+draw("both")
+pipe.save_pretrained("fused")  # an ordinary model, for any program that reads diffusers' folders
+
+loras.unfuse("style")  # the other one stays
+draw("subject")
+print(loras.summary())
+
+loras.unfuse()
+same = all(torch.equal(tensor, before[name]) for name, tensor in pipe.unet.state_dict().items())
+print(f"the weights are the original ones, bit for bit: {same and draw('base_again') == base}")
