@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorica.errors import ConfigError, MissingExtraError
 from lorica.training.config import RunConfig
@@ -61,7 +61,7 @@ def pack_nf4(part: nn.Module, computing: torch.dtype) -> None:
 
 
 def _as_nf4(layer: nn.Linear, layers: Any, computing: torch.dtype) -> nn.Module:
-    device, bias = layer.weight.device, layer.bias
+    device, bias = layer.weight.device, cast("Tensor | None", layer.bias)
     packed = layers.Linear4bit(
         layer.in_features, layer.out_features, bias is not None, computing, quant_type="nf4", device="meta"
     )

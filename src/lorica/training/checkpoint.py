@@ -127,6 +127,8 @@ def remove_remains(folder: Path) -> None:
     """Delete what a killed run was writing or deleting."""
     for path in (*folder.glob(f".{PREFIX}*.part"), *folder.glob(f".{PREFIX}*.old")):
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def check_facts(checkpoint: Checkpoint, facts: Mapping[str, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from lorica.training.checkpoint import list_checkpoints, remove_checkpoints
 from lorica.training.preview import FOLDER as PREVIEWS
 
 LOCK = ".lock"
+PROBE = 64 * 1024  # bytes that must fit: run.toml, the curve and the card
 
 
 def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
@@ -27,9 +28,11 @@ def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
     probe = folder / f".probe-{uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
+        probe.write_bytes(bytes(PROBE))
         probe.unlink()
     except OSError as error:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
         raise FileError(f"the output folder {folder} cannot be written: {error}. Choose another output_dir.") from error
     if overwrite and not resuming:
         remove_checkpoints(folder)
@@ -38,6 +41,24 @@ def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
         raise StateError(
             f"{folder} holds the checkpoints of an earlier run. Go on with it by --resume_from_checkpoint latest, "
             "delete them by --overwrite_output_dir, or choose another --output_dir."
+        )
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Make sure that a checkpoint fits before anything is trained.
+
+    Args:
+        folder: where it will be written.
+        needed: its size in bytes.
+
+    Raises:
+        FileError: if the disk has less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FileError(
+            f"the disk of {folder} has {free:,} bytes left and a checkpoint takes {needed:,}: "
+            "make room, or choose another output_dir."
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorica.adapters import Adapter
+from lorica.errors import FileError, LoRAError
 from lorica.training.config import RunConfig
 from lorica.training.folder import hold_folder, prepare_folder
 from lorica.training.hub import check_login
@@ -83,6 +84,10 @@ def _run(session: Session, on_step: OnStep | None, started: float) -> TrainResul
         first = session.begin()
         _steps(session, first, on_step)
         adapter, path = session.finish(time.perf_counter() - started)
+    except OSError as error:
+        if isinstance(error, LoRAError):
+            raise
+        raise FileError(f"cannot write to {session.folder}: {error}. Checkpoints written before are intact.") from error
     finally:
         session.close()
     seconds = time.perf_counter() - started

@@ -19,6 +19,7 @@ from lorica.training.checkpoint import (
     write_checkpoint,
 )
 from lorica.training.config import RunConfig
+from lorica.training.folder import check_room
 from lorica.training.holding_out import hold_out, prepare_validation
 from lorica.training.hub import push_folder
 from lorica.training.loop import StepReport, autocast
@@ -40,6 +41,7 @@ from lorica.training.sources import collect_items
 from lorica.training.state import facts_of, restore_checkpoint, take_checkpoint
 from lorica.training.texts import whole_texts
 
+CHECKPOINT = 4 * 4  # bytes of a trained number in it: the factor, two of Adam, and the adapter file
 FINAL_SHARE = 0.1  # share of the steps whose mean loss is called final
 
 
@@ -78,6 +80,7 @@ class Session:
         self._describe()
         if self.is_main:
             remove_remains(self.folder)
+            check_room(self.folder, CHECKPOINT * sum(factor.numel() for factor in self._trainable.parameters()))
         wanted = self.config.resume_from_checkpoint
         found = find_checkpoint(self.folder, wanted, self.reporter.say) if wanted is not None else None
         if self.is_main:
