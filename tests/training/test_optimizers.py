@@ -51,9 +51,6 @@ def test_adafactor_sees_matrices(settings: Settings) -> None:
     assert ups(result.adapter).abs().max() > 0
 
 
-EXTRAS = {"prodigy": "prodigyopt", "adamw8bit": "bitsandbytes"}
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")  # of extras
 @pytest.mark.parametrize("name", ["torch.optim.NAdam", "adafactor", "prodigy", "adamw8bit"])
 def test_any_optimizer_and_the_mean_resume_bit_for_bit(settings: Settings, tmp_path: Path, name: str) -> None:

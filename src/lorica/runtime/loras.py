@@ -206,7 +206,9 @@ class Loras:
             StateError: if a weight was fused into without a backup. The model is unchanged after any error.
         """
         resolved = {name: values for name, (_, values) in self._roster.resolved(strengths).items()}
-        self._move({**self._roster.in_weights, **strengths}, self._fused.with_more(resolved, self._roster.plans), backup=backup)
+        self._move(
+            {**self._roster.in_weights, **strengths}, self._fused.with_more(resolved, self._roster.plans), backup=backup
+        )
 
     @in_turn
     def unfuse(self, *names: str) -> None:
