@@ -209,7 +209,7 @@ def test_an_adapter_beside_others_changes_nothing_for_them_when_rows_run_out() -
 
 
 @pytest.mark.parametrize("where", [(Thin, "edited"), (Thin, "link"), (Thin, "act"), (Board, "write"), (Banks, "_put")])
-@pytest.mark.parametrize("what", ["load", "remove", "set", "fuse"])
+@pytest.mark.parametrize("what", ["load", "remove", "set", "fuse", "disable"])
 def test_a_failure_anywhere_leaves_the_model_as_it_was(
     where: tuple[type, str], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,12 +220,15 @@ def test_a_failure_anywhere_leaves_the_model_as_it_was(
     loras.load(both, name="a", strength=0.7)
     loras.load(one(make_lora(model[0], rank=4)), name="b")
     x = torch.randn(3, 5)
+    with loras.using({"b": 0.1}):
+        other = model(x)
     before, names, strengths = model(x), loras.names, loras.strengths
     operations = {
         "load": lambda: loras.load(both, name="c"),
         "remove": lambda: loras.remove("a"),
         "set": lambda: loras.set({"b": 0.1}),
         "fuse": lambda: loras.fuse({"a": 1.0}),
+        "disable": loras.disable,
     }
     owner, method = where
     works, calls = getattr(owner, method), []
@@ -246,8 +249,9 @@ def test_a_failure_anywhere_leaves_the_model_as_it_was(
             assert (loras.names, loras.strengths, loras.fused) == (names, strengths, {})
         else:
             assert not calls  # an operation that never came there
+            loras.enable()
     loras.set({"b": 0.1})
-    assert not torch.equal(model(x), before)
+    assert torch.equal(model(x), other)
     loras.detach()
     assert not any(module._forward_hooks for module in model.modules())
 

@@ -98,6 +98,21 @@ def make() -> tuple[nn.Sequential, Any]:
     return model, loras
 
 
+def test_whole_changes_follow_a_batch_that_is_a_multiple() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7))
+    change = SAMPLES["full"][1](model[0])
+    loras = lorica.attach(model)
+    loras.load(one(change), name="a")
+    x = torch.randn(4, 5)
+    loras.set({"a": 0.7})
+    changed = model(x)
+    loras.set({})
+    base = model(x)
+    loras.per_sample([{"a": 0.7}, {}])
+    assert torch.allclose(model(x), torch.stack([changed[0], base[1], changed[2], base[3]]), atol=FP32_NOISE, rtol=0)
+
+
 def test_per_sample_holds_until_the_next_set_and_using_restores_it() -> None:
     model, loras = make()
     x = torch.randn(3, 5)

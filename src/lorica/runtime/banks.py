@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +84,11 @@ class Banks:
     def prepare_nothing(self) -> Prepared:
         """Return what it takes to have no bank left, reserved or not."""
         return Prepared(dict.fromkeys(self._banks, Content()), {}, frozenset(self.plans))
+
+    @property
+    def places(self) -> Collection[Place]:
+        """The layers that hold a bank."""
+        return self._banks.keys()
 
     @property
     def reserved(self) -> bool:

@@ -24,9 +24,10 @@ from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples, Source, resolve_plan
 from lorica.runtime.schedule import Schedule, course_of
+from lorica.runtime.served import layer_at
 from lorica.runtime.strengths import Strength
 from lorica.runtime.summary import Summary, bytes_of, lines_of
-from lorica.runtime.targets import layer_at, target_of_components
+from lorica.runtime.targets import target_of_components
 from lorica.runtime.turns import Turns, in_turn
 from lorica.runtime.vocabulary import Vocabulary
 from lorica.runtime.watch import Watch
@@ -387,7 +388,7 @@ class Loras:
         self._check_rows()
 
     def _check_rows(self) -> None:
-        check_projections({place for plan in self._roster.plans.values() for place in plan}, self.components)
+        check_projections({*self._banks.places, *self._fused.changes}, self.components)
 
 
 def _guidance(samples: Samples | None) -> int | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lorica.adapters import AdapterLayer, Factors
 from lorica.errors import StateError
-from lorica.runtime.served import weight_shape
+from lorica.runtime.served import layer_at, weight_shape
 
 # The fused layer of an attention, and its parts from the first row on.
 WHOLES: dict[str, tuple[str, ...]] = {
@@ -22,6 +22,7 @@ WHOLES: dict[str, tuple[str, ...]] = {
     "to_kv": ("to_k", "to_v"),
     "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
 }
+LEAVES = {*WHOLES, *(part for parts in WHOLES.values() for part in parts)}
 Place = tuple[str, str]
 Rows = tuple[int, int]
 
@@ -129,6 +130,8 @@ def check_projections(places: Iterable[Place], components: Mapping[str, nn.Modul
         StateError: if one of these places is not what the model calls now.
     """
     for component, path in places:
+        if path.rpartition(".")[2] not in LEAVES:
+            continue
         attention, leaf = _split(components[component], path)
         apart = leaf in WHOLES and hasattr(attention, "fused_projections") and not _is_fused(attention)
         if apart or _whole_of(attention, leaf) is not None:
@@ -143,7 +146,7 @@ def check_projections(places: Iterable[Place], components: Mapping[str, nn.Modul
 def _split(component: nn.Module, path: str) -> tuple[Any, str]:
     """Return the module that holds a layer, and the layer's name there."""
     parent, _, leaf = path.rpartition(".")
-    return component.get_submodule(parent) if parent else component, leaf
+    return layer_at(component, parent), leaf
 
 
 def _whole_of(attention: Any, leaf: str) -> str | None:

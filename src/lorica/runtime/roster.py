@@ -147,6 +147,8 @@ def resolve_plan(strength: Strength, plan: Plan) -> Resolved:
         UnknownNameError: if a component, block or module is unknown.
         ConfigError: if a strength is not a finite number.
     """
+    if not isinstance(strength, Mapping):
+        return dict.fromkeys(plan, resolve(strength, {"": [""]})[""][""])
     modules: dict[str, list[str]] = {}
     for component, path in plan:
         modules.setdefault(component, []).append(path)

@@ -21,6 +21,14 @@ def can_serve(layer: nn.Module) -> bool:
     return isinstance(layer, SERVED) or (isinstance(layer, NORMS) and layer.weight is not None)
 
 
+def layer_at(component: nn.Module, path: str) -> nn.Module:
+    """Return the layer at a path that is known to exist (``get_submodule`` checks every step, and takes its time)."""
+    layer: Any = component
+    for name in path.split(".") if path else ():
+        layer = layer._modules[name]
+    return layer
+
+
 def weight_shape(layer: nn.Module) -> tuple[int, ...]:
     """Return the shape of a served layer's weight, known also while the weight itself is packed or away."""
     if isinstance(layer, nn.Linear):

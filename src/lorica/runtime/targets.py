@@ -63,14 +63,6 @@ def layers_of(component: nn.Module) -> dict[str, nn.Module]:
     return {path: module for path, module in component.named_modules() if can_serve(module)}
 
 
-def layer_at(component: nn.Module, path: str) -> nn.Module:
-    """Return the layer at a path that is known to exist (``get_submodule`` checks every step, and takes its time)."""
-    layer: Any = component
-    for name in path.split(".") if path else ():
-        layer = layer._modules[name]
-    return layer
-
-
 def target_of(model: Any) -> Target:
     """Return the module paths and weight shapes of a live model, which is all that files are read against."""
     return target_of_components(components_of(model), type(model).__name__)
