@@ -24,7 +24,7 @@ from lorica.training.loop import StepReport
 from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session
-from lorica.training.setup import make_accelerator
+from lorica.training.setup import device_of, make_accelerator
 
 Settings = Callable[..., RunConfig]
 QUIET = Reporter(quiet=True)
@@ -45,6 +45,16 @@ def session(settings: Settings) -> Any:
     yield make
     for one in made:
         one.close()
+
+
+def test_a_cpu_has_no_number() -> None:
+    class Numbered:
+        """Stands for the accelerator of one of several processes."""
+
+        device = torch.device("cpu:0")
+
+    assert device_of(Numbered()) == torch.device("cpu")
+    assert str(device_of(Numbered())) == "cpu"
 
 
 def rates(session: Session) -> list[float]:

@@ -28,7 +28,7 @@ def write_previews(recipe: Recipe, sampling: Sampling, folder: Path, step: int, 
             "steps": sampling.steps,
             "guidance": sampling.guidance,
             "base": base,
-            "adapter": f"{folder.resolve().name}, step {step}",
+            "adapters": f"{folder.resolve().name}, step {step}",
         }
         write_picture(picture, path, facts)
         paths.append(path)

@@ -74,6 +74,12 @@ def precision_of(config: RunConfig, accelerator: Accelerator) -> torch.dtype:
     return dtype
 
 
+def device_of(accelerator: Accelerator) -> torch.device:
+    """Return where this process trains; with several on a CPU accelerate numbers it, though there is but one."""
+    device = accelerator.device
+    return torch.device("cpu") if device.type == "cpu" else device
+
+
 def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
     """Load the base model and the recipe that trains it.
 
@@ -88,7 +94,7 @@ def prepare_recipe(config: RunConfig, accelerator: Accelerator) -> Recipe:
         dtype=torch.float32,
     )
     settings = RecipeSettings(
-        device=accelerator.device,
+        device=device_of(accelerator),
         dtype=base_dtype(config, precision_of(config, accelerator)),
         train_text_encoder=config.train_text_encoder,
         prediction_type=config.prediction_type,
