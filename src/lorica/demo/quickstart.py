@@ -39,8 +39,9 @@ RECIPE: dict[str, Any] = {
     "lr_warmup_steps": 10,
     "rank": 16,
     "target_modules": ("all",),
-    "use_ema": True,  # the mean over the last steps keeps what the base knows: of ordinary captions 80 %, not 60 %
+    "use_ema": True,  # the mean over the last steps keeps what the base knows: of ordinary captions 76 %, not 62 %
     "ema_decay": 0.99,
+    "caption_dropout": 0.1,  # as the base was trained: guidance compares with the empty caption
     "center_crop": True,
 }
 
