@@ -12,6 +12,7 @@ import lorica
 from lorica.errors import ConfigError
 from lorica.runtime import Loras
 from lorica.runtime.bank import CHILD
+from lorica.runtime.banks import Banks
 from lorica.runtime.thin import Thin
 from sample_layers import make_lora, one
 
@@ -65,7 +66,7 @@ def test_without_a_bound_what_was_held_stays_and_is_not_copied_again(monkeypatch
     for name in ("0", "1", "2"):
         loras.set({name: 1.0})
     before = model(x)
-    monkeypatch.setattr(Thin, "edited", None)
+    monkeypatch.setattr(Banks, "prepare", None)
     loras.set({"0": 1.0, "1": 2.0})
     loras.set({"2": 1.0})
     assert torch.equal(model(x), before)
