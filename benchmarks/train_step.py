@@ -2,8 +2,8 @@
 
 Both train a rank-4 adapter on the attention of the same model, batch and data, in float32. The script's loop is written
 anew here from its behaviour: it encodes pictures and captions at every step (*as it is*), or is given both (*cached*).
-The floor is forward plus backward to the inputs, without any adapter. The sides take turns, step by step. Memory is the
-resident set's rise above where it is between steps, the model loaded.
+The floor is forward plus backward to the inputs, without any adapter. The sides take turns, step by step. Memory is
+the most that torch holds during a step beyond what it held before it.
 
 Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1]. Prints medians, ratios and the
 split of the steps; writes benchmarks/results/train_step_MODEL_BATCH.json.
@@ -12,14 +12,15 @@ split of the steps; writes benchmarks/results/train_step_MODEL_BATCH.json.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -27,22 +28,25 @@ import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import lorica
 import lorica.training.loop as loop_module
-from lorica.data.groups import one_group
+from lorica.data.cache import Cache
 from lorica.data.items import Item
 from lorica.training.config import RunConfig
-from lorica.training.dataset import Dataset, Example
+from lorica.training.dataset import Dataset
+from lorica.training.encoding import Framing, load_dataset
 from lorica.training.loop import Loop
 from lorica.training.optimizer import Optimizer
+from lorica.training.progress import Reporter
 from lorica.training.recipe import RecipeSettings
 from lorica.training.recipes.sd import StableDiffusion
 from lorica.training.setup import prepare_loop, prepare_trainable
-from lorica.training.texts import Texts
 
 RANK = 4
 PICTURES = 8
@@ -166,6 +170,13 @@ class Script:
         return self.encode_pictures(self.pixels[rows]), self.text(self.tokens[rows], return_dict=False)[0]
 
 
+def write_item(path: Path, pixels: Tensor, caption: str) -> Item:
+    """Write one picture, given from -1 to 1."""
+    levels = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(levels).save(path)
+    return Item(path, caption)
+
+
 class Ours:
     """Our loop, as ``lorica train`` runs it, on encoded pictures in memory."""
 
@@ -173,17 +184,14 @@ class Ours:
         config = RunConfig(train_batch_size=batch, max_train_steps=100_000, rank=RANK)
         accelerator = Accelerator()
         self.recipe = StableDiffusion(pipeline, RecipeSettings(device=accelerator.device, dtype=torch.float32))
-        examples = tuple(
-            Example(
-                Item(Path(f"{index}.png"), caption),
-                (self.recipe.encode_picture(row),),
-            )
-            for index, (row, caption) in enumerate(zip(pixels, captions, strict=True))
-        )
+        with TemporaryDirectory() as folder:
+            items = [
+                write_item(Path(folder) / f"{index}.png", row, caption)
+                for index, (row, caption) in enumerate(zip(pixels, captions, strict=True))
+            ]
+            framing = Framing(side=pixels.shape[-1], crops=1, flip=False, interpolation="lanczos", seed=0)
+            dataset = load_dataset(items, self.recipe, framing, Cache(None), reporter=Reporter(quiet=True))
         self.trainable = prepare_trainable(config, self.recipe)
-        states = {text: self.recipe.encode_text(text) for text in captions}
-        texts = Texts(one_group([example.item for example in examples]), states, self.recipe, is_open=False)
-        dataset = Dataset(examples, texts, "", self.recipe.identify())
         self.loop = prepare_loop(config, self.recipe, dataset, self.trainable, accelerator)
         self.steps = self.loop.run(0, lambda: False)
 
@@ -220,17 +228,12 @@ class Ours:
 
 
 def peak_megabytes(run: Callable[[], None]) -> float:
-    """Return how far the resident memory rises above where it is now while ``run`` runs (Linux)."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    run()
-    return (_status("VmHWM") - before) / 1024
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1])
+    """Return the most that torch holds while ``run`` runs, beyond what it held before; scratch space is not seen."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    events = [event for event in record.profiler.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return max(accumulate(sizes), default=0) / 2**20
 
 
 def milliseconds(run: Callable[[int], None], number: int) -> float:
@@ -263,7 +266,7 @@ def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
         for name, run in sides.items():
             times[name].append(milliseconds(run, number))
     split = {name: split_of(run, steps, script, ours) for name, run in sides.items() if name != "floor"}
-    memory = {name: peak_megabytes(lambda run=run: (run(0), run(1))[0]) for name, run in sides.items()}
+    memory = {name: peak_megabytes(lambda run=run: run(0)) for name, run in sides.items()}
     return {
         "model": model,
         "batch": batch,
