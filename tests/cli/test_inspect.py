@@ -103,7 +103,7 @@ def test_a_folder_gives_a_line_for_each_file(file: Path, capsys: pytest.CaptureF
     assert run(["inspect", str(file.parent), "--model", "bundled"]) == 2  # one of them is broken
     text = shown(capsys)
     assert "1 adapters in" in text
-    assert "c.safetensors: " in text
+    assert "c.safetensorsisempty" in text.replace(" ", "")  # a long folder breaks the line anywhere
     assert run(["inspect", str(file.parent), "--json"]) == 2
     found = json.loads(capsys.readouterr().out)
     assert [Path(facts["source"]).name for facts in found["files"]] == ["b.safetensors"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lorica
-from lorica.adapters import Adapter, LoRA
+from lorica.adapters import IA3, Adapter, Full, LoRA
 from lorica.errors import ModelError, StateError, UnknownNameError
 from lorica.runtime.fuse import Fused
 from sample_layers import LAYERS, make_locon, make_lora, one, relative_error, sample_input
@@ -205,3 +205,37 @@ def test_a_saved_state_dict_holds_the_fused_weights() -> None:
     twin = nn.Sequential(LAYERS["conv2d strided"]())
     twin.load_state_dict(model.state_dict())
     assert torch.equal(twin(x), model(x))
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_live_change_of_the_bias_is_that_of_the_bias_before_fusing(with_bias: bool) -> None:
+    torch.manual_seed(6)
+    layer = nn.Linear(5, 7)
+    weight, bias, x = layer.weight.detach().clone(), layer.bias.detach().clone(), torch.randn(3, 5)
+    thin = LoRA(torch.randn(2, 5), torch.randn(7, 2), 3.0, bias=torch.randn(7) if with_bias else None)
+    scale = IA3(torch.randn(7, 1), False, is_factor=True)  # scales the bias too
+    loras = lorica.attach(nn.Sequential(layer))
+    loras.load(one(thin), name="thin")
+    loras.load(one(scale), name="scale")
+    loras.set({})
+    loras.fuse({"thin": 1.0})
+    loras.set({"scale": 0.5})
+    shift = 0.5 * scale.bias_delta(bias) + (thin.tensors["bias"] if with_bias else 0)
+    expected = nn.functional.linear(x, weight + thin.delta(weight) + 0.5 * scale.delta(weight), bias + shift)
+    assert relative_error(layer(x), expected) < FP32_NOISE
+
+
+def test_what_stays_beside_an_adapter_that_went_keeps_its_own_strength() -> None:
+    torch.manual_seed(7)
+    layer = nn.Linear(5, 7)
+    weight, bias, x = layer.weight.detach().clone(), layer.bias.detach().clone(), torch.randn(3, 5)
+    changes = {name: Full(torch.randn(7, 5), torch.randn(7)) for name in ("first", "second", "third")}
+    loras = lorica.attach(nn.Sequential(layer))
+    for name, change in changes.items():
+        loras.load(one(change), name=name)
+    loras.remove("first")
+    loras.set({"third": 0.5, "second": -0.25})
+    third, second = changes["third"], changes["second"]
+    moved = weight + 0.5 * third.delta(weight) - 0.25 * second.delta(weight)
+    shifted = bias + 0.5 * third.tensors["bias"] - 0.25 * second.tensors["bias"]
+    assert relative_error(layer(x), nn.functional.linear(x, moved, shifted)) < FP32_NOISE

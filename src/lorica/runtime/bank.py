@@ -120,18 +120,21 @@ class Bank(nn.Module):
         return twin
 
 
+Original = Callable[[str], "Tensor | None"]
+
+
 def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
     """Add what the layer's bank adds: the forward hook of every served layer."""
     return getattr(layer, CHILD)(args[0] if args else next(iter(kwargs.values())), output)
 
 
-def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Tensor | None, where: str) -> Shares:
+def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Original, where: str) -> Shares:
     """Return what adapters bring to a layer: thin factors where they have them, else the change of the weight itself.
 
     Args:
         layer: a layer that they fit.
         changes: adapter to its part for this layer.
-        original: the layer's weight before anything was fused into it; None if nothing was.
+        original: returns the layer's ``weight`` or ``bias`` before anything was fused into it; None if nothing was.
         where: the layer's name, for messages.
 
     Raises:
@@ -146,14 +149,16 @@ def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Te
     return shares
 
 
-def _share(shares: Shares, layer: nn.Module, name: str, change: AdapterLayer, original: Tensor | None) -> None:
-    bias = change.bias_delta(cast("Tensor | None", getattr(layer, "bias", None)))
+def _share(shares: Shares, layer: nn.Module, name: str, change: AdapterLayer, original: Original) -> None:
+    kept = original("bias")
+    bias = change.bias_delta(cast("Tensor | None", getattr(layer, "bias", None)) if kept is None else kept)
     if bias is not None:
         shares.biases[name] = bias
     factors = change.factors() if isinstance(layer, SERVED) else None
     if factors is None and change.rank:
         why = f"an adapter of kind {change.kind!r} is computed from it"
-        weight = base_weight(layer, why) if original is None else original
+        held = original("weight")
+        weight = base_weight(layer, why) if held is None else held
         factors = change.factors_on(weight) if isinstance(layer, SERVED) else None
         if factors is None:
             shares.weights[name] = change.delta(weight.reshape(weight_shape(layer)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Prepared:
     Args:
         contents: for each layer whose bank changes, what it will hold.
         plans: every adapter that the banks will hold then.
-        changed: the adapters that come or go.
+        changed: the adapters that come or go, or whose strengths may stand elsewhere then.
     """
 
     contents: Mapping[Place, Content]
@@ -36,10 +37,10 @@ class Banks:
 
     Args:
         find: returns the layer at a place.
-        original: returns the weight of a layer before anything was fused into it, or None if nothing was.
+        original: returns the ``weight`` or ``bias`` of a layer before anything was fused into it; None if nothing was.
     """
 
-    def __init__(self, find: Callable[[Place], nn.Module], original: Callable[[Place], Tensor | None]) -> None:
+    def __init__(self, find: Callable[[Place], nn.Module], original: Callable[[Place, str], Tensor | None]) -> None:
         self._find, self._original = find, original
         self._banks: dict[Place, tuple[Bank, RemovableHandle]] = {}
         self._board = Board()
@@ -62,13 +63,13 @@ class Banks:
             for place in places:
                 layer = self._find(place)
                 changes = {name: plan[place] for name, plan in new.items() if place in plan}
-                shares = share_of(layer, changes, self._original(place), ".".join(place))
+                shares = share_of(layer, changes, partial(self._original, place), ".".join(place))
                 if reserved:
                     overflow.note(place, self._content(place), set(gone), shares)
                 if not overflow.is_some:
                     contents[place] = self._content(place).edited(layer, set(gone), shares)
         overflow.check()
-        return Prepared(contents, dict(plans), frozenset(gone | new))
+        return Prepared(contents, dict(plans), frozenset({*gone, *new, *_moved(contents)}))
 
     @torch.no_grad()
     def prepare_room(self, places: Iterable[Place], rank: int) -> Prepared:
@@ -158,6 +159,12 @@ def _parts(contents: Mapping[Place, Content]) -> dict[Key, Part | None]:
         for place, content in contents.items()
         for index, part in enumerate((content.thin, content.weights, content.biases))
     }
+
+
+def _moved(contents: Mapping[Place, Content]) -> set[str]:
+    """Return the adapters whose column in a stack may be another now, because one beside them came or went."""
+    stacks = (stack for content in contents.values() for stack in (content.weights, content.biases) if stack)
+    return {name for stack in stacks for name in stack.slots}
 
 
 def _look(content: Content) -> tuple[object, ...]:
