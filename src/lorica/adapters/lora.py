@@ -65,7 +65,7 @@ class LoRA(AdapterLayer):
         return Factors(self.down, self.up.flatten(1), self.scaling)
 
     def _check(self) -> None:
-        down, up = self.down, self.up
+        down, up = self.tensors["down"], self.tensors["up"]
         if down.ndim < 2 or up.ndim != down.ndim:
             raise ShapeError(
                 f"down has shape {tuple(down.shape)} and up has shape {tuple(up.shape)}; both must have the same "
@@ -78,5 +78,5 @@ class LoRA(AdapterLayer):
             )
         if down.shape[0] == 0:
             raise ShapeError(f"down has rank 0 (shape {tuple(down.shape)}); the rank must be at least 1.")
-        if any(size != 1 for size in up.shape[2:]):
+        if up.ndim > 2 and any(size != 1 for size in up.shape[2:]):
             raise ShapeError(f"up has shape {tuple(up.shape)}; after (out, r) each size must be 1.")

@@ -39,8 +39,8 @@ def recognises(keys: Keys) -> bool:
     """Tell whether the keys are dotted module paths with the endings of an adapter, and of no format more special."""
     others = (bfl_control, comfyui, control_lora, hcp, omi, peft, uso, xlabs)
     return (
-        not keys.all_start(*_FLAT)
-        and bool(_MARKS.search(keys.text))
+        bool(_MARKS.search(keys.text))
+        and not keys.all_start(*_FLAT)
         and not any(other.recognises(keys) for other in others)
     )
 

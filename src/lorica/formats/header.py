@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from lorica.errors import FileError, FormatError
 
@@ -44,8 +44,7 @@ IMPOSTORS: dict[bytes, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor of a file: ``start`` and ``stop`` are bytes from the start of the file."""
 
     name: str

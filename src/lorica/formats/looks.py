@@ -59,21 +59,22 @@ def candidates_for(adapter: Adapter) -> list[Candidate]:
     )
 
 
-def families_of(adapter: Adapter, candidates: Sequence[Candidate] = ()) -> list[Family]:
+def families_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: Target | None = None) -> list[Family]:
     """Return the families all of whose named modules and shapes the adapter fits.
 
     Args:
         adapter: what was read.
         candidates: the families that it may be for, if they are known already.
+        fitted: the model that each of its layers was held against when it was read, if one was.
     """
     found = [candidate for candidate in candidates if candidate.fits] or candidates_for(adapter)
     alike = (FAMILIES[candidate.family] for candidate in found if candidate.fits)
-    return [family for family in alike if fits(adapter, family.target)]
+    return [family for family in alike if (family.target is fitted and len(adapter)) or fits(adapter, family.target)]
 
 
-def family_of(adapter: Adapter, candidates: Sequence[Candidate] = ()) -> Family | None:
+def family_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: Target | None = None) -> Family | None:
     """Return the only family that the adapter fits as a whole, or None if none or several do."""
-    fitting = families_of(adapter, candidates)
+    fitting = families_of(adapter, candidates, fitted)
     return fitting[0] if len(fitting) == 1 else None
 
 

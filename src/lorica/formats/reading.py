@@ -70,7 +70,7 @@ def interpret(
         check_finite(stored)
     components = _components(stored, parsed, account)
     adapter = Adapter(components, metadata=_kept(stored.metadata), embeddings=parsed.embeddings)
-    report = account.report(_base_model(adapter, account.candidates))
+    report = account.report(_base_model(adapter, account.candidates, parsed.target))
     if strict and report.unused:
         raise account.error(parsed.known(), looks.sentence(stored.tensors, parsed.target))
     return replace(adapter, report=report)
@@ -185,14 +185,14 @@ def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if name != "format"}
 
 
-def _base_model(adapter: Adapter, candidates: Sequence[Candidate]) -> str | None:
+def _base_model(adapter: Adapter, candidates: Sequence[Candidate], fitted: Target | None) -> str | None:
     """Return the name of the family that the metadata names or that alone fits, or None."""
     for field in BASE_MODEL_FIELDS:
         said = adapter.metadata.get(field, "").lower().removesuffix("/lora").rpartition("/")[2]
         for name, family in FAMILIES.items():
             if said in (name, *family.base_models):
                 return name
-    family = looks.family_of(adapter, candidates)
+    family = looks.family_of(adapter, candidates, fitted)
     return family.name if family else None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isqrt, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from lorica.formats.leaves import FOREIGN, SHARED
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """What a file says of one module.
 
     Args:
@@ -255,7 +254,7 @@ def _plain(kind: str) -> Build:
 def _with_magnitude(build: Build) -> Build:
     def build_dora(given: Given) -> AdapterLayer:
         tensors = {leaf: tensor for leaf, tensor in given.tensors.items() if leaf != "magnitude"}
-        inner, magnitude = build(replace(given, tensors=tensors)), given.tensors["magnitude"]
+        inner, magnitude = build(given._replace(tensors=tensors)), given.tensors["magnitude"]
         return KINDS["dora"](inner, magnitude, axis=given.axis)  # type: ignore[call-arg]
 
     return build_dora

@@ -9,6 +9,7 @@ from :meth:`Unread.array`, and everything else from the torch tensor that this s
 from __future__ import annotations
 
 from math import prod
+from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ _NUMPY = {
     "U8": "u1",
     "BOOL": "?",
 }
+_STRUCT = {"F64": "<d", "F32": "<f", "F16": "<e"}  # of the numbers that an alpha is stored in
 _HALF_BIAS = np.float32(2.0**112)  # between the exponents of float16 and float32
 _HALF_INFINITE = 0x7C00  # bits of a float16 from which on it is infinite or undefined
 
@@ -81,6 +83,8 @@ class Unread:
             raise ValueError(f"a tensor of shape {self.shape} is not one number.")
         if self._entry.dtype not in _NUMPY and self._entry.dtype != "BF16":
             return self.tensor.item()
+        if self._entry.dtype in _STRUCT:
+            return float(unpack_from(_STRUCT[self._entry.dtype], self._content, self._entry.start)[0])
         return float(self.array().reshape(-1)[0])
 
     def array(self) -> NDArray[Any]:

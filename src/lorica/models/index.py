@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -60,9 +60,20 @@ class Index:
         """Family and component of each network, by its number in the entries."""
         return [(family, component) for family, counts in self.networks.items() for component in counts]
 
-    def holdings(self, name: str) -> Iterator[Holding]:
-        """Yield what each network has under a starred name."""
-        for size, reaches in self.entries.get(name, {}).items():
+    def holdings(self, name: str) -> Sequence[Holding]:
+        """Return what each network has under a starred name; made once for each name."""
+        if name not in self.entries:
+            return ()
+        if name not in self._made:
+            self._made[name] = tuple(self._holdings(name))
+        return self._made[name]
+
+    @cached_property
+    def _made(self) -> dict[str, Sequence[Holding]]:
+        return {}
+
+    def _holdings(self, name: str) -> Iterator[Holding]:
+        for size, reaches in self.entries[name].items():
             for highest, numbers in reaches.items():
                 for number in numbers.split():
                     yield Holding(*self.places[int(number)], _integers(size), _integers(highest))
