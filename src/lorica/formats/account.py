@@ -43,8 +43,9 @@ class Account:
     def report(self, base_model: str | None) -> Report:
         """Return the finished account."""
         evidence = self.candidates[0].evidence if self.candidates else ()
-        left = tuple(UnusedKey(key, reason) for key, reason in self.unused.items())
-        return Report(self.format, self.source, base_model, tuple(self.used), left, evidence, self.spelling)
+        used = dict.fromkeys(self.used)  # a tensor that several modules share is one key
+        left = tuple(UnusedKey(key, reason) for key, reason in self.unused.items() if key not in used)
+        return Report(self.format, self.source, base_model, tuple(used), left, evidence, self.spelling)
 
     def error(self, known: Sequence[str], looks: str) -> FormatError:
         """Return the error for the unused keys: the first of them, why, their nearest matches, and how to go on.

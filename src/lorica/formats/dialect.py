@@ -8,19 +8,25 @@ from typing import Protocol
 
 from torch import Tensor
 
-from lorica.adapters import Adapter
+from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats.account import Account
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
 from lorica.formats.layers import Leaves
-from lorica.formats.places import Place
+from lorica.formats.places import Place, Shape
 from lorica.models import Target
 
 
 def no_default(component: str, path: str, rank: int) -> None:
     """Return None: a module without an alpha of its own has its rank for one."""
     del component, path, rank
+
+
+def as_it_is(path: str, layer: AdapterLayer, shape: Shape | None) -> AdapterLayer | str:
+    """Return the layer: its tensors tell all of it."""
+    del path, shape
+    return layer
 
 
 def nothing_known() -> list[str]:
@@ -40,6 +46,8 @@ class Parsed:
         known: the modules that the file could have named, to find the nearest ones when a key is refused.
         embeddings: token to component to vectors.
         zero_is_rank: whether an alpha of 0 means the rank.
+        revise: ``(path, layer, shape)`` to the layer as the file's configuration means it, or the reason why there is
+            none; the shape is that of the weight, if it is known.
     """
 
     modules: Mapping[str, Leaves]
@@ -49,6 +57,7 @@ class Parsed:
     known: Callable[[], list[str]] = nothing_known
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, Tensor]])
     zero_is_rank: bool = True
+    revise: Callable[[str, AdapterLayer, Shape | None], AdapterLayer | str] = as_it_is
 
 
 def read_only(format_name: str) -> FormatError:

@@ -18,10 +18,11 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
-from lorica.formats.layers import group
+from lorica.formats.layers import Leaves, group
 from lorica.formats.leaves import split_dotted
 from lorica.formats.paths import COMPONENTS, Paths
 from lorica.formats.peft_config import CONFIG_FILE, make_config, parse_adapter_config
+from lorica.formats.peft_methods import revision
 from lorica.formats.places import Place, whole
 from lorica.formats.spelling import spelling_of
 from lorica.formats.writing import PEFT_LEAVES, Writer, refuse_embeddings
@@ -30,6 +31,8 @@ from lorica.models import Target
 NAME = "peft"
 _START = "base_model.model."
 LEAVES = {**PEFT_LEAVES, **{f"loha.{leaf}": f"hada_{leaf}" for leaf in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")}}
+# VeRA's matrices, once for all modules.
+SHARED = {"vera.shared_a": "base_model.vera_A", "vera.shared_b": "base_model.vera_B"}
 # The method that PEFT calls a layer's, by kind.
 TYPES = {"lora": "LORA", "dora": "LORA", "loha": "LOHA"}
 
@@ -54,9 +57,8 @@ def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
     def alpha(_component: str, path: str, rank: int) -> float | None:
         return strengths.alpha_of(path, rank) if strengths else None
 
-    modules = group(_split(stored, account), stored.source)
-    del config
-    return Parsed(modules, locate, target, alpha, paths.known, zero_is_rank=False)
+    modules = _with_shared(group(_split(stored, account), stored.source), stored, target, account)
+    return Parsed(modules, locate, target, alpha, paths.known, zero_is_rank=False, revise=revision(config))
 
 
 def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -73,6 +75,13 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
             "Use format='diffusers'."
         )
     ((component, layers),) = adapter.components.items()
+    strange = {path: layer.kind for path, layer in layers.items() if layer.kind not in TYPES}
+    if strange:
+        path, kind = next(iter(strange.items()))
+        raise FormatError(
+            f"the {NAME} format is written for {', '.join(TYPES)} layers, and {len(strange)} here are of other "
+            f"kinds (first: {component}.{path}, {kind}), so nothing was written. Use format='kohya'."
+        )
     writer = Writer(NAME, LEAVES, spelling_of(adapter, NAME), with_alpha=False, zero_alpha=True)
     writer.add_component(component, layers, {f"{_START}{path}": whole(component, path) for path in layers})
     tensors = writer.finish()
@@ -81,11 +90,35 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
 
 def _split(stored: Stored, account: Account) -> Iterator[tuple[str, str, str]]:
     for key in stored.tensors:
+        if key in SHARED.values():
+            continue
         found = split_dotted(key)
         if found:
             yield key, *found
         else:
             account.leave([key], "its ending is none that this format knows.")
+
+
+def _with_shared(
+    modules: dict[str, Leaves], stored: Stored, target: Target | None, account: Account
+) -> dict[str, Leaves]:
+    """Return the modules with VeRA's two shared matrices among the leaves of each that needs them."""
+    shared = {meaning: key for meaning, key in SHARED.items() if key in stored.tensors}
+    needing = [name for name, leaves in modules.items() if "vera.lambda_b" in leaves]
+    if not needing:
+        account.leave(shared.values(), "no module of the file has the vectors of a VeRA.")
+        return modules
+    reason = None
+    if len(shared) < len(SHARED):
+        reason = "the shared matrices of its VeRA are not in the file (save_projection was False); save it with them."
+    elif target is None:
+        reason = "VeRA's matrices are shared, and only the model tells which part is this module's. Name the target."
+    if reason is None:
+        return {name: {**leaves, **shared} if name in needing else leaves for name, leaves in modules.items()}
+    for name in needing:
+        account.leave(modules[name].values(), reason)
+    account.leave(shared.values(), reason)
+    return {name: leaves for name, leaves in modules.items() if name not in needing}
 
 
 def _home(stored: Stored, target: Target | None) -> str | None:

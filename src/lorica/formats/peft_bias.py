@@ -16,10 +16,15 @@ def with_scaled_bias(layer: AdapterLayer) -> AdapterLayer:
     if layer.alpha == layer.rank:
         return layer
     leaves = leaves_of(layer)
-    exact = leaves["bias"].double() * (layer.alpha / layer.rank)
-    kept = (exact.to(dtype) for dtype in (leaves["bias"].dtype, torch.float32, torch.float64))
-    leaves["bias"] = next(bias for bias in kept if torch.equal(bias.double(), exact))
+    leaves["bias"] = scaled(leaves["bias"], layer.alpha / layer.rank)
     return rebuild(layer, leaves, layer.alpha, layer.weight_shape)
+
+
+def scaled(tensor: Tensor, scaling: float) -> Tensor:
+    """Return the products in the smallest dtype, from the tensor's own on, that holds them without loss."""
+    exact = tensor.double() * scaling
+    kept = (exact.to(dtype) for dtype in (tensor.dtype, torch.float32, torch.float64))
+    return next(product for product in kept if torch.equal(product.double(), exact))
 
 
 def unscaled_bias(layer: AdapterLayer) -> Tensor | None:

@@ -137,6 +137,9 @@ def _layers(
         layer = _with_default_alpha(layer, parsed, place)
     if leaves.get("bias", "").endswith(peft_bias.LEAF):
         layer = peft_bias.with_scaled_bias(layer)
+    layer = parsed.revise(place.parts[0].path, layer, shape)
+    if isinstance(layer, str):
+        return layer
     if place.is_whole:
         path = place.parts[0].path
         fit = _fit({path: layer}, shapes)

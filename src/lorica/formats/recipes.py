@@ -241,6 +241,15 @@ def _ia3_of_peft(given: Given) -> AdapterLayer:
     return KINDS["ia3"](factors, factors.shape[0] == 1, is_factor=True, **given.extras())  # type: ignore[call-arg]
 
 
+def _vera(given: Given) -> AdapterLayer:
+    """Build one from its own part of the shared matrices: the first columns and the first rows."""
+    tensors = dict(given.tensors)
+    tensors["shared_b"] = tensors["shared_b"][: len(tensors["lambda_b"])]
+    if given.shape is not None:
+        tensors["shared_a"] = tensors["shared_a"][:, : prod(given.shape[1:])]
+    return KINDS["vera"](**tensors, **given.extras())  # type: ignore[call-arg]
+
+
 def _full(given: Given) -> AdapterLayer:
     """Build a difference; that of a weight with one dimension is a norm's."""
     return _plain("norm" if given.tensors["diff"].ndim == 1 else "full")(given)
@@ -284,7 +293,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     "oft_v2": (_recipe("oft_v2", _oft_v2, "vectors", "scaled"),),
     "full": (_recipe("full", _full, "diff"),),
     "set_weight": (_recipe("set_weight", _plain("set_weight"), "weight"),),
-    "vera": (_recipe("vera", _plain("vera"), "lambda_b lambda_d shared_a shared_b"),),
+    "vera": (_recipe("vera", _vera, "lambda_b lambda_d shared_a shared_b"),),
     "norm": (_recipe("norm", _plain("norm"), "diff", "bias"), _recipe("bias", _plain("bias"), "bias")),
     "bias": (_recipe("bias", _plain("bias"), ""),),
 }
