@@ -109,7 +109,8 @@ def _finish(
     """Return the LoRA in the dtype that it is written in, with the layer's bias, and the error that it makes."""
     bias = layer.tensors.get("bias")
     extra = {} if bias is None else {"bias": bias}
-    written = LoRA(lora.down.to(dtype).contiguous(), lora.up.to(dtype).contiguous(), lora.alpha, **extra)
+    up, alpha = (lora.up, lora.alpha) if bias is None else (lora.up * lora.scaling, None)  # PEFT scales a bias too
+    written = LoRA(lora.down.to(dtype).contiguous(), up.to(dtype).contiguous(), alpha, **extra)
     wanted = layer.delta(weight).reshape(shape)
     length = float(torch.linalg.vector_norm(wanted))
     off = float(torch.linalg.vector_norm(wanted - written.delta(wanted)))
