@@ -142,7 +142,7 @@ def test_other_methods_of_peft_change_the_weights_as_peft_does(name: str, tmp_pa
     assert adapter.report is not None
     assert len(adapter.report.used) == len(set(adapter.report.used))
     check_weights(adapter, wrapped, len(OTHERS[name].target_modules or ()))
-    with pytest.raises(FormatError, match="the peft format is written for lora, dora, loha layers"):
+    with pytest.raises(FormatError, match="it is written for lora, dora, loha layers"):
         lorica.write(adapter, tmp_path / "again", format="peft")
 
 

@@ -77,11 +77,9 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
     ((component, layers),) = adapter.components.items()
     strange = {path: layer.kind for path, layer in layers.items() if layer.kind not in TYPES}
     if strange:
-        path, kind = next(iter(strange.items()))
-        raise FormatError(
-            f"the {NAME} format is written for {', '.join(TYPES)} layers, and {len(strange)} here are of other "
-            f"kinds (first: {component}.{path}, {kind}), so nothing was written. Use format='kohya'."
-        )
+        kinds = ", ".join(TYPES)
+        reasons = {path: f"{kind}, and it is written for {kinds} layers alone" for path, kind in strange.items()}
+        raise refusal(NAME, {f"{component}.{path}": reason for path, reason in reasons.items()})
     writer = Writer(NAME, LEAVES, spelling_of(adapter, NAME), with_alpha=False, zero_alpha=True)
     writer.add_component(component, layers, {f"{_START}{path}": whole(component, path) for path in layers})
     tensors = writer.finish()
