@@ -25,7 +25,7 @@ from lorica.formats.peft_config import CONFIG_FILE, make_config, parse_adapter_c
 from lorica.formats.peft_methods import revision
 from lorica.formats.places import Place, whole
 from lorica.formats.spelling import spelling_of
-from lorica.formats.writing import PEFT_LEAVES, Writer, refuse_embeddings
+from lorica.formats.writing import PEFT_LEAVES, Writer, refusal, refuse_embeddings
 from lorica.models import Target
 
 NAME = "peft"
