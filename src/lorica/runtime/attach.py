@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -26,7 +26,11 @@ def attach(model: Any) -> Loras:
         StateError: if one of its components already belongs to another attached pipeline, or is a copy of one.
     """
     components = components_of(model)
-    owners = {name: owner.loras for name, part in components.items() if (owner := owner_of(part)) is not None}
+    owners = {
+        name: cast("Loras | None", owner.loras)
+        for name, part in components.items()
+        if (owner := owner_of(part)) is not None
+    }
     loras = next(iter(owners.values())) if owners else _waiting(model, components) or Loras(components)
     if loras is not None and _is_for(loras, model, components):
         loras.follow(model)

@@ -9,7 +9,7 @@ from torch import nn
 from lorica.errors import StateError
 
 if TYPE_CHECKING:
-    from lorica.runtime.loras import Loras
+    from lorica.runtime.engine import Engine
 
 ATTRIBUTE = "_lorica_owner"
 
@@ -17,7 +17,7 @@ ATTRIBUTE = "_lorica_owner"
 class Owner:
     """A component's reference to its adapters. A copy of the component is on its own."""
 
-    def __init__(self, loras: Loras | None) -> None:
+    def __init__(self, loras: Engine | None) -> None:
         self.loras = loras
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Owner:
@@ -28,7 +28,7 @@ class Owner:
         return (Owner, (None,))
 
 
-def mark(component: nn.Module, loras: Loras | None) -> None:
+def mark(component: nn.Module, loras: Engine | None) -> None:
     """Let a component know its adapters, or, with None, forget them."""
     if loras is None:
         component.__dict__.pop(ATTRIBUTE, None)
@@ -41,7 +41,7 @@ def owner_of(component: nn.Module) -> Owner | None:
     return component.__dict__.get(ATTRIBUTE)
 
 
-def check_owned(component: nn.Module, loras: Loras) -> None:
+def check_owned(component: nn.Module, loras: Engine) -> None:
     """Raise if a component carries the adapters of somebody else.
 
     Raises:

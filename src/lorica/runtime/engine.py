@@ -1,0 +1,125 @@
+"""What stands behind the adapters of one live model: who is loaded, where each is held, how a change is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from lorica.runtime.banks import Banks
+from lorica.runtime.calls import Calls
+from lorica.runtime.dials import Dials
+from lorica.runtime.fuse import Change, Fused
+from lorica.runtime.originals import Backup
+from lorica.runtime.owner import check_owned, mark
+from lorica.runtime.plan import Place
+from lorica.runtime.projections import check_projections
+from lorica.runtime.residents import Residents
+from lorica.runtime.roster import Resolved, Roster, Samples
+from lorica.runtime.served import layer_at
+from lorica.runtime.strengths import Strength
+from lorica.runtime.turns import Turns
+from lorica.runtime.vocabulary import Vocabulary
+from lorica.runtime.watch import Watch
+
+
+class Engine:
+    """What the operations on a model share; the two ways of changing it are to turn strengths and to move adapters."""
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self.components = dict(components)
+        self._roster = Roster()
+        self._fused = Fused(self._layer, self.components)
+        self._banks = Banks(self._layer, self._fused.originals.get)
+        self._residents = Residents(self._banks)
+        self._enabled = True
+        self._turns = Turns()
+        self._dials = Dials(self._roster, self._turn)
+        self._calls = Calls(self._turns, self.components, self._dials, self._check_rows)
+        self._vocabulary = Vocabulary(self.components, lambda: self._calls.pipelines)
+        self.watch = Watch(self._turns, self._check_rows)
+
+    def _move(
+        self,
+        in_weights: dict[str, Strength],
+        wanted: dict[Place, dict[str, Change]],
+        *,
+        backup: Backup = "cpu",
+        gone: Sequence[str] = (),
+        bare: bool = False,
+    ) -> None:
+        """Move adapters between banks and weights, and off the model; ``bare`` leaves no bank, reserved or not."""
+        self._check_rows()
+        roster, away = self._roster, {*in_weights, *gone}
+        live = {name: value for name, value in roster.live.items() if name not in away}
+        samples = roster.samples and roster.samples.without(away)
+        before = {place: dict(self._fused.changes.get(place, {})) for place in wanted}
+        self._fused.put(wanted, backup)
+        try:
+            if bare:
+                self._banks.commit(self._banks.prepare_nothing(), [{}])
+            else:
+                rows = self._rows(live, samples)
+                self._residents.show(roster.plans, rows, gone=away, guidance=guidance_of(samples))
+        except BaseException:
+            self._fused.put(before)
+            raise
+        self._fused.settle(wanted, backup)
+        roster.in_weights, roster.live, roster.samples = in_weights, live, samples
+        for name in gone:
+            roster.drop(name)
+            self._vocabulary.remove(name)
+        self._mark_components()
+
+    def _turn(self, live: Mapping[str, tuple[Strength, Resolved]], samples: Samples | None = None) -> None:
+        """Make exactly these adapters live, for all samples alike or for each its own."""
+        self._residents.show(self._roster.plans, self._rows(live, samples), guidance=guidance_of(samples))
+        self._roster.live, self._roster.samples = dict(live), samples
+        self._look_around()
+
+    def _switch(self, *, on: bool) -> None:
+        before, self._enabled = self._enabled, on
+        try:
+            self._turn(self._roster.live, self._roster.samples)
+        except BaseException:
+            self._enabled = before
+            raise
+
+    def _rows(
+        self, live: Mapping[str, tuple[Strength, Resolved]], samples: Samples | None = None
+    ) -> list[dict[str, Resolved]]:
+        """Return what the banks write: the strength of each live adapter in each layer, a row for each sample."""
+        sets = samples.sets if samples else (live,)
+        return [{name: values for name, (_, values) in one.items()} if self._enabled else {} for one in sets]
+
+    def _mark_components(self) -> None:
+        """Let the components know whose they are as long as any adapter is loaded."""
+        for part in self.components.values():
+            mark(part, self if self._roster.adapters or self._banks.reserved else None)
+        self._calls.listen(on=bool(self._roster.adapters))
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """Stand around forwards as long as banks hold anything: what is fused costs nothing."""
+        if self._banks.plans or self._banks.reserved:
+            self.watch.begin(list(self.components.values()), self._banks.plans)
+        else:
+            self.watch.end()
+
+    def _check_live(self) -> None:
+        """Raise if adapters would not act where they were put, or the model is not all this one's."""
+        for part in self.components.values():
+            check_owned(part, self)
+        self._calls.check_components()
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        check_projections({*self._banks.places, *self._fused.changes}, self.components)
+
+    def _layer(self, place: Place) -> nn.Module:
+        return layer_at(self.components[place[0]], place[1])
+
+
+def guidance_of(samples: Samples | None) -> int | None:
+    """Return how often the list of samples stands in a batch; None if that is not known."""
+    return samples.guidance if samples else None

@@ -1,0 +1,103 @@
+"""Which loaded adapters act, and how strongly: for all alike, for each sample its own, for a while, or by the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from lorica.errors import ConfigError
+from lorica.runtime.calls import Scheduled
+from lorica.runtime.engine import Engine
+from lorica.runtime.roster import Samples
+from lorica.runtime.schedule import Schedule, course_of
+from lorica.runtime.strengths import Strength
+from lorica.runtime.turns import in_turn
+
+Self = TypeVar("Self", bound="Live")
+
+
+class Live(Engine):
+    """The live set: the adapters that act beside the weights."""
+
+    @in_turn
+    def set(self, strengths: Mapping[str, Strength]) -> None:
+        """Make exactly these adapters live, at these strengths; ``set({})`` leaves the base and what is fused.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
+            ConfigError: if a strength is not a finite number.
+            StateError: if one of the adapters is fused.
+        """
+        self._check_live()
+        self._roster.check_not_fused(strengths)
+        self._turn(self._roster.resolved(strengths))
+        self._calls.end()
+
+    @contextmanager
+    def using(self: Self, strengths: Mapping[str, Strength]) -> Iterator[Self]:
+        """Within the ``with`` block make exactly these adapters live; then restore what was, also after an error."""
+        with self._turns.holding():
+            kept = self._dials.keep()
+            self.set(strengths)
+            try:
+                yield self
+            finally:
+                self._dials.restore(kept)
+
+    @in_turn
+    def per_sample(self, strengths: Sequence[Mapping[str, Strength]], guidance: int | None = None) -> None:
+        """Give each sample of a batch its own live adapters, until the next :meth:`set`.
+
+        A batch may be a multiple of the list: the list stands in it ``guidance`` times (the unconditional half before
+        the conditional one), and then every entry is repeated in its place, for several pictures a prompt and for the
+        frames that video models merge into the batch.
+
+        Args:
+            strengths: one mapping for each prompt, as :meth:`set` takes it.
+            guidance: how often the pipeline repeats the whole list: 1 without classifier-free guidance and for
+                pipelines that run its halves one after the other; None stands for 2 if the batch is an even multiple.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
+            ConfigError: if the list is empty, a strength is not a finite number, or ``guidance`` is not positive.
+            StateError: if one of the adapters is fused.
+        """
+        if not strengths or (guidance is not None and guidance < 1):
+            raise ConfigError(f"per_sample needs a set for each sample, got {len(strengths)}, guidance {guidance}.")
+        self._check_live()
+        for one in strengths:
+            self._roster.check_not_fused(one)
+        self._turn({}, Samples(tuple(self._roster.resolved(one) for one in strengths), guidance))
+        self._calls.end()
+
+    @in_turn
+    def schedule(self, schedules: Mapping[str, Schedule]) -> Scheduled:
+        """Let strengths follow the denoising steps of the next pipeline call; then all is as before, also on an error.
+
+        The other adapters keep the strengths that they have. ``set`` ends a schedule that waits. In a ``with``
+        statement the schedules hold for every call within the block.
+
+        Args:
+            schedules: adapter to a list (one strength a step), a callable of progress in ``[0, 1]``, a
+                :class:`~lorica.runtime.schedule.Shape` (or its name, or its settings), or a mapping from component to
+                one of these or a strength. Text encoders run before the first step and take the first value.
+
+        Raises:
+            UnknownNameError: if an adapter, component or shape is unknown.
+            StateError: if an adapter is fused, or no pipeline is attached.
+        """
+        self._roster.check_not_fused(schedules)
+        self._roster.check_no_samples("following a schedule")
+        parts = {name: list(dict.fromkeys(part for part, _ in self._roster.plans[name])) for name in schedules}
+        return self._calls.schedule({name: (course_of(v, parts[name]), parts[name]) for name, v in schedules.items()})
+
+    @in_turn
+    def disable(self) -> None:
+        """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
+        self._switch(on=False)
+
+    @in_turn
+    def enable(self) -> None:
+        """Turn the live adapters on again."""
+        self._switch(on=True)

@@ -1,0 +1,55 @@
+"""What can be read of the adapters of one pipeline: which there are, how strong they are, and a table of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lorica.adapters import Adapter
+from lorica.formats import write
+from lorica.runtime.engine import Engine
+from lorica.runtime.strengths import Strength
+from lorica.runtime.summary import Summary, bytes_of, lines_of
+from lorica.runtime.targets import target_of_components
+
+
+class Shown(Engine):
+    """The adapters as they are, to look at and to save; nothing here changes the model."""
+
+    @property
+    def names(self) -> list[str]:
+        """The loaded adapters, in the order of loading."""
+        return list(self._roster.adapters)
+
+    @property
+    def active(self) -> list[str]:
+        """The live adapters; none of them acts while :meth:`disable` holds."""
+        live, samples = self._roster.live, self._roster.samples
+        return list(dict.fromkeys(name for one in samples.sets for name in one) if samples else live)
+
+    @property
+    def strengths(self) -> dict[str, Strength]:
+        """The strength of each live adapter, as it was given; none while :meth:`per_sample` holds."""
+        return {name: strength for name, (strength, _) in self._roster.live.items()}
+
+    @property
+    def fused(self) -> dict[str, Strength]:
+        """The adapters inside the weights, and the strength that each was fused at."""
+        return dict(self._roster.in_weights)
+
+    def __getitem__(self, name: str) -> Adapter:
+        """Return a loaded adapter as a value."""
+        return self._roster.adapters[self._roster.known(name)]
+
+    def save(self, name: str, path: str | Path, format: str = "diffusers") -> Path:  # noqa: A002  # the public name
+        """Write one loaded adapter to a file, whole or not at all. Returns the path."""
+        return write(self[name], path, format=format, target=target_of_components(self.components))
+
+    def summary(self) -> Summary:
+        """Return what is loaded, as a table to print: adapter, state, strength, components, modules, rank, memory."""
+        kept = (tensor for held in self._fused.originals.kept.values() for tensor in held.values())
+        return Summary(lines_of(self._roster), bytes_of(kept), self._enabled)
+
+    def __repr__(self) -> str:
+        listed = [f"{name}: {self.strengths.get(name, 'off')}" for name in self.names if name not in self.fused]
+        listed += [f"{name}: fused at {strength}" for name, strength in self.fused.items()]
+        return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(self.components)})"
