@@ -25,6 +25,7 @@ from lorica.formats import (
 )
 from lorica.formats.dialect import Dialect
 from lorica.formats.files import save, save_text
+from lorica.formats.named import Naming, model_for
 from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.sources import FILE_NAME, PEFT_FILE, Source, open_source
@@ -39,7 +40,7 @@ FORMATS: dict[str, Dialect] = {dialect.NAME: dialect for dialect in _DIALECTS}
 
 OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, *onetrainer.METADATA)  # what says how the tensors of one file are named
 
-__all__ = ["FORMATS", "Dialect", "Source", "read", "write"]
+__all__ = ["FORMATS", "Dialect", "Source", "model_named_by", "read", "write"]
 
 
 def read(source: Source, *, target: Target | None = None, strict: bool = True) -> Adapter:
@@ -99,6 +100,16 @@ def write(
     if CONFIG_FILE in needed and place.name == PEFT_FILE:
         save_text(needed[CONFIG_FILE], place.with_name(CONFIG_FILE))
     return place
+
+
+def model_named_by(adapter: Adapter, format: str) -> Target | None:  # noqa: A002  # the word that users know
+    """Return the model whose names a file in a format gets, if the adapter alone is asked; None if any will do.
+
+    Raises:
+        FormatError: if it may be for several models whose modules the format names differently.
+    """
+    naming = getattr(FORMATS[format], "NAMING", None)
+    return model_for(adapter, None, naming) if isinstance(naming, Naming) else None
 
 
 def _file_for(path: Path, usual: str) -> Path:

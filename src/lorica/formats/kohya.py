@@ -17,10 +17,10 @@ from lorica.formats.dialect import Parsed
 from lorica.formats.embeddings import embedding_tensors
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
-from lorica.formats.named import Naming, compose_named, parse_named, split_flat
+from lorica.formats.named import Naming, compose_named, model_for, parse_named, split_flat
 from lorica.formats.names import Prefixes
 from lorica.formats.spelling import spelling_of
-from lorica.formats.writing import LYCORIS_LEAVES, model_of
+from lorica.formats.writing import LYCORIS_LEAVES
 from lorica.models import Target
 
 NAME = "kohya"
@@ -53,7 +53,7 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
     Raises:
         FormatError: listing what the format cannot hold.
     """
-    model = model_of(adapter, target)
+    model = model_for(adapter, target, NAMING)
     sdxl = model is not None and "add_embedding.linear_1" in model.components.get("unet", {})
     naming = replace(NAMING, styles=(*STYLES, "ldm")) if sdxl else NAMING
     tensors = compose_named(adapter, model, naming, LYCORIS_LEAVES)

@@ -72,6 +72,17 @@ def families_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: 
     return [family for family in alike if (family.target is fitted and len(adapter)) or fits(adapter, family.target)]
 
 
+def likeliest_families(adapter: Adapter) -> list[Family]:
+    """Return the families that an adapter fits as a whole, without those whose last blocks it reaches less than others.
+
+    An adapter of all blocks of Flux also fits HunyuanVideo, which has more of the same.
+    """
+    fitting = [candidate for candidate in candidates_for(adapter) if candidate.fits]
+    most = max((candidate.reached for candidate in fitting), default=0)
+    families = families_of(adapter, [candidate for candidate in fitting if candidate.reached == most])
+    return families or families_of(adapter, fitting)
+
+
 def family_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: Target | None = None) -> Family | None:
     """Return the only family that the adapter fits as a whole, or None if none or several do."""
     fitting = families_of(adapter, candidates, fitted)

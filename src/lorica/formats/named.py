@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -16,10 +17,11 @@ from lorica.formats.embeddings import START, read_embeddings
 from lorica.formats.files import Stored
 from lorica.formats.layers import Leaves, group
 from lorica.formats.leaves import LEAVES, split_dotted
+from lorica.formats.model import model_of
 from lorica.formats.names import BARE_MODULE, Prefixes, name_table
 from lorica.formats.places import Place, Shape
 from lorica.formats.spelling import spelling_of
-from lorica.formats.writing import Writer, flat_or_dotted, model_of, names_for, shapes_for
+from lorica.formats.writing import Writer, flat_or_dotted, names_for, shapes_for
 from lorica.models import FAMILIES, Target
 from lorica.models.detect import Candidate, detect
 
@@ -71,7 +73,8 @@ def parse_named(stored: Stored, target: Target | None, account: Account, naming:
     modules = group(split, stored.source)
     if target is None:
         account.candidates = detect(sizes_of(stored, modules, naming))
-    model = target or best_family(stored, modules, naming, account.candidates)
+    models = [target] if target else best_families(stored, modules, naming, account.candidates)
+    model, account.spelling.models = models[0], models
     table = naming.table(model)
     missing = f"no module of {model.name} has this name."
     return Parsed(
@@ -108,7 +111,7 @@ def compose_named(
     Raises:
         FormatError: listing what the format cannot hold.
     """
-    model = model_of(adapter, target)
+    model = model_for(adapter, target, naming)
     prefixes = naming.prefixes(model or Target("the adapter", {name: {} for name in adapter.components}))
     writer = Writer(naming.format, leaves, spelling_of(adapter, naming.format))
     for component, layers in adapter.components.items():
@@ -117,33 +120,61 @@ def compose_named(
                 f"the {naming.format} format has no name for the component {component!r}. "
                 f"Known: {', '.join(prefixes)}. Use format='diffusers'."
             )
-        names = names_for(shapes_for(adapter, component, model), component, naming.styles, numbered=naming.numbered)
+        names = _names_of(adapter, component, naming, model)
         start = prefixes[component][0]
         writer.add_component(component, layers, flat_or_dotted(names, start, naming.joint))
     return writer.finish()
 
 
-def best_family(
+def model_for(adapter: Adapter, target: Target | None, naming: Naming) -> Target | None:
+    """Return the model whose names a format writes: the one given, or else what the adapter says, or None.
+
+    Raises:
+        FormatError: if it may be for several models whose modules the format names differently.
+    """
+    return model_of(adapter, target, partial(_names_in, adapter, naming))
+
+
+def _names_of(adapter: Adapter, component: str, naming: Naming, model: Target | None) -> dict[str, Place]:
+    """Return the dotted names that a format writes for the modules of a component."""
+    return names_for(shapes_for(adapter, component, model), component, naming.styles, numbered=naming.numbered)
+
+
+def _names_in(adapter: Adapter, naming: Naming, model: Target) -> dict[str, str]:
+    """Return the names that a format writes for an adapter's modules if it is for a model."""
+    found: dict[str, str] = {}
+    for component, layers in adapter.components.items():
+        names = _names_of(adapter, component, naming, model)
+        name_of = {path: name for name, place in names.items() for path in place.paths()}
+        found.update({f"{component}.{path}": name_of.get(path, path) for path in layers})
+    return found
+
+
+def best_families(
     stored: Stored, modules: Mapping[str, Leaves], naming: Naming, candidates: Sequence[Candidate]
-) -> Target:
-    """Return the family that a file is for, by the names and sizes of its modules: the first that has some of them.
+) -> list[Target]:
+    """Return the families that a file is for, by the names and sizes of its modules: those that have the most of them.
 
     Raises:
         FormatError: if no family known has any of its names.
     """
     fitting = [candidate for candidate in candidates if candidate.fitting]
-    alike = [candidate.family for candidate in fitting if candidate.fitting == fitting[0].fitting]
-    targets = [FAMILIES[family].target for family in alike[:_CANDIDATES]]
-    if len(targets) == 1:
-        return targets[0]
-    named = [sum(map(naming.table(target).__contains__, modules)) for target in targets]
-    if any(named):
-        return targets[named.index(max(named))]
-    raise FormatError(
-        f"{stored.source} has {naming.format} names, which only the base model can turn into module paths, and none of "
-        f"its {len(modules)} modules fits a family known here. Pass target= for its base model, or load it on the "
-        f"live model with attach(model).load(...). {looks.sentence(stored.tensors, None)}"
-    )
+    alike = [candidate for candidate in fitting if candidate.fitting == fitting[0].fitting][:_CANDIDATES]
+    if len(alike) == 1:
+        return [FAMILIES[alike[0].family].target]
+    named = {each: _count_named(each, modules, naming) for each in alike}
+    if not any(named.values()):
+        raise FormatError(
+            f"{stored.source} has {naming.format} names, which only the base model can turn into module paths, and "
+            f"none of its {len(modules)} modules fits a family known here. Pass target= for its base model, or load it "
+            f"on the live model with attach(model).load(...). {looks.sentence(stored.tensors, None)}"
+        )
+    best = [each for each, count in named.items() if count == max(named.values())]
+    return [FAMILIES[each.family].target for each in best if each.reached == best[0].reached]
+
+
+def _count_named(candidate: Candidate, modules: Mapping[str, Leaves], naming: Naming) -> int:
+    return sum(map(naming.table(FAMILIES[candidate.family].target).__contains__, modules))
 
 
 def sizes_of(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> dict[str, dict[str, Shape | None]]:

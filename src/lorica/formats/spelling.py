@@ -6,7 +6,7 @@ those of diffusers; alphas are missing, or of any dtype). ``write(read(file))`` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -15,12 +15,13 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.formats import peft_bias
 from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import leaves_of
+from lorica.models import Target
 
 Leaves = Mapping[str, str]  # meaning to key
 NUMBERS = ("alpha", "scale")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Spelling:
     """The keys of one file.
 
@@ -30,6 +31,7 @@ class Spelling:
         numbers: key of an alpha to the tensor that the file has there.
         shapes: key to the file's shape, where the model's is another (a 1 x 1 convolution for a Linear).
         embeddings: token and component to key.
+        models: the models that the names are of, the first that in which they were looked up; none if none was asked.
     """
 
     places: dict[str, Place] = field(default_factory=dict[str, Place])
@@ -37,6 +39,7 @@ class Spelling:
     numbers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     shapes: dict[str, Shape] = field(default_factory=dict[str, Shape])
     embeddings: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    models: Sequence[Target] = ()
 
     def names_in(self, component: str, paths: Mapping[str, object]) -> dict[str, Place]:
         """Return the names that the file has for modules of a component of which some path is asked for."""

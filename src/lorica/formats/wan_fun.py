@@ -24,12 +24,12 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "text_encoder": ("lora_te_",),
 }
 STYLES = ("native",)
-_START = "lora_unet__"
+_STARTS = ("lora_unet__", "lora_te__")
 
 
 def recognises(keys: Keys) -> bool:
     """Tell whether any key begins with the two underscores."""
-    return keys.start(_START)
+    return keys.start(*_STARTS)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

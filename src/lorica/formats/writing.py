@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError, ShapeError
-from lorica.formats import looks, peft_bias
+from lorica.formats import peft_bias
 from lorica.formats.fused import join
 from lorica.formats.layers import PEFT_MAGNITUDE
 from lorica.formats.names import flat_names, number_parts
@@ -177,17 +177,6 @@ def refuse_embeddings(adapter: Adapter, format_name: str) -> None:
     if adapter.embeddings:
         tokens = ", ".join(adapter.embeddings)
         raise FormatError(f"the {format_name} format holds no embeddings, and this adapter has some: {tokens}.")
-
-
-def model_of(adapter: Adapter, target: Target | None) -> Target | None:
-    """Return the model that an adapter is for: the one given, or that of the first family it fits, or None.
-
-    Families that an adapter fits alike (dev and schnell of Flux) name its modules alike.
-    """
-    if target is not None:
-        return target
-    families = looks.families_of(adapter)
-    return families[0].target if families else None
 
 
 def shapes_for(adapter: Adapter, component: str, model: Target | None) -> dict[str, Shape]:

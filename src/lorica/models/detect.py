@@ -28,12 +28,14 @@ class Candidate:
         fitting: how many of the file's modules it has, in their size.
         modules: how many modules the file has.
         evidence: sentences, the weightiest first.
+        reached: how many kinds of the file's modules go to its last block, and no further.
     """
 
     family: str
     fitting: int
     modules: int
     evidence: tuple[str, ...]
+    reached: int = 0
 
     @property
     def title(self) -> str:
@@ -106,7 +108,7 @@ def detect(modules: Modules) -> list[Candidate]:
 
 def _candidate(family: str, tally: _Tally, total: int, marks: Sequence[str]) -> Candidate:
     evidence = (_summary(family, tally, total), *marks, *tally.misfits)
-    return Candidate(family, tally.fitting, total, evidence)
+    return Candidate(family, tally.fitting, total, evidence, tally.reached)
 
 
 def _groups(modules: Modules) -> Iterator[_Group]:

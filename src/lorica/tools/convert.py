@@ -14,7 +14,7 @@ import torch
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.adapters.base import ANY
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
-from lorica.formats import FORMATS, Source, read, write
+from lorica.formats import FORMATS, Source, model_named_by, read, write
 from lorica.formats.sources import FILE_NAME
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings
@@ -117,7 +117,7 @@ def convert(
     _check(source, file, to, approximate, dtype)
     base = open_base(model) if model is not None else None
     original = read(source, target=base.target if base else None)
-    target = base.target if base else _target_of(original)
+    target = base.target if base else _target_of(original, to)
     adapter = _cast(original, DTYPES[dtype]) if dtype else original
     held, changed = _made_to_fit(adapter, to, target, _Rewriting(base, target, approximate, dtype))
     path = _write(_without_hashes(held), file, to, target)
@@ -167,11 +167,18 @@ def _check(source: Source, destination: Path, to: str, approximate: int | None, 
             raise FileError(f"{given} would be written over itself. Name another file; the original is kept.")
 
 
-def _target_of(adapter: Adapter) -> Target:
-    """Return the base model that an adapter is for, or if it is not known, a model of just the adapter's modules."""
+def _target_of(adapter: Adapter, to: str) -> Target:
+    """Return the base model that an adapter is for, or if it is not known, a model of just the adapter's modules.
+
+    Raises:
+        FormatError: if it may be for several whose modules the format names differently.
+    """
     named = adapter.report.base_model if adapter.report else None
     if named and all(_has(FAMILIES[named].target, *module) for module in adapter.layers()):
         return FAMILIES[named].target
+    known = model_named_by(adapter, to)
+    if known is not None:
+        return known
     own = {
         component: {path: layer.weight_shape for path, layer in layers.items()}
         for component, layers in adapter.components.items()
