@@ -25,7 +25,8 @@ UNET = {count: (0, 1, rows, columns) for count, rows, columns in
 # For each model: how its sequences of tokens hold the picture (number of tokens to those before it, frames, rows and
 # columns), and the layers that do not act on the picture.
 EXPECTED: dict[str, tuple[dict[int, tuple[int, int, int, int]], list[str]]] = {
-    "sd3": ({48: (0, 1, 6, 8)}, ["context_embedder", "time_text_embed.*", "*norm1*.linear", "norm_out.linear", "*add_*",
+    "sd3": ({48: (0, 1, 6, 8)},
+            ["context_embedder", "time_text_embed.*", "*norm1*.linear", "norm_out.linear", "*add_*",
                                  "*norm_added*", "*ff_context*"]),
     "flux": ({60: (0, 1, 6, 10), 67: (7, 1, 6, 10)},
              ["context_embedder", "time_text_embed.*", "*norm*.linear", "*.add_*", "*.to_add_out", "*ff_context*",
@@ -36,8 +37,8 @@ EXPECTED: dict[str, tuple[dict[int, tuple[int, int, int, int]], list[str]]] = {
     "aura flow": ({48: (0, 1, 6, 8), 63: (15, 1, 6, 8)},
                   ["context_embedder", "time_step_*", "*norm*.linear", "*.add_*", "*.to_add_out", "*ff_context*"]),
     "qwen image": ({60: (0, 1, 6, 10)},
-                   ["txt_*", "time_text_embed.*", "*_mod.1", "norm_out.linear", "*.add_*", "*.to_add_out", "*.txt_mlp.*",
-                    "*norm_added*"]),
+                   ["txt_*", "time_text_embed.*", "*_mod.1", "norm_out.linear", "*.add_*", "*.to_add_out",
+                    "*.txt_mlp.*", "*norm_added*"]),
     "pixart": ({60: (0, 1, 6, 10)}, ["caption_projection.*", "adaln_single.*", "*.attn2.to_k", "*.attn2.to_v"]),
     "sana": ({60: (0, 1, 6, 10)}, ["caption_*", "time_embed.*", "*.attn2.to_k", "*.attn2.to_v"]),
     "wan": ({180: (0, 3, 6, 10)}, ["condition_embedder.*", "*.attn2.to_k", "*.attn2.to_v", "*.attn2.norm_k"]),
@@ -46,7 +47,8 @@ EXPECTED: dict[str, tuple[dict[int, tuple[int, int, int, int]], list[str]]] = {
     "hunyuan video": ({180: (0, 3, 6, 10), 187: (0, 3, 6, 10)},
                       ["context_embedder.*", "time_text_embed.*", "*norm*.linear", "*.add_*", "*.to_add_out",
                        "*ff_context*", "*norm_added*"]),
-    "cogvideox": ({180: (0, 3, 6, 10), 187: (7, 3, 6, 10)}, ["patch_embed.text_proj", "time_embedding.*",
+    "cogvideox": ({180: (0, 3, 6, 10), 187: (7, 3, 6, 10)},
+                  ["patch_embed.text_proj", "time_embedding.*",
                                                              "*norm*.linear"]),
     "kandinsky": (UNET, ["*time_emb*", "add_embedding.*", "*.add_*", "encoder_hid_proj.*"]),
     "animate diff": (UNET, ["time_embedding.*", "*time_emb_proj", "*.attentions.*.attn2.to_k",
@@ -82,9 +84,11 @@ class Seen:
             layer.register_forward_hook(self._after)
 
     def _before(self, layer: nn.Module, args: Any, result: Tensor) -> None:
+        del layer, args
         self._own = result.clone()
 
     def _after(self, layer: nn.Module, args: Any, result: Tensor) -> None:
+        del args
         self.changes.setdefault(self._paths[layer], []).append(result - self._own)
 
 

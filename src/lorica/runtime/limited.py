@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def _thin(part: Thin, layer: nn.Module, x: Tensor, y: Tensor, factors: Factors) 
         return y
     first, window = found
     last = not is_channels_second(layer)
-    strength = along(window.strength, y.ndim, last=last)  # (1 or b, *ones, R), or (1 or b, R, *ones)
+    strength = cast("Tensor", along(window.strength, y.ndim, last=last))  # (1 or b, *ones, R), or (1 or b, R, *ones)
     shape = torch.broadcast_shapes(strength.shape, *(factor.shape for factor in factors.values()))
     field = strength.expand(shape).clone()
     for name, factor in factors.items():

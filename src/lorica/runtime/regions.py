@@ -1,7 +1,7 @@
 """Adapters limited to regions of the picture: a strength for each of its tokens or points.
 
-``y = layer(x) + ((x . down^T) * strength * mask) . up^T``, the mask shrunk to the grid of the layer's output. This is the
-adapter at the tokens inside and the base at those outside, exactly, for each layer by itself. Attention then mixes
+``y = layer(x) + ((x . down^T) * strength * mask) . up^T``, the mask shrunk to the grid of the layer's output. For each
+layer by itself this is the adapter at the tokens inside and the base at those outside, exactly. Attention then mixes
 tokens, so what lies inside still reaches what lies outside, through the base's own weights.
 
 A layer whose output is no picture has no place for a mask: it takes the adapter at its strength times ``elsewhere``.
@@ -161,7 +161,9 @@ class Regions:
         before: what held until now.
     """
 
-    def __init__(self, put: Callable[[Mapping[str, Tensor], float], None], before: tuple[dict[str, Tensor], float]) -> None:
+    def __init__(
+        self, put: Callable[[Mapping[str, Tensor], float], None], before: tuple[dict[str, Tensor], float]
+    ) -> None:
         self._put, self._before = put, before
 
     def __enter__(self) -> Regions:

@@ -104,7 +104,7 @@ def _of_latents(component: nn.Module, picture: Tensor) -> dict[int, Grid]:
     config: Any = getattr(component, "config", {})
     patch = config.get("patch_size") if isinstance(config, Mapping) else None
     rows, columns = picture.shape[-2:]
-    frames = 1 if picture.ndim == 4 else picture.shape[_frames_axis(component, picture)]
+    frames = 1 if picture.ndim == 4 else picture.shape[_frames_axis(component)]
     if patch is None or "UNet" in type(component).__name__:
         return _levels(1, rows, columns)
     deep, high, wide = _patch(patch, cast("Mapping[str, Any]", config).get("patch_size_t") or 1)
@@ -113,7 +113,7 @@ def _of_latents(component: nn.Module, picture: Tensor) -> dict[int, Grid]:
     return {rows * columns: Grid(1, rows, columns), whole.tokens: whole}
 
 
-def _frames_axis(component: nn.Module, picture: Tensor) -> int:
+def _frames_axis(component: nn.Module) -> int:
     return 1 if type(component).__name__.startswith(FRAMES_BEFORE_CHANNELS) else 2
 
 
