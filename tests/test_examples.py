@@ -99,6 +99,13 @@ def test_14_draws_one_picture_for_each_schedule(run: Callable[..., None]) -> Non
     assert not differ("window.png", "tag.png")
 
 
+def test_15_limits_an_adapter_to_a_half(run: Callable[..., None]) -> None:
+    lorica.write(sample_adapter(3), "mine.safetensors")
+    run("15", "mine.safetensors")
+    pictures = ["everywhere.png", "left.png", "left_only.png", "base.png"]
+    assert all(differ(one, other) for one in pictures for other in pictures if one != other)
+
+
 def test_every_example_has_a_test() -> None:
     numbers = {path.name[:2] for path in EXAMPLES}
     assert numbers == {name[5:7] for name in globals() if name.startswith("test_") and name[5:7].isdigit()}

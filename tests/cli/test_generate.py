@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorica.cli.main import run
-from lorica.generating.choices import LoraChoice
+from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.run import Request
 from lorica.generating.sampling import Settings
 from tiny_base import save_tiny_base
@@ -36,7 +36,8 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
     line = (
         f"generate --base models/x --lora a.safetensors:0.8 --lora b.safetensors --prompt heart --prompts-file "
         f"{tmp_path / 'more.txt'} --negative-prompt blur --num 4 --seed 11 --steps 12 --guidance 3.5 --scheduler ddim "
-        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --device cpu --dtype bfloat16 --output new/x.png"
+        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --device cpu --dtype bfloat16 --output new/x.png "
+            "--region a=left.png --region b=right.png"
     )
     assert run(line.split()) == 0
     assert seen == [

@@ -1,11 +1,11 @@
-"""Adapters, grids and prompts as they are typed."""
+"""Adapters, regions, grids and prompts as they are typed."""
 
 from pathlib import Path
 
 import pytest
 
 from lorica.errors import ConfigError
-from lorica.generating.choices import LoraChoice, parse_grid, parse_lora, read_prompts
+from lorica.generating.choices import LoraChoice, RegionChoice, parse_grid, parse_lora, parse_region, read_prompts
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,13 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path) -> None:
         read_prompts(tmp_path / "empty.txt")
     with pytest.raises(ConfigError, match="cannot read"):
         read_prompts(tmp_path / "missing.txt")
+
+
+def test_a_region_is_a_name_and_a_file() -> None:
+    assert parse_region("style=masks/a=b.png") == RegionChoice("style", Path("masks/a=b.png"))
+
+
+@pytest.mark.parametrize("text", ["style", "=left.png", "style=", ""])
+def test_a_region_without_a_name_or_a_mask_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--region takes an adapter and its mask, such as --region style=left.png"):
+        parse_region(text)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lorica.errors import ConfigError, FileError, ModelError, UnknownNameError
-from lorica.generating.choices import LoraChoice
+from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.run import Request, generate, prepare_pipeline
 from lorica.generating.sampling import Settings, Shot, count_steps, sample
 from lorica.generating.schedulers import SCHEDULERS, use_scheduler
@@ -193,6 +193,26 @@ def test_prompts_name_adapters_as_tags(base: Path, adapter: Path, tmp_path: Path
     assert not (half == loud).all()
     assert not (half == plain).all()
     assert facts(files[1])["prompt"] == prompts[0]
+
+
+def test_a_region_limits_its_adapter(base: Path, adapter: Path, tmp_path: Path) -> None:
+    mask = Image.new("L", (8, 8))
+    mask.save(tmp_path / "nowhere.png")
+    Image.new("L", (8, 8), 255).save(tmp_path / "everywhere.png")
+    Image.new("L", (8, 8), 128).save(tmp_path / "half.png")
+    choice = [LoraChoice(str(adapter), 0.5)]
+
+    def picture(name: str) -> Any:
+        regions = [RegionChoice("loud", tmp_path / f"{name}.png")] if name else []
+        files = make(base, tmp_path / f"out{name}.png", loras=choice, regions=regions)
+        assert facts(files[0]).get("regions") == (f"loud: {name}.png" if name else None)
+        return pixels(files[0]).astype(int)
+
+    loud, plain = picture(""), pixels(make(base, tmp_path / "plain.png")[0]).astype(int)
+    assert abs(picture("everywhere") - loud).max() <= 1
+    assert abs(loud - plain).max() > 10
+    assert abs(picture("half") - loud).max() > 1
+    assert abs(picture("nowhere") - loud).max() > 1
 
 
 def test_a_tag_that_names_no_file_is_refused_by_name(base: Path, adapter: Path, tmp_path: Path) -> None:

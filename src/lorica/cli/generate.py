@@ -26,6 +26,13 @@ from lorica.cli.quiet import quiet_libraries
     metavar="PATH",
     help="Where <lora:name:0.8> tags in prompts find their files.",
 )
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    metavar="NAME=MASK",
+    help="Limit the adapter of this name (its file's) to where this picture is white; may be given again.",
+)
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to draw; may be given again.")
 @click.option("--prompts_file", type=click.Path(path_type=Path), metavar="PATH", help="More prompts, one a line.")
 @click.option("--negative_prompt", metavar="TEXT", help="What not to draw.")
@@ -50,7 +57,9 @@ from lorica.cli.quiet import quiet_libraries
     help="The PNG file. With several pictures: a sheet of all, and out-1.png, out-2.png, ... beside it.",
 )
 @json_option
-def command(loras: tuple[str, ...], grid: str | None, output: Path, as_json: bool, **options: Any) -> None:
+def command(
+    loras: tuple[str, ...], regions: tuple[str, ...], grid: str | None, output: Path, as_json: bool, **options: Any
+) -> None:
     r"""Make pictures from prompts, with any number of LoRAs.
 
     \b
@@ -60,7 +69,7 @@ def command(loras: tuple[str, ...], grid: str | None, output: Path, as_json: boo
     lorica generate --lora a.safetensors --prompt "..." --grid strength=0,0.5,1 --output compare.png
     """
     quiet_libraries()
-    from lorica.generating.choices import parse_grid, parse_lora, read_prompts  # brings torch along
+    from lorica.generating.choices import parse_grid, parse_lora, parse_region, read_prompts  # brings torch along
     from lorica.generating.run import Request, generate
     from lorica.generating.sampling import Settings
 
@@ -71,6 +80,7 @@ def command(loras: tuple[str, ...], grid: str | None, output: Path, as_json: boo
     request = Request(
         prompts=[*options.pop("prompts"), *(read_prompts(file) if file else [])],
         loras=[parse_lora(text) for text in loras],
+        regions=[parse_region(text) for text in regions],
         grid=parse_grid(grid) if grid else (),
         output=output,
         settings=Settings(**how),

@@ -1,4 +1,4 @@
-"""What is typed for adapters and grids, as values: ``file.safetensors:0.8`` and ``strength=0,0.5,1``."""
+"""What is typed for adapters, regions and grids, as values: ``file.safetensors:0.8``, ``strength=0,0.5,1``."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ def parse_lora(text: str) -> LoraChoice:
     if Path(source).exists() or source.endswith(".safetensors"):
         raise ConfigError(f"--lora {text}: the strength after the last colon must be a number, got {tail!r}.")
     return LoraChoice(text)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionChoice:
+    """The adapter that a mask limits, by its name, and the mask's file: white where the adapter acts."""
+
+    name: str
+    mask: Path
+
+
+def parse_region(text: str) -> RegionChoice:
+    """Read ``NAME=MASK.png``.
+
+    Raises:
+        ConfigError: if one of the two is missing.
+    """
+    name, _, mask = text.partition("=")
+    if not name.strip() or not mask.strip():
+        raise ConfigError(f"--region takes an adapter and its mask, such as --region style=left.png; got {text!r}.")
+    return RegionChoice(name.strip(), Path(mask.strip()))
 
 
 def parse_grid(text: str) -> tuple[float, ...]:

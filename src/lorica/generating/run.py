@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lorica.errors import ConfigError, FileError, UnknownNameError
-from lorica.generating.choices import LoraChoice
+from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.sampling import Advance, Settings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
 from lorica.generating.sheet import contact_sheet, grid
@@ -41,6 +41,7 @@ class Request:
     them, and each also lies beside it in a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
     ``output`` compares: a row a picture, a column a strength, by which the strength of each adapter is multiplied.
     Prompts may name adapters as tags, whose files are looked for in ``lora_dir``; ``grid`` leaves their strength.
+    ``regions`` limit some of ``loras`` to where a mask is white.
     """
 
     prompts: Sequence[str]
@@ -55,6 +56,7 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     lora_dir: Path | None = None
+    regions: Sequence[RegionChoice] = ()
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -85,6 +87,7 @@ def generate(request: Request, *, quiet: bool = False) -> list[Path]:
     scheduler = use_scheduler(pipeline, request.scheduler)
     loras = attach(pipeline)
     strengths = {loras.load(choice.source, strength=choice.strength): choice.strength for choice in request.loras}
+    loras.regions({region.name: region.mask for region in request.regions})
     if request.grid:
         return [_compare(request, pipeline, loras, strengths, scheduler, reporter)]
     shots = request.shots
@@ -181,6 +184,8 @@ def _facts(request: Request, scheduler: str, shots: Sequence[Shot], loras: Seque
         "base": request.base,
         "adapters": ", ".join(f"{Path(lora.source).name}:{lora.strength:g}" for lora in loras),
     }
+    if request.regions:
+        facts["regions"] = ", ".join(f"{region.name}: {region.mask.name}" for region in request.regions)
     return facts
 
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lorica.adapters import AdapterLayer, Factors
-from lorica.errors import LoRAError, ModelError
+from lorica.errors import LoRAError, ModelError, StateError
+from lorica.runtime.limited import change_within
+from lorica.runtime.regions import Limit
 from lorica.runtime.served import SERVED, base_weight, weight_shape
 from lorica.runtime.stack import Biases, Stack, Weights
 from lorica.runtime.thin import Thin
@@ -93,17 +95,19 @@ class Bank(nn.Module):
         self.content = content
         self._served = (layer,)  # in a tuple, so that the layer does not become a child of its own bank
         self.training = training
+        self.limit: Limit | None = None  # where on the picture its adapters act, if not everywhere
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``y``, the layer's own output for ``x``, with what the adapters add."""
         content, layer = self.content, self._served[0]
         if x.device != y.device:
             x = x.to(y.device)
+        factors = None if self.limit is None else self.limit.factors(layer, content.parts(), y)
         for part in (content.thin, content.weights, content.biases):
             if part is not None:
                 if part.strength.device != y.device:  # with CPU offload, a layer computes elsewhere than it rests
                     part.moved(partial(Tensor.to, device=y.device))
-                y = part.forward(layer, x, y)
+                y = part.forward(layer, x, y) if factors is None else change_within(part, layer, x, y, factors)
         return y
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bank:
@@ -114,7 +118,16 @@ class Bank(nn.Module):
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
-        """Return a bank for the copy of the layer, without the memory that is set aside."""
+        """Return a bank for the copy of the layer, without the memory that is set aside.
+
+        Raises:
+            StateError: while it is limited to regions, which a copy would not know of.
+        """
+        if self.limit is not None:
+            raise StateError(
+                "a model cannot be copied while its adapters are limited to regions: the copy's would act everywhere. "
+                "End them first with loras.regions({})."
+            )
         twin = Bank(copy.deepcopy(self._served[0], memo), self.content.copy(), training=self.training)
         memo[id(self)] = twin
         return twin

@@ -92,6 +92,16 @@ class Banks:
         return self._banks.keys()
 
     @property
+    def held(self) -> dict[Place, Bank]:
+        """The banks, by the layer that each serves."""
+        return {place: bank for place, (bank, _) in self._banks.items()}
+
+    @property
+    def acting(self) -> set[str]:
+        """The adapters whose strength is not 0 everywhere, for any sample."""
+        return {name for names in self._board.state.acting for name in names}
+
+    @property
     def reserved(self) -> bool:
         """Whether room was reserved anywhere."""
         return any(bank.content.thin is not None and bank.content.thin.reserved for bank, _ in self._banks.values())

@@ -14,6 +14,7 @@ from lorica.runtime.originals import Backup
 from lorica.runtime.owner import check_owned, mark
 from lorica.runtime.plan import Place
 from lorica.runtime.projections import check_projections
+from lorica.runtime.regions import Bounds
 from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples
 from lorica.runtime.served import layer_at
@@ -38,6 +39,7 @@ class Engine:
         self._calls = Calls(self._turns, self.components, self._dials, self._check_rows)
         self._vocabulary = Vocabulary(self.components, lambda: self._calls.pipelines)
         self.watch = Watch(self._turns, self._check_rows)
+        self.bounds = Bounds(lambda: self._banks.acting)
 
     def _move(
         self,
@@ -69,6 +71,7 @@ class Engine:
         for name in gone:
             roster.drop(name)
             self._vocabulary.remove(name)
+            self.bounds.forget(name)
         self._mark_components()
 
     def _turn(self, live: Mapping[str, tuple[Strength, Resolved]], samples: Samples | None = None) -> None:
@@ -105,6 +108,7 @@ class Engine:
             self.watch.begin(list(self.components.values()), self._banks.plans)
         else:
             self.watch.end()
+        self.bounds.stand(self.components, self._banks)
 
     def _check_live(self) -> None:
         """Raise if adapters would not act where they were put, or the model is not all this one's."""

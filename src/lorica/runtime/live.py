@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from torch import Tensor
+
 from lorica.errors import ConfigError
 from lorica.runtime.calls import Scheduled
 from lorica.runtime.engine import Engine
+from lorica.runtime.region_masks import Mask, mask_of
+from lorica.runtime.regions import Regions
 from lorica.runtime.roster import Samples
 from lorica.runtime.schedule import Schedule, course_of
 from lorica.runtime.strengths import Strength
@@ -91,6 +96,41 @@ class Live(Engine):
         self._roster.check_no_samples("following a schedule")
         parts = {name: list(dict.fromkeys(part for part, _ in self._roster.plans[name])) for name in schedules}
         return self._calls.schedule({name: (course_of(v, parts[name]), parts[name]) for name, v in schedules.items()})
+
+    @in_turn
+    def regions(self, masks: Mapping[str, Mask], elsewhere: float = 1.0) -> Regions:
+        """Limit adapters to regions of the picture, until the next call; ``regions({})`` lets all act everywhere.
+
+        A mask says where an adapter acts, and its strength how much; so :meth:`set`, schedules and the rest go on as
+        they are. In a ``with`` statement the regions that held before hold again at the end of the block.
+
+        Args:
+            masks: adapter to a tensor ``(height, width)`` from 0 (off) to 1 (its whole strength), or a picture or its
+                file, white where it acts. A mask covers the whole picture, at any resolution. Adapters not named act
+                everywhere.
+            elsewhere: what the strength is multiplied by in layers that do not act on the picture itself (the text's
+                keys and values, text encoders, the time): 1 leaves them as they are, 0 keeps the adapter out of them.
+
+        Raises:
+            UnknownNameError: if an adapter is unknown.
+            FileError: if a mask's file cannot be read.
+            ShapeError: if a mask has other axes.
+            ConfigError: if a mask's value is outside of 0 to 1, or ``elsewhere`` is not a finite number.
+            StateError: if one of the adapters is fused.
+        """
+        self._roster.check_not_fused(masks)
+        if not math.isfinite(elsewhere):
+            raise ConfigError(f"elsewhere must be a finite number, got {elsewhere!r}.")
+        before = (self.bounds.masks, self.bounds.elsewhere)
+        self._limit({name: mask_of(mask, name) for name, mask in masks.items()}, elsewhere)
+        return Regions(self._limit, before)
+
+    @in_turn
+    def _limit(self, masks: Mapping[str, Tensor], elsewhere: float) -> None:
+        """Let these masks hold; those of adapters that are gone, or fused by now, are left out."""
+        there = self._roster.plans_beside(self._roster.in_weights)
+        self.bounds.set({name: mask for name, mask in masks.items() if name in there}, elsewhere)
+        self._look_around()
 
     @in_turn
     def disable(self) -> None:

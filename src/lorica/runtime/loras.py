@@ -71,9 +71,11 @@ class Loras(Live, Shown):
         Raises:
             UnknownNameError: if an adapter, component, block, module or backup is unknown.
             ModelError: if a weight is quantised or away, a bias is missing, or the checkpoint does not hold it.
-            StateError: if a weight was fused into without a backup. The model is unchanged after any error.
+            StateError: if a weight was fused into without a backup, or an adapter is limited to a region. The model
+                is unchanged after any error.
         """
         resolved = {name: values for name, (_, values) in self._roster.resolved(strengths).items()}
+        self.bounds.check_free(strengths)
         self._move(
             {**self._roster.in_weights, **strengths}, self._fused.with_more(resolved, self._roster.plans), backup=backup
         )

@@ -76,8 +76,11 @@ def _change_of_convolution(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor
 
 
 def along(strength: Tensor | float, ndim: int, *, last: bool) -> Tensor | float:
-    """Shape strengths ``(1 or b, R)`` for a hidden tensor whose rank axis is the last of ``ndim``, or the second."""
-    if not isinstance(strength, Tensor):
+    """Shape strengths ``(1 or b, R)`` for a hidden tensor whose rank axis is the last of ``ndim``, or the second.
+
+    Strengths with more axes (one for each point of a picture) have the shape of such a tensor already.
+    """
+    if not isinstance(strength, Tensor) or strength.ndim > 2:
         return strength
     ones = [1] * (ndim - 2)
     return strength.view(len(strength), *ones, -1) if last else strength.view(len(strength), -1, *ones)

@@ -47,7 +47,7 @@ class Shown(Engine):
     def summary(self) -> Summary:
         """Return what is loaded, as a table to print: adapter, state, strength, components, modules, rank, memory."""
         kept = (tensor for held in self._fused.originals.kept.values() for tensor in held.values())
-        return Summary(lines_of(self._roster), bytes_of(kept), self._enabled)
+        return Summary(lines_of(self._roster), bytes_of(kept), self._enabled, tuple(self.bounds.masks))
 
     def __repr__(self) -> str:
         listed = [f"{name}: {self.strengths.get(name, 'off')}" for name in self.names if name not in self.fused]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -57,6 +57,14 @@ class Stack(ABC):
             return y
         strength = self.strength if len(self.strength) == 1 else for_batch(self.strength, len(x), self.guidance)
         return y + self._change(layer, x, y, strength, acting)
+
+    def each(self, layer: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield of each adapter that acts its name, its strengths ``(1 or batch, 1)`` and its change at strength 1."""
+        strength = self.strength if len(self.strength) == 1 else for_batch(self.strength, len(x), self.guidance)
+        for name, slot in self.slots.items():
+            if slot.start in self._acting:
+                column = strength[:, slot.start : slot.stop]
+                yield name, column, self._change(layer, x, y, torch.ones_like(self.strength[:1]), [slot.start])
 
     @abstractmethod
     def _change(self, layer: nn.Module, x: Tensor, y: Tensor, strength: Tensor, acting: Collection[int]) -> Tensor:

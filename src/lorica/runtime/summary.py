@@ -66,11 +66,13 @@ class Summary:
         lines: one for each adapter, in the order of loading.
         originals: bytes that are kept of weights before fusing.
         enabled: whether live adapters act.
+        limited: the adapters that act in a region of the picture alone.
     """
 
     lines: tuple[Line, ...]
     originals: int
     enabled: bool
+    limited: tuple[str, ...] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table."""
@@ -88,6 +90,8 @@ class Summary:
         facts = [] if self.enabled else ["disabled: no live adapter acts until enable()"]
         if self.originals:
             facts.append(f"originals of fused weights: {_size(self.originals)}")
+        if self.limited:
+            facts.append(f"limited to a region: {', '.join(self.limited)}")
         return "; ".join(facts) or None
 
 

@@ -135,6 +135,14 @@ class Thin:
         change = change_output if torch.is_grad_enabled() else change_in_place
         return change(layer, x, y, *self._suited(self._window, x, y))
 
+    def acting(self, x: Tensor, y: Tensor) -> tuple[int, Window] | None:
+        """Return the rows from the first to the last that acts for any sample, and the number of the first."""
+        spans = [(start, stop) for start, stop in self._spans if start < stop]
+        if not spans:
+            return None
+        first = min(start for start, _ in spans)
+        return first, self._suited(self._rows(first, max(stop for _, stop in spans)), x, y)
+
     def _is_worth_splitting(self, x: Tensor) -> bool:
         """Tell whether giving each sample its own rows alone saves more work than the additional calls cost."""
         widths = [stop - start for start, stop in self._spans]
