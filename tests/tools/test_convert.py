@@ -174,6 +174,56 @@ def test_one_of_two_text_encoders_keeps_its_number(tmp_path: Path) -> None:
     assert any(key.startswith("lora_te1_") for key in load_file(tmp_path / "out.safetensors"))
 
 
+FIRST_MLP = "double_blocks.0.img_mlp.0"
+
+
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        ("comfyui", f"diffusion_model.{FIRST_MLP}.lora_A.weight"),
+        ("kohya", "lora_unet_double_blocks_0_img_mlp_0.lora_down.weight"),
+        ("onetrainer", "lora_transformer_transformer_blocks_0_ff_net_0_proj.lora_down.weight"),
+    ],
+)
+@pytest.mark.parametrize("start", ["comfyui", "kohya"])
+def test_a_file_that_fits_several_families_gets_the_names_of_the_one_that_it_was_read_for(
+    start: str, end: str, name: str, tmp_path: Path
+) -> None:
+    """Flux dev and schnell; CogVideoX and HunyuanVideo, which have such a module too, name it otherwise."""
+    names = {"comfyui": f"diffusion_model.{FIRST_MLP}", "kohya": "lora_unet_double_blocks_0_img_mlp_0"}
+    leaves = {"comfyui": ("lora_A", "lora_B"), "kohya": ("lora_down", "lora_up")}[start]
+    down, up = (f"{names[start]}.{leaf}.weight" for leaf in leaves)
+    save_file({down: torch.randn(2, 3072), up: torch.randn(12288, 2)}, tmp_path / "in.safetensors")
+    lorica.convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", to=end, dtype="bfloat16")
+    assert name in load_file(tmp_path / "out.safetensors")
+
+
+def test_a_file_for_one_of_two_models_with_other_names_needs_the_model(tmp_path: Path) -> None:
+    layer = LoRA(torch.randn(2, 3072), torch.randn(12288, 2))
+    adapter = Adapter({"transformer": {"transformer_blocks.0.ff_context.net.0.proj": layer}})
+    first = lorica.write(adapter, tmp_path / "in.safetensors")
+    names = {"flux_dev": "double_blocks_0_txt_mlp_0", "hunyuan_video": "double_blocks_0_txt_mlp_fc1"}
+    for write in (lorica.convert, None):
+        with pytest.raises(FormatError, match="fits several base models alike") as caught:
+            if write:
+                write(first, tmp_path / "out.safetensors", to="kohya")
+            else:
+                lorica.write(adapter, tmp_path / "out.safetensors", format="kohya")
+        assert all(f"{name!r} ({FAMILIES[family].title})" in str(caught.value) for family, name in names.items())
+    for model, name in names.items():
+        lorica.convert(first, tmp_path / "out.safetensors", to="kohya", model=model)
+        assert f"lora_unet_{name}.alpha" in load_file(tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize("start", ["diffusers", "lycoris"])
+def test_a_file_that_reaches_the_last_blocks_of_one_model_is_for_that(start: str, tmp_path: Path) -> None:
+    layer = LoRA(torch.randn(2, 3072), torch.randn(12288, 2))
+    adapter = Adapter({"transformer": {"transformer_blocks.18.ff_context.net.0.proj": layer}})
+    first = lorica.write(adapter, tmp_path / "in.safetensors", format=start)  # HunyuanVideo has 20 such blocks
+    lorica.convert(first, tmp_path / "out.safetensors", to="kohya")
+    assert "lora_unet_double_blocks_18_txt_mlp_0.alpha" in load_file(tmp_path / "out.safetensors")
+
+
 def test_a_failure_leaves_an_earlier_file_as_it_was(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ from lorica.formats.files import Stored
 from lorica.formats.recipes import build, leaves_of, rebuild
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-NUMBERS = ("alpha", "scale", "ia3.on_input", "oft_v2.scaled")  # leaves that are one number, of any dtype
+NUMBERS = ("alpha", "scale", "reshape", "ia3.on_input", "oft_v2.scaled")  # leaves that may be of any dtype
+TOLD = ("alpha", "scale", "reshape")  # leaves that say something of a layer and are no part of it
 PEFT_MAGNITUDE = "lora_magnitude_vector"  # always of outputs, also where its shape could be of inputs
 Leaves = dict[str, str]  # meaning (lora.down, alpha, ...) to the key that holds it
 
@@ -50,7 +51,7 @@ def make_layer(stored: Stored, leaves: Leaves, alpha: float | None, shape: tuple
         ShapeError: if they do not fit each other.
     """
     check_numbers(stored, leaves)
-    tensors = {meaning: stored.tensors[key] for meaning, key in leaves.items() if meaning not in ("alpha", "scale")}
+    tensors = {meaning: stored.tensors[key] for meaning, key in leaves.items() if meaning not in TOLD}
     axis = "output" if PEFT_MAGNITUDE in leaves.get("magnitude", "") else None
     try:
         return build(tensors, alpha, shape, axis)
@@ -81,6 +82,17 @@ def one_number(stored: Stored, key: str) -> float:
             f"{stored.source}: {key!r} has shape {tuple(tensor.shape)} of {tensor.dtype}; expected one number."
         )
     return float(tensor.item())
+
+
+def other_shape(stored: Stored, leaves: Leaves, layer: AdapterLayer) -> str | None:
+    """Return what is wrong if a module is for a weight that was padded to another shape than its tensors change."""
+    key = leaves.get("reshape")
+    if key is None:
+        return None
+    told = tuple(int(size) for size in stored.tensors[key].flatten().tolist())
+    if told == layer.weight_shape:
+        return None
+    return f"its reshape_weight is {told}, but its other tensors change a weight of shape {layer.weight_shape}."
 
 
 def fitted(layer: AdapterLayer, shape: tuple[int, ...]) -> AdapterLayer | None:

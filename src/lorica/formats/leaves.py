@@ -1,12 +1,13 @@
 """What follows a module's name in a key, in all spellings, and what it means: one table for every format.
 
-A meaning is ``method.leaf``, where the leaf is the name that the method's layer gives the tensor, or one of the three
-that several methods share: ``alpha``, ``magnitude`` (DoRA), ``bias``.
+A meaning is ``method.leaf``, where the leaf is the name that the method's layer gives the tensor, or one of those that
+several methods share: ``alpha``, ``magnitude`` (DoRA), ``bias``, ``scale`` (A1111's alpha / rank), and ``reshape``
+(ComfyUI's shape of the weight, which is padded with zeros up to it: a first layer with more inputs).
 """
 
 from __future__ import annotations
 
-SHARED = ("alpha", "magnitude", "bias", "scale")
+SHARED = ("alpha", "magnitude", "bias", "scale", "reshape")
 
 # Spelling to meaning. No spelling is the end of another behind a dot, so the order in which they are tried is free.
 LEAVES: dict[str, str] = {
@@ -26,6 +27,7 @@ LEAVES: dict[str, str] = {
     "alpha": "alpha",
     "lora_alpha": "alpha",
     "scale": "scale",
+    "reshape_weight": "reshape",
     "dora_scale": "magnitude",
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
@@ -71,7 +73,6 @@ FOREIGN: dict[str, str] = {
     "bias_indices": "a sparse residual of LyCORIS extraction",
     "bias_values": "a sparse residual of LyCORIS extraction",
     "bias_size": "a sparse residual of LyCORIS extraction",
-    "reshape_weight": "a weight that is padded to another shape",
 }
 _LONGEST = max(leaf.count(".") for leaf in LEAVES) + 1
 

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
-from lorica.adapters import Adapter
+from lorica.adapters import ANY, Adapter, AdapterLayer
+from lorica.formats.widened import FIRST_LAYERS, is_wider
 from lorica.models import FAMILIES, Family, Target
 from lorica.models.detect import Candidate, detect
+from lorica.models.folding import Shape
 from lorica.models.index import read_index
 
 ANY_COMPONENT = "model"
@@ -50,11 +52,21 @@ def modules_in(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
 
 
 def candidates_for(adapter: Adapter) -> list[Candidate]:
-    """Return the families that an adapter may be for, the best fitting first, by the index of all of them."""
+    """Return the families that an adapter may be for, the best fitting first, by the index of all of them.
+
+    If it fits none, the inputs of a first layer do not count: a model for inpainting or control has more of them.
+    """
+    sizes = {
+        component: {path: layer.weight_shape for path, layer in layers.items()}
+        for component, layers in adapter.components.items()
+    }
+    found = detect(sizes)
+    if not found or found[0].fits:
+        return found
     return detect(
         {
-            component: {path: layer.weight_shape for path, layer in layers.items()}
-            for component, layers in adapter.components.items()
+            component: {path: (shape[0], ANY) if path in FIRST_LAYERS else shape for path, shape in shapes.items()}
+            for component, shapes in sizes.items()
         }
     )
 
@@ -90,11 +102,15 @@ def family_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: Ta
 
 
 def fits(adapter: Adapter, target: Target) -> bool:
-    """Tell whether each layer of an adapter has a module of its shape in the target."""
-    parts = target.components
+    """Tell whether each layer of an adapter has a module of its shape in the target, if only with fewer inputs."""
     return bool(len(adapter)) and all(
-        layer.fits(parts.get(component, {}).get(path, ())) for component, path, layer in adapter.layers()
+        _fits(path, layer, target.components.get(component, {}).get(path, ()))
+        for component, path, layer in adapter.layers()
     )
+
+
+def _fits(path: str, layer: AdapterLayer, shape: Shape) -> bool:
+    return layer.fits(shape) or (len(shape) > 1 and is_wider(path, layer.weight_shape, shape))
 
 
 def cross_attention_width(target: Target) -> int | None:

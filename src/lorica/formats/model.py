@@ -8,6 +8,7 @@ from lorica.adapters import Adapter
 from lorica.errors import FormatError
 from lorica.formats import looks
 from lorica.formats.spelling import Spelling
+from lorica.formats.widened import widened
 from lorica.models import Target
 
 Names = Callable[[Target], Mapping[str, str]]  # a model to component and path, as one text, to the name in a file
@@ -24,12 +25,17 @@ def model_of(adapter: Adapter, target: Target | None, names: Names) -> Target | 
     """
     if target is not None:
         return target
-    models = _models_of_its_file(adapter) or [family.target for family in looks.likeliest_families(adapter)]
+    models = _models_of_its_file(adapter) or _models_that_fit(adapter)
     if not models:
         return None
-    first = names(models[0])
-    for other in models[1:]:
-        _check_alike(first, names(other), models[0], other)
+    named = [names(model) for model in models]
+    differing = next((module for module, name in named[0].items() if any(name != each[module] for each in named)), None)
+    if differing is not None:
+        ways = " or ".join(f"{each[differing]!r} ({model.name})" for each, model in zip(named, models, strict=True))
+        raise FormatError(
+            f"the adapter fits several base models alike, which have names of their own in such a file: {differing} is "
+            f"{ways}. Name the one that it is for: target= (--model)."
+        )
     return models[0]
 
 
@@ -40,10 +46,6 @@ def _models_of_its_file(adapter: Adapter) -> list[Target]:
     return [model for model in models if looks.fits(adapter, model)]
 
 
-def _check_alike(one: Mapping[str, str], other: Mapping[str, str], model: Target, rival: Target) -> None:
-    for module, name in one.items():
-        if name != other[module]:
-            raise FormatError(
-                f"the adapter fits {model.name} and {rival.name} alike, and {module} is {name!r} in a file for the one "
-                f"and {other[module]!r} for the other. Name its base model: target= (--model)."
-            )
+def _models_that_fit(adapter: Adapter) -> list[Target]:
+    sizes = [(component, path, layer.weight_shape) for component, path, layer in adapter.layers()]
+    return [widened(family.target, sizes) for family in looks.likeliest_families(adapter)]

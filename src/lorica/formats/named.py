@@ -21,6 +21,7 @@ from lorica.formats.model import model_of
 from lorica.formats.names import BARE_MODULE, Prefixes, name_table
 from lorica.formats.places import Place, Shape
 from lorica.formats.spelling import spelling_of
+from lorica.formats.widened import widened
 from lorica.formats.writing import Writer, flat_or_dotted, names_for, shapes_for
 from lorica.models import FAMILIES, Target
 from lorica.models.detect import Candidate, detect
@@ -74,8 +75,12 @@ def parse_named(stored: Stored, target: Target | None, account: Account, naming:
     if target is None:
         account.candidates = detect(sizes_of(stored, modules, naming))
     models = [target] if target else best_families(stored, modules, naming, account.candidates)
+    table = naming.table(models[0])
+    if account.candidates and not account.candidates[0].fits:
+        known = ((table[name], leaves) for name, leaves in modules.items() if name in table)
+        sizes = ((place.component, place.parts[0].path, _size(stored.tensors, leaves)) for place, leaves in known)
+        models = [widened(models[0], sizes)]
     model, account.spelling.models = models[0], models
-    table = naming.table(model)
     missing = f"no module of {model.name} has this name."
     return Parsed(
         modules, lambda name: table.get(name, missing), model, known=lambda: list(table), embeddings=embeddings
@@ -146,7 +151,8 @@ def _names_in(adapter: Adapter, naming: Naming, model: Target) -> dict[str, str]
     for component, layers in adapter.components.items():
         names = _names_of(adapter, component, naming, model)
         name_of = {path: name for name, place in names.items() for path in place.paths()}
-        found.update({f"{component}.{path}": name_of.get(path, path) for path in layers})
+        written = {path: name_of.get(path, path).replace(".", naming.joint) for path in layers}
+        found.update({f"{component}.{path}": name for path, name in written.items()})
     return found
 
 

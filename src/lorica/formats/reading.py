@@ -15,10 +15,21 @@ from lorica.formats.dialect import Dialect, Parsed
 from lorica.formats.files import Stored
 from lorica.formats.fused import split
 from lorica.formats.keys import Keys
-from lorica.formats.layers import Leaves, check_finite, fitted, make_layer, one_number, stored_alpha, twice
+from lorica.formats.layers import (
+    TOLD,
+    Leaves,
+    check_finite,
+    fitted,
+    make_layer,
+    one_number,
+    other_shape,
+    stored_alpha,
+    twice,
+)
 from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import recipe_for, with_alpha
-from lorica.formats.spelling import NUMBERS, Spelling
+from lorica.formats.spelling import Spelling
+from lorica.formats.widened import too_narrow
 from lorica.models import FAMILIES, Target
 from lorica.models.detect import Candidate
 
@@ -103,7 +114,7 @@ def _note(spelling: Spelling, stored: Stored, name: str, place: Place, leaves: L
     spelling.places[name], spelling.leaves[name] = place, leaves
     if "magnitude" in leaves:
         spelling.shapes[leaves["magnitude"]] = tuple(stored.tensors[leaves["magnitude"]].shape)
-    for number in NUMBERS:
+    for number in TOLD:
         if number in leaves:
             spelling.numbers[leaves[number]] = stored.tensors[leaves[number]]
 
@@ -131,6 +142,9 @@ def _layers(
     shapes = parsed.target.components[place.component] if parsed.target else None
     shape = None if shapes is None else place.shape_in(shapes)
     layer = make_layer(stored, leaves, _alpha(stored, parsed, leaves), shape)
+    wrong = other_shape(stored, leaves, layer)
+    if wrong:
+        return wrong
     if "scale" in leaves:
         layer = with_alpha(layer, one_number(stored, leaves["scale"]) * layer.rank)
     elif "alpha" not in leaves:
@@ -147,7 +161,7 @@ def _layers(
             account.spelling.shapes.update({key: tuple(stored.tensors[key].shape) for key in leaves.values()})
         return fit
     if shapes and not layer.fits(place.shape_in(shapes)):
-        return _misfit(layer, place.shape_in(shapes))
+        return _misfit(layer, place.shape_in(shapes), place.parts[0].path)
     try:
         return _fit(split(layer, place), shapes)
     except FormatError as error:
@@ -175,13 +189,14 @@ def _fit(layers: dict[str, AdapterLayer], shapes: Mapping[str, Shape] | None) ->
     for path, layer in layers.items():
         fit = fitted(layer, shapes[path])
         if fit is None:
-            return _misfit(layer, shapes[path])
+            return _misfit(layer, shapes[path], path)
         layers[path] = fit
     return layers
 
 
-def _misfit(layer: AdapterLayer, shape: Shape) -> str:
-    return f"it changes a weight of shape {layer.weight_shape}, but the model has {shape} there."
+def _misfit(layer: AdapterLayer, shape: Shape, path: str) -> str:
+    advice = too_narrow(path, layer.weight_shape, shape)
+    return f"it changes a weight of shape {layer.weight_shape}, but the model has {shape} there.{advice}"
 
 
 def _kept(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.formats import peft_bias
+from lorica.formats.layers import TOLD
 from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import leaves_of
 from lorica.models import Target
 
 Leaves = Mapping[str, str]  # meaning to key
-NUMBERS = ("alpha", "scale")
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Spelling:
     Args:
         places: the name of each module in the file to where it stands.
         leaves: that name to the keys of its leaves.
-        numbers: key of an alpha to the tensor that the file has there.
+        numbers: key of an alpha, or another number that is told, to the tensor that the file has there.
         shapes: key to the file's shape, where the model's is another (a 1 x 1 convolution for a Linear).
         embeddings: token and component to key.
         models: the models that the names are of, the first that in which they were looked up; none if none was asked.
@@ -58,7 +58,7 @@ class Spelling:
             told: whether the alpha is told elsewhere, if no key tells it.
         """
         keys = self.leaves.get(name, {})
-        leaves = _aligned(leaves_of(layer), {meaning for meaning in keys if meaning not in NUMBERS})
+        leaves = _aligned(leaves_of(layer), {meaning for meaning in keys if meaning not in TOLD})
         if not keys or leaves is None:
             return None
         if keys.get("bias", "").endswith(peft_bias.LEAF):
@@ -69,12 +69,12 @@ class Spelling:
         tensors = {keys[meaning]: self._shaped(keys[meaning], tensor) for meaning, tensor in leaves.items()}
         told_by = "scale" if "scale" in keys else "alpha"  # the one that counts; the other is kept as it is
         numbers = {
-            meaning: self._number(key, meaning, layer) if meaning == told_by else self.numbers[key]
+            meaning: self._number(key, meaning, layer) if meaning in (told_by, "reshape") else self.numbers[key]
             for meaning, key in keys.items()
-            if meaning in NUMBERS
+            if meaning in TOLD
         }
         if any(number is None for number in numbers.values()) or (
-            not numbers and not told and layer.alpha != layer.rank
+            told_by not in numbers and not told and layer.alpha != layer.rank
         ):
             return None
         return {**tensors, **{keys[meaning]: number for meaning, number in numbers.items() if number is not None}}
@@ -83,8 +83,10 @@ class Spelling:
         return tensor.reshape(self.shapes[key]) if key in self.shapes else tensor
 
     def _number(self, key: str, meaning: str, layer: AdapterLayer) -> Tensor | None:
-        """Return the file's own number, if it still says the layer's alpha."""
+        """Return the file's own number, if it still says the layer's alpha, or the shape of its weight."""
         number = self.numbers[key]
+        if meaning == "reshape":
+            return number if tuple(number.flatten().tolist()) == layer.weight_shape else None
         alpha = float(number.item()) * (layer.rank if meaning == "scale" else 1)
         return number if alpha == layer.alpha or (alpha == 0 and layer.alpha == layer.rank) else None
 
