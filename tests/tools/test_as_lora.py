@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorica.adapters import AdapterLayer, LoCon, LoRA
+from lorica.adapters import AdapterLayer, GLoRA, LoCon, LoRA
 from lorica.tools.as_lora import Rewritten, rewrite
 
 FOLDING_NOISE = 1e-6  # relative error of exact factors in float32; worst measured 2e-7
@@ -92,6 +92,31 @@ def test_the_closest_of_a_rank_leaves_the_smaller_singular_values(shape: tuple[i
     assert result.error == pytest.approx((sizes[rank:].norm() / sizes.norm()).item(), rel=1e-5)
     assert relative(result.layer.delta(diff), diff) == pytest.approx(result.error, rel=1e-5)
     assert (result.exact, result.layer.rank, result.layer.alpha) == (False, rank, float(rank))
+
+
+@pytest.mark.parametrize("alpha", [2.5, -0.5])
+def test_the_closest_to_factors_is_the_closest_to_their_product(alpha: float) -> None:
+    layer = LoRA(torch.randn(5, *SHAPE[1:]), torch.randn(SHAPE[0], 5, 1, 1), alpha)
+    whole = layer.delta(torch.zeros(SHAPE))
+    result, other = done(layer, rank=2), done(Dense(whole), rank=2)
+    assert (result.exact, result.layer.rank, result.layer.weight_shape) == (False, 2, SHAPE)
+    assert relative(result.layer.delta(whole), other.layer.delta(whole)) < FOLDING_NOISE
+    assert result.error == pytest.approx(other.error, rel=1e-5)
+
+
+def test_a_change_with_factors_is_not_decomposed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorica.tools.as_lora._dense", lambda _: pytest.fail("it was built"))
+    assert done(tucker(rank=3), rank=2).layer.rank == 2
+
+
+def test_a_glora_on_a_known_base_is_a_lora_by_exact_factors() -> None:
+    layer = GLoRA(torch.randn(13, 2), torch.randn(2, 13), torch.randn(17, 2), torch.randn(2, 13), alpha=1.5)
+    weight = torch.randn(17, 13)
+    assert "depends on the weight of the base model" in refused(layer)
+    result = rewrite(layer, (17, 13), rank=None, dtype=None, base=lambda: weight)
+    assert isinstance(result, Rewritten)
+    assert (result.exact, result.layer.rank) == (True, 4)
+    assert relative(result.layer.delta(weight), layer.delta(weight)) < FOLDING_NOISE
 
 
 def test_a_rank_beyond_the_weight_is_cut_to_it() -> None:

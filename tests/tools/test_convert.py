@@ -79,6 +79,30 @@ def test_metadata_stays_but_for_hashes_that_would_be_wrong(tmp_path: Path) -> No
         assert out.metadata()["title"] == "x"
 
 
+def test_a_file_in_kohyas_format_gets_the_hashes_of_what_is_in_it(tmp_path: Path) -> None:
+    stale = {"sshs_model_hash": "a", "sshs_legacy_hash": "b", "modelspec.hash_sha256": "c", "ss_network_dim": "2"}
+    first = lorica.write(sample(), tmp_path / "in.safetensors", metadata=stale)
+    with safe_open(first, "pt") as stored:
+        assert stored.metadata().items() >= stale.items()
+    done = lorica.convert(first, tmp_path / "out.safetensors", to="kohya")
+    found = {each.name: each for each in lorica.inspect(done.path).hashes}
+    assert found["sshs_model_hash"].verdict == found["sshs_legacy_hash"].verdict == "right"
+    with safe_open(done.path, "pt") as out:
+        assert out.metadata()["ss_network_dim"] == "2"
+        assert "modelspec.hash_sha256" not in out.metadata()
+    assert done.size == done.path.stat().st_size
+
+
+@pytest.mark.parametrize("end", WRITTEN)
+def test_a_writer_leaves_out_the_hashes_of_the_file_that_an_adapter_came_from(end: str, tmp_path: Path) -> None:
+    stale = {"sshs_model_hash": "a", "sshs_legacy_hash": "b", "modelspec.hash_sha256": "c"}
+    adapter = lorica.read(lorica.write(sample().with_metadata({"x": "y"}), tmp_path / "in.safetensors", metadata=stale))
+    assert adapter.metadata.items() >= stale.items()
+    with safe_open(lorica.write(adapter, tmp_path / "out.safetensors", format=end), "pt") as out:
+        assert out.metadata()["x"] == "y"
+        assert not out.metadata().items() & stale.items()
+
+
 def test_what_the_format_cannot_hold_becomes_a_lora_where_that_is_exact(tmp_path: Path) -> None:
     adapter = sample(tucker=True)
     first = lorica.write(adapter, tmp_path / "in.safetensors", format="kohya")

@@ -97,7 +97,7 @@ def test_nothing_is_claimed_of_an_unknown_base_model(tmp_path: Path) -> None:
 
 
 def test_norms_and_hashes_can_be_left_out(tmp_path: Path) -> None:
-    facts = looked_at(tmp_path, norms=False, hashes=False)
+    facts = looked_at(tmp_path, "diffusers", norms=False, hashes=False)
     assert all(block.norm is None for part in facts.components for block in part.blocks)
     assert facts.hashes == ()
 

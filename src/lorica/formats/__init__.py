@@ -25,6 +25,7 @@ from lorica.formats import (
 )
 from lorica.formats.dialect import Dialect
 from lorica.formats.files import save, save_text
+from lorica.formats.hashes import LEGACY_HASH, MODEL_HASH, hashes_of_content
 from lorica.formats.named import Naming, model_for
 from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
@@ -38,6 +39,8 @@ _DIALECTS: tuple[Dialect, ...] = (
 )  # fmt: skip
 FORMATS: dict[str, Dialect] = {dialect.NAME: dialect for dialect in _DIALECTS}
 
+# Metadata that is true of the tensors of one file only, and not written with others.
+HASHES = (MODEL_HASH, LEGACY_HASH, "modelspec.hash_sha256")
 OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, *onetrainer.METADATA)  # what says how the tensors of one file are named
 
 __all__ = ["FORMATS", "Dialect", "Source", "model_named_by", "read", "write"]
@@ -79,7 +82,8 @@ def write(
             ``adapter_model.safetensors`` and ``adapter_config.json``).
         format: a name in ``FORMATS``.
         target: the model that it is for; the adapter is checked against it.
-        metadata: texts to add to the adapter's own.
+        metadata: texts to add to the adapter's own, of which hashes are left out: a file in Kohya's format gets those
+            of its own content.
 
     Raises:
         UnknownNameError: if there is no such format.
@@ -95,8 +99,9 @@ def write(
         _check_fits(adapter, target)
     place = _file_for(Path(path).expanduser(), PEFT_FILE if format == peft.NAME else FILE_NAME)
     tensors, needed = FORMATS[format].compose(adapter, target)
-    own = {name: value for name, value in adapter.metadata.items() if name not in OF_ONE_FORMAT}
-    save(tensors, place, _texts({**own, **(metadata or {}), **needed, "format": "pt"}))
+    own = {name: value for name, value in adapter.metadata.items() if name not in (*OF_ONE_FORMAT, *HASHES)}
+    texts = _texts({**own, **(metadata or {}), **needed, "format": "pt"})
+    save(tensors, place, {**texts, **hashes_of_content(tensors, texts)} if format == kohya.NAME else texts)
     if CONFIG_FILE in needed and place.name == PEFT_FILE:
         save_text(needed[CONFIG_FILE], place.with_name(CONFIG_FILE))
     return place

@@ -79,7 +79,7 @@ def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str])
     Raises:
         FileError: if the folder or the file cannot be written.
     """
-    _save(path, lambda: _pieces(tensors, metadata))
+    _save(path, lambda: pieces_of(tensors, metadata))
 
 
 def save_text(text: str, path: Path) -> None:
@@ -190,8 +190,11 @@ def _numbered(raw: list[Any], source: str) -> dict[str, Tensor]:
     return {f"{component}:{place // 2}:{halves[place % 2]}": tensor for place, tensor in enumerate(raw)}
 
 
-def _pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Any]:
-    """Return the bytes of a safetensors file: the wide dtypes first, so that each tensor is aligned."""
+def pieces_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Any]:
+    """Return the bytes of a safetensors file: the header's length, the header, and the tensors.
+
+    Those of wide dtypes come first, so that each is aligned.
+    """
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     blobs: list[Any] = []

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from lorica.adapters import AdapterLayer, Factors, LoRA
+from lorica.linalg import svd_of_product
 
 LARGEST_SHAPE = 2  # dimensions that a weight must have at least, for a LoRA to change it
 Shape = tuple[int, ...]
+Singular = tuple[Tensor, Tensor, Tensor]  # left vectors, values from the largest down, right vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def rewrite(
     weight = _weight_for(layer, shape, base)
     if isinstance(weight, str):
         return weight
-    factors = layer.factors()
+    factors = layer.factors_on(weight)
     if factors is not None and _will_do(factors, shape, rank):
         return _finish(_from_factors(factors), layer, weight, shape, dtype or torch.float32, exact=True)
     if rank is None:
@@ -64,7 +66,8 @@ def rewrite(
             "be written: approximate=RANK (--approximate rank=RANK)."
         )
     own = next(iter(layer.tensors.values())).dtype
-    return _finish(_closest(layer.delta(weight), rank), layer, weight, shape, dtype or own, exact=False)
+    closest = _closest(_dense(layer.delta(weight)) if factors is None else _thin(factors), shape, rank)
+    return _finish(closest, layer, weight, shape, dtype or own, exact=False)
 
 
 def _weight_for(layer: AdapterLayer, shape: Shape, base: Callable[[], Tensor] | None) -> Tensor | str:
@@ -93,13 +96,23 @@ def _from_factors(factors: Factors) -> LoRA:
     return LoRA(factors.down, up, factors.scaling * factors.down.shape[0])
 
 
-def _closest(delta: Tensor, rank: int) -> LoRA:
+def _dense(delta: Tensor) -> Singular:
+    """Return the singular value decomposition of a change ``(out, in * kernel)``, in float64."""
+    return torch.linalg.svd(delta.double().flatten(1), full_matrices=False)
+
+
+def _thin(factors: Factors) -> Singular:
+    """Return that of a change that is known by its factors, without building it."""
+    return svd_of_product(factors.scaling * factors.up.double(), factors.down.flatten(1))
+
+
+def _closest(decomposed: Singular, shape: Shape, rank: int) -> LoRA:
     """Return the LoRA of a rank that is closest to a change, its two halves of equal size."""
-    left, sizes, right = torch.linalg.svd(delta.double().flatten(1), full_matrices=False)
+    left, sizes, right = decomposed
     kept = min(rank, len(sizes))
     root = sizes[:kept].sqrt()
-    ones = [1] * (delta.ndim - 2)
-    down = (root[:, None] * right[:kept]).reshape(kept, *delta.shape[1:])
+    ones = [1] * (len(shape) - 2)
+    down = (root[:, None] * right[:kept]).reshape(kept, *shape[1:])
     return LoRA(down.contiguous(), (left[:, :kept] * root).reshape(-1, kept, *ones).contiguous(), float(kept))
 
 

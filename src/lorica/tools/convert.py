@@ -29,8 +29,6 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-# Metadata that is true of the tensors of one file only.
-HASHES = ("sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256")
 SHOWN = 8  # layers that a refusal lists
 Place = tuple[str, str]
 
@@ -97,7 +95,7 @@ def convert(
     """Write the adapter of a source in another format, whole or not at all, and return what was done.
 
     Layers that the format cannot hold become plain LoRAs where that is exact. The new file is read back and compared
-    bit for bit before it takes its place.
+    bit for bit before it takes its place. A file in Kohya's format gets the hashes of its own content.
 
     Args:
         source: a file, a folder with one adapter, a Hub id, or a state dict.
@@ -120,7 +118,7 @@ def convert(
     target = base.target if base else _target_of(original, to)
     adapter = _cast(original, DTYPES[dtype]) if dtype else original
     held, changed = _made_to_fit(adapter, to, target, _Rewriting(base, target, approximate, dtype))
-    path = _write(_without_hashes(held), file, to, target)
+    path = _write(held, file, to, target)
     report = original.report
     return Conversion(
         source=report.source if report else "the state dict",
@@ -263,10 +261,6 @@ def _changes(adapter: Adapter, loras: Mapping[Place, Rewritten]) -> Iterator[Lay
     for (component, path), result in loras.items():
         kind = adapter.components[component][path].kind
         yield LayerChange(f"{component}.{path}", kind, result.layer.rank, result.exact, result.error)
-
-
-def _without_hashes(adapter: Adapter) -> Adapter:
-    return replace(adapter, metadata={name: text for name, text in adapter.metadata.items() if name not in HASHES})
 
 
 def _write(adapter: Adapter, destination: Path, to: str, target: Target) -> Path:

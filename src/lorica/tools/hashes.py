@@ -1,27 +1,20 @@
-"""The hashes by which programs and sites know a LoRA file, computed and held against what the file says.
-
-``sshs_model_hash`` and ``sshs_legacy_hash`` were brought up by the additional-networks extension of A1111's web UI and
-are written by kohya's scripts: over a copy of the file that keeps only the ``ss_`` entries of the metadata.
-"""
+"""The hashes by which programs and sites know a LoRA file, computed and held against what the file says."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import sha256
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, cast
 
+from lorica.formats.hashes import LEGACY_HASH, LEGACY_LENGTH, MODEL_HASH, legacy_hash, legacy_offset
 from lorica.formats.header import LENGTH_BYTES
 from lorica.tools.facts import Hash, Verdict
 
-MODEL_HASH, LEGACY_HASH, FILE_HASH = "sshs_model_hash", "sshs_legacy_hash", "sha256"
-LEGACY_START, LEGACY_LENGTH, LEGACY_DIGITS = 0x100000, 0x10000, 8
+FILE_HASH = "sha256"
 _PIECE = 1 << 22
-_PADDING = 8
 _HUB_BLOBS = "blobs"  # in the Hub's cache a file of this folder is named after its SHA-256
 _HEX = set("0123456789abcdef")
 NOTES = {
@@ -73,24 +66,9 @@ def _digest(content: mmap, start: int) -> str:
 
 
 def _legacy(content: mmap, start: int) -> str | None:
-    """Return the hash of 64 KiB that begin one MiB into the copy, or None if they reach into its header.
-
-    A header with several entries of metadata has no settled order, so there the hash says nothing.
-    """
-    header = _header_of_copy(content[LENGTH_BYTES:start])
-    if header > LEGACY_START:
-        return None
-    begin = start + LEGACY_START - header
-    return sha256(content[begin : begin + LEGACY_LENGTH]).hexdigest()[:LEGACY_DIGITS]
-
-
-def _header_of_copy(text: bytes) -> int:
-    """Return the length of the header, with its own length before it, if only the ``ss_`` metadata is kept."""
-    raw = cast("dict[str, Any]", json.loads(text))
-    metadata = cast("dict[str, str]", raw.get("__metadata__") or {})
-    kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
-    shown = json.dumps({**raw, "__metadata__": kept}, separators=(",", ":"), ensure_ascii=False).encode()
-    return LENGTH_BYTES + len(shown) + -len(shown) % _PADDING
+    """Return the hash of 64 KiB that begin one MiB into the copy, or None if they reach into its header."""
+    offset = legacy_offset(content[LENGTH_BYTES:start])
+    return None if offset is None else legacy_hash(content[start + offset : start + offset + LEGACY_LENGTH])
 
 
 def _named_after(path: Path) -> str | None:
