@@ -18,6 +18,7 @@ from lorica.runtime.initials import as_plain
 from lorica.runtime.norms import shrinking
 from lorica.runtime.products import change_output
 from lorica.runtime.random_keys import keyed_generator
+from lorica.runtime.remembering import remember_less
 from lorica.runtime.served import SERVED, weight_shape
 from lorica.runtime.targets import components_of, modules_of
 from lorica.runtime.trained_linear import FlatFactors, TrainedLinear, is_plain
@@ -102,6 +103,8 @@ class Trainable:
         if initial is not None:
             self.copy_from(initial)
         self._handles = [parts[name].register_forward_pre_hook(flat.refresh) for name, flat in self._flat.items()]
+        for component in self._flat:
+            self._handles += remember_less(parts[component])
         for place in self._layers:
             self._handles += self._serve(place)
 

@@ -141,7 +141,7 @@ class _Change(torch.autograd.Function):
         rows = (x if x.dtype is y.dtype else x.to(y.dtype)).reshape(-1, down.shape[1])
         thin = torch.mm(rows, down.t())
         y.view(-1, up.shape[1]).addmm_(thin, up, alpha=site.scaling)
-        ctx.save_for_backward(rows, thin)
+        ctx.save_for_backward(x, thin)  # x as it came: what made it may be able to make it again
         ctx.site, ctx.shape = site, x.shape
         return y
 
@@ -149,9 +149,10 @@ class _Change(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[reportIncompatibleMethodOverride]
         if torch.is_grad_enabled():
             raise TrainingError("the gradient of a gradient was asked for, which a trained adapter does not have.")
-        rows, thin = cast("tuple[Tensor, Tensor]", ctx.saved_tensors)
+        x, thin = cast("tuple[Tensor, Tensor]", ctx.saved_tensors)
         site = cast("TrainedLinear", ctx.site)
         down, up = site.factors(gradient.dtype)
+        rows = (x if x.dtype is gradient.dtype else x.to(gradient.dtype)).reshape(-1, down.shape[1])
         arriving = gradient.reshape(-1, up.shape[1])
         through = torch.mm(arriving, up.t())
         d_down, d_up = site.gradients
