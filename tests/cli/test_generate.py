@@ -37,7 +37,7 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
         f"generate --base models/x --lora a.safetensors:0.8 --lora b.safetensors --prompt heart --prompts-file "
         f"{tmp_path / 'more.txt'} --negative-prompt blur --num 4 --seed 11 --steps 12 --guidance 3.5 --scheduler ddim "
         f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --device cpu --dtype bfloat16 --output new/x.png "
-            "--region a=left.png --region b=right.png"
+        "--region a=left.png --region b=right.png"
     )
     assert run(line.split()) == 0
     assert seen == [
@@ -53,6 +53,7 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
             grid=(0.0, 1.0),
             device="cpu",
             dtype="bfloat16",
+            regions=[RegionChoice("a", Path("left.png")), RegionChoice("b", Path("right.png"))],
         )
     ]
 
