@@ -28,8 +28,10 @@ def file(tmp_path: Path) -> Path:
         }
         for component, shapes in FAMILIES["bundled"].target.components.items()
     }
-    metadata = {"modelspec.trigger_phrase": "sks", "sshs_model_hash": "0" * 64, "ss_tag_frequency": '{"1_x": {"a": 3}}'}
-    return lorica.write(Adapter(layers, metadata), tmp_path / "a.safetensors", format="kohya")
+    metadata = {"modelspec.trigger_phrase": "sks", "ss_tag_frequency": '{"1_x": {"a": 3}}'}
+    path = lorica.write(Adapter(layers, metadata), tmp_path / "a.safetensors", format="kohya")
+    save_file(load_file(path), path, {**metadata, "sshs_model_hash": "0" * 64})  # the hash of some other file
+    return path
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> str:
