@@ -15,6 +15,7 @@ from lorica.errors import ShapeError
 
 ANY = -1  # stands in ``weight_shape`` for a size that the tensors of a layer do not tell
 Layer = TypeVar("Layer", bound="AdapterLayer")
+_put = object.__setattr__  # a layer's own refuses, because a layer is immutable
 
 
 class Factors(NamedTuple):
@@ -38,6 +39,7 @@ class AdapterLayer(ABC):
     """
 
     kind: ClassVar[str]
+    _settings: ClassVar[tuple[str, ...]]  # the settings
     __slots__ = ("alpha", "tensors")
 
     alpha: float
@@ -107,17 +109,27 @@ class AdapterLayer(ABC):
     def map(self: Layer, change: Callable[[Tensor], Tensor]) -> Layer:
         """Return the same layer with ``change`` applied to each tensor (a cast, a move, a copy)."""
         twin: Layer = object.__new__(type(self))
-        for name in self._settings():
-            object.__setattr__(twin, name, getattr(self, name))
+        for name in self._settings:
+            _put(twin, name, getattr(self, name))
         twin._hold(self.alpha, **{name: change(tensor) for name, tensor in self.tensors.items()})
+        return twin
+
+    def twin(self: Layer, tensors: Mapping[str, Tensor]) -> Layer:
+        """Return the same layer of other tensors, which are not checked: they have the names and shapes of its own."""
+        twin: Layer = object.__new__(type(self))
+        for name in self._settings:
+            _put(twin, name, getattr(self, name))
+        _put(twin, "tensors", MappingProxyType(tensors))
+        _put(twin, "alpha", self.alpha)
         return twin
 
     def _hold(self, alpha: float | None, **tensors: Tensor | None) -> None:
         """Keep the tensors that are there, check them, and keep alpha; None stands for the rank."""
-        self.tensors = MappingProxyType({name: tensor for name, tensor in tensors.items() if tensor is not None})
+        held = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        _put(self, "tensors", MappingProxyType(held))
         self._check()
         self._check_bias()
-        self.alpha = float(self.rank if alpha is None else alpha)
+        _put(self, "alpha", float(self.rank if alpha is None else alpha))
 
     def _check_bias(self) -> None:
         bias = self.tensors.get("bias")
@@ -130,11 +142,10 @@ class AdapterLayer(ABC):
     @property
     def settings(self) -> dict[str, Any]:
         """What this layer has beside tensors and alpha, by the names of its constructor's arguments."""
-        return {name: getattr(self, name) for name in self._settings()}
+        return {name: getattr(self, name) for name in self._settings}
 
-    @classmethod
-    def _settings(cls) -> tuple[str, ...]:
-        return tuple(name for name in cls.__slots__ if name not in AdapterLayer.__slots__)
+    def __init_subclass__(cls) -> None:
+        cls._settings = tuple(name for name in cls.__slots__ if name not in AdapterLayer.__slots__)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(self, name):
@@ -146,7 +157,7 @@ class AdapterLayer(ABC):
         return (
             isinstance(other, AdapterLayer)
             and (self.kind, self.alpha) == (other.kind, other.alpha)
-            and all(getattr(self, name) == getattr(other, name) for name in self._settings())
+            and all(getattr(self, name) == getattr(other, name) for name in self._settings)
             and self.tensors.keys() == other.tensors.keys()
             and all(same(tensor, other.tensors[name]) for name, tensor in self.tensors.items())
         )
@@ -155,7 +166,7 @@ class AdapterLayer(ABC):
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.tensors.items())
-        settings = "".join(f", {name}={getattr(self, name)!r}" for name in self._settings())
+        settings = "".join(f", {name}={getattr(self, name)!r}" for name in self._settings)
         return f"{type(self).__name__}({shapes}, alpha={self.alpha:g}{settings})"
 
 

@@ -38,7 +38,7 @@ _TEXT = re.compile(r".+\.self_attn\.(q|k|v|out)_proj")
 
 def recognises(keys: Keys) -> bool:
     """Tell whether the first of the numbered layers is there."""
-    return any(f"\n{key}\n" in keys.text for key in _FIRST)
+    return keys.hold_key(*_FIRST)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

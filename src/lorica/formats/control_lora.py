@@ -27,7 +27,7 @@ _LEAVES = {"down": "lora.down", "up": "lora.up", "weight": "set_weight.weight"}
 
 def recognises(keys: Keys) -> bool:
     """Tell whether the mark is there."""
-    return f"\n{MARK}\n" in keys.text
+    return keys.hold_key(MARK)
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:

@@ -39,7 +39,7 @@ def recognises(keys: Keys) -> bool:
     """Tell whether the keys are dotted module paths with the endings of an adapter, and of no format more special."""
     others = (bfl_control, comfyui, control_lora, hcp, omi, peft, uso, xlabs)
     return (
-        bool(_MARKS.search(keys.text))
+        bool(_MARKS.search(keys.kinds))
         and not keys.all_start(*_FLAT)
         and not any(other.recognises(keys) for other in others)
     )

@@ -5,31 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+_DIGITS = str.maketrans("0123456789", "#" * 10)
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a format is recognised by: the keys of a file, and its metadata."""
+    """What a format is recognised by: the keys of a file, and its metadata.
+
+    A file has the same keys for block after block. In ``kinds`` stands ``#`` for every digit, and what is then the same
+    stands once: a tenth as long as ``text``, and a mark that is not in the one is not in the other.
+    """
 
     text: str
+    kinds: str
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @classmethod
     def of(cls, keys: Iterable[str], metadata: Mapping[str, str] | None = None) -> Keys:
         """Return the keys of a file, each on its own line."""
-        return cls("\n" + "\n".join(keys) + "\n", metadata or {})
+        text = "\n".join(keys)
+        kinds = "\n".join(dict.fromkeys(text.translate(_DIGITS).split("\n")))
+        return cls(f"\n{text}\n", f"\n{kinds}\n", metadata or {})
 
     def start(self, *starts: str) -> bool:
         """Tell whether any key starts with one of these."""
-        return any(f"\n{start}" in self.text for start in starts)
+        return any(self._holds(f"\n{start}") for start in starts)
 
     def all_start(self, *starts: str) -> bool:
-        """Tell whether each key starts with one of these."""
-        return sum(self.text.count(f"\n{start}") for start in starts) == self.text.count("\n") - 1
+        """Tell whether each key starts with one of these, which are without digits."""
+        return sum(self.kinds.count(f"\n{start}") for start in starts) == self.kinds.count("\n") - 1
 
     def hold(self, *parts: str) -> bool:
         """Tell whether any key has one of these in it."""
-        return any(part in self.text for part in parts)
+        return any(map(self._holds, parts))
 
     def end(self, *ends: str) -> bool:
         """Tell whether any key ends in one of these."""
-        return any(f"{end}\n" in self.text for end in ends)
+        return any(self._holds(f"{end}\n") for end in ends)
+
+    def hold_key(self, *keys: str) -> bool:
+        """Tell whether one of these is a key."""
+        return any(self._holds(f"\n{key}\n") for key in keys)
+
+    def _holds(self, mark: str) -> bool:
+        kind = mark.translate(_DIGITS)
+        return kind in self.kinds and (kind == mark or mark in self.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -189,47 +190,43 @@ def sizes_of(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> d
     A prefix that several components have gives the component of :data:`BARE_MODULE`: any.
     """
     starts = naming.starts()
+    begin = re.compile("|".join(map(re.escape, starts))).match
     found: dict[str, dict[str, Shape | None]] = {}
+    homes: dict[str, dict[str, Shape | None]] = {}
     for name, leaves in modules.items():
-        start = next((start for start in starts if name.startswith(start)), "")
-        component = starts.get(start, BARE_MODULE)
-        found.setdefault(component, {})[name.removeprefix(start)] = _size(stored.tensors, leaves)
+        started = begin(name)
+        start = started[0] if started else ""
+        if start not in homes:
+            homes[start] = found.setdefault(starts.get(start, BARE_MODULE), {})
+        homes[start][name[len(start) :]] = _size(stored.tensors, leaves)
     return found
 
 
 def _size(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape | None:
     """Return the outputs and the inputs of a module, if its leaves tell at a glance."""
-    shapes = {leaf: tuple(tensors[key].shape) for leaf, key in leaves.items() if leaf.partition("_")[0] in _TELLING}
-    for tell in _TELL:
-        size = tell(shapes)
-        if size:
-            return size
-    return None
+    return (
+        _of_lora(tensors, leaves)
+        or _of_lokr(tensors, leaves)
+        or _product(tensors, leaves, "loha.w1")
+        or tuple(_shape(tensors, leaves, "full.diff"))
+        or None
+    )
 
 
-def _of_lora(shapes: Mapping[str, Shape]) -> Shape | None:
-    up, down = shapes.get("lora.up", ()), shapes.get("lora.down", ())
-    return (up[0], down[1]) if min(len(up), len(down)) > 1 else None
+def _shape(tensors: Mapping[str, Tensor], leaves: Leaves, leaf: str) -> Shape:
+    return tensors[leaves[leaf]].shape if leaf in leaves else ()
 
 
-def _of_loha(shapes: Mapping[str, Shape]) -> Shape | None:
-    up, down = shapes.get("loha.w1_a", ()), shapes.get("loha.w1_b", ())
-    return (up[0], down[1]) if min(len(up), len(down)) > 1 and up[1] == down[0] else None
+def _of_lora(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape:
+    up, down = _shape(tensors, leaves, "lora.up"), _shape(tensors, leaves, "lora.down")
+    return (up[0], down[1]) if len(up) > 1 and len(down) > 1 else ()
 
 
-def _of_lokr(shapes: Mapping[str, Shape]) -> Shape | None:
-    sizes = [shapes.get(whole) or _product(shapes, whole) for whole in ("lokr.w1", "lokr.w2")]
-    return (sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]) if all(len(size) > 1 for size in sizes) else None
+def _of_lokr(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape:
+    sizes = [_shape(tensors, leaves, whole) or _product(tensors, leaves, whole) for whole in ("lokr.w1", "lokr.w2")]
+    return (sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]) if all(len(size) > 1 for size in sizes) else ()
 
 
-def _product(shapes: Mapping[str, Shape], whole: str) -> Shape:
-    left, right = shapes.get(f"{whole}_a", ()), shapes.get(f"{whole}_b", ())
+def _product(tensors: Mapping[str, Tensor], leaves: Leaves, whole: str) -> Shape:
+    left, right = _shape(tensors, leaves, f"{whole}_a"), _shape(tensors, leaves, f"{whole}_b")
     return (left[0], right[1]) if min(len(left), len(right)) > 1 and left[1] == right[0] else ()
-
-
-def _of_full(shapes: Mapping[str, Shape]) -> Shape | None:
-    return shapes.get("full.diff")
-
-
-_TELL = (_of_lora, _of_lokr, _of_loha, _of_full)
-_TELLING = ("lora.up", "lora.down", "loha.w1", "lokr.w1", "lokr.w2", "full.diff")

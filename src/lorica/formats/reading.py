@@ -11,23 +11,14 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats import looks, peft_bias
 from lorica.formats.account import Account
+from lorica.formats.alike import LayerMaker
 from lorica.formats.dialect import Dialect, Parsed
 from lorica.formats.files import Stored
 from lorica.formats.fused import split
 from lorica.formats.keys import Keys
-from lorica.formats.layers import (
-    TOLD,
-    Leaves,
-    check_finite,
-    fitted,
-    make_layer,
-    one_number,
-    other_shape,
-    stored_alpha,
-    twice,
-)
+from lorica.formats.layers import TOLD, Leaves, check_finite, fitted, one_number, stored_alpha, twice
 from lorica.formats.places import Place, Shape
-from lorica.formats.recipes import recipe_for, with_alpha
+from lorica.formats.recipes import with_alpha
 from lorica.formats.spelling import Spelling
 from lorica.formats.widened import too_narrow
 from lorica.models import FAMILIES, Target
@@ -90,13 +81,14 @@ def interpret(
 def _components(stored: Stored, parsed: Parsed, account: Account) -> dict[str, dict[str, AdapterLayer]]:
     components: dict[str, dict[str, AdapterLayer]] = {}
     taken: dict[tuple[str, str], Leaves] = {}
+    maker = LayerMaker(stored)
     for name, leaves in parsed.modules.items():
         place = parsed.locate(name)
         if isinstance(place, str):
             for key in leaves.values():
                 account.leave_stranger(key, name, place)
             continue
-        layers = _layers(stored, parsed, account, place, leaves)
+        layers = _layers(maker, stored, parsed, account, place, leaves)
         if isinstance(layers, str):
             account.leave(leaves.values(), layers)
             continue
@@ -133,18 +125,14 @@ def _take(taken: dict[tuple[str, str], Leaves], place: tuple[str, str], leaves: 
 
 
 def _layers(
-    stored: Stored, parsed: Parsed, account: Account, place: Place, leaves: Leaves
+    maker: LayerMaker, stored: Stored, parsed: Parsed, account: Account, place: Place, leaves: Leaves
 ) -> dict[str, AdapterLayer] | str:
     """Return the layers, by path, that one module of the file makes, or the reason why there are none."""
-    recipe = recipe_for(frozenset(leaves))
-    if isinstance(recipe, str):
-        return recipe
     shapes = parsed.target.components[place.component] if parsed.target else None
     shape = None if shapes is None else place.shape_in(shapes)
-    layer = make_layer(stored, leaves, _alpha(stored, parsed, leaves), shape)
-    wrong = other_shape(stored, leaves, layer)
-    if wrong:
-        return wrong
+    layer = maker.make(leaves, _alpha(stored, parsed, leaves), shape)
+    if isinstance(layer, str):
+        return layer
     if "scale" in leaves:
         layer = with_alpha(layer, one_number(stored, leaves["scale"]) * layer.rank)
     elif "alpha" not in leaves:

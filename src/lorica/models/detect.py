@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import le
 
 from lorica.models import FAMILIES
 from lorica.models.folding import Shape
-from lorica.models.index import Holding, Index, Numbers, Size, read_index, starred
+from lorica.models.index import TEXT, Index, Numbers, Reaches, Size, read_index, starred_all
 
 Modules = Mapping[str, Mapping[str, Shape | None]]
-_TEXT = "text_encoder"
 _UNKNOWN = ("", "model")  # components whose kind a file does not say
 _CROSS_ATTENTION = "_attn2_to_k"  # in a UNet, its input is the text
 _UNETS = ("down_blocks_", "mid_block_", "up_blocks_", "input_blocks_", "middle_block_", "output_blocks_")
@@ -27,15 +27,19 @@ class Candidate:
         family: its name in ``FAMILIES``.
         fitting: how many of the file's modules it has, in their size.
         modules: how many modules the file has.
-        evidence: sentences, the weightiest first.
+        named: how many of them it has in their size or another.
         reached: how many kinds of the file's modules go to its last block, and no further.
+        marks: what the file itself shows, as sentences.
+        misfits: the first modules that are not its own, as sentences.
     """
 
     family: str
     fitting: int
     modules: int
-    evidence: tuple[str, ...]
-    reached: int = 0
+    named: int
+    reached: int
+    marks: tuple[str, ...]
+    misfits: tuple[str, ...]
 
     @property
     def title(self) -> str:
@@ -46,6 +50,20 @@ class Candidate:
     def fits(self) -> bool:
         """Tell whether the family has every module of the file in its size."""
         return self.fitting == self.modules
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """What speaks for it and against it, as sentences, the weightiest first."""
+        return (self._summary(), *self.marks, *self.misfits)
+
+    def _summary(self) -> str:
+        if self.fits:
+            return f"all {self.modules} modules have the names and sizes of {self.title}'s."
+        return (
+            f"{self.fitting} of {self.modules} modules have the names and sizes of {self.title}'s; "
+            f"{self.named - self.fitting} have another size there, and {self.modules - self.named} are none of its "
+            "modules."
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,10 @@ class _Tally:
     reached: int = 0  # groups whose highest numbers are the family's
     misfits: list[str] = field(default_factory=list[str])  # the first few, as sentences
 
+    def candidate(self, family: str, modules: int, marks: tuple[str, ...]) -> Candidate:
+        """Return what it says of the family."""
+        return Candidate(family, self.fitting, modules, self.named, self.reached, marks, tuple(self.misfits))
+
 
 def detect(modules: Modules) -> list[Candidate]:
     """Return the families that a file may be for, the best fitting first; none if no name is known.
@@ -103,80 +125,64 @@ def detect(modules: Modules) -> list[Candidate]:
         return -tally.fitting, -tally.reached, len(modules.keys() - counts.keys()), sum(counts.values())
 
     marks = tuple(_marks(groups))
-    return [_candidate(family, tallies[family], total, marks) for family in sorted(tallies, key=rank)]
-
-
-def _candidate(family: str, tally: _Tally, total: int, marks: Sequence[str]) -> Candidate:
-    evidence = (_summary(family, tally, total), *marks, *tally.misfits)
-    return Candidate(family, tally.fitting, total, evidence, tally.reached)
+    return [tallies[family].candidate(family, total, marks) for family in sorted(tallies, key=rank)]
 
 
 def _groups(modules: Modules) -> Iterator[_Group]:
-    members: defaultdict[tuple[str, str, Size | None], list[tuple[str, Numbers]]] = defaultdict(list)
     for component, shapes in modules.items():
-        for path, shape in shapes.items():
-            name, numbers = starred(path)
-            members[component, name, shape and tuple(shape[:2])].append((path, numbers))
-    for (component, name, size), found in members.items():
-        yield _Group(component, name, size, found)
+        members: defaultdict[tuple[str, Size | None], list[tuple[str, Numbers]]] = defaultdict(list)
+        for (path, shape), (name, numbers) in zip(shapes.items(), starred_all(shapes), strict=True):
+            members[name, shape and shape[:2]].append((path, numbers))
+        for (name, size), found in members.items():
+            yield _Group(component, name, size, found)
 
 
 def _count(group: _Group, index: Index, tallies: dict[str, _Tally]) -> None:
     """Add to each family's tally what it has of a group."""
-    theirs: defaultdict[str, list[Holding]] = defaultdict(list)
-    for holding in index.holdings(group.name):
-        if _alike(holding.component, group.component):
-            theirs[holding.family].append(holding)
-    for family, holdings in theirs.items():
-        tally, size = tallies[family], len(group.members)
-        same = [holding.highest for holding in holdings if _same(group.size, holding.size)]
-        inside = max((group.count_within(highest) for highest in same), default=0)
-        tally.fitting += inside
+    text = None if group.component in _UNKNOWN else group.component.startswith(TEXT)
+    size = len(group.members)
+    for family, reaches in index.reaches(group.name, text=text).items():
+        tally, same = tallies[family], _of_size(group.size, reaches)
         tally.named += size
-        tally.reached += group.highest in same
+        if group.highest in same:
+            tally.reached += 1
+            tally.fitting += size
+            continue
+        inside = max(map(group.count_within, same), default=0)
+        tally.fitting += inside
         if inside < size and len(tally.misfits) < _EXAMPLES:
-            tally.misfits.append(_misfit(group, holdings))
+            tally.misfits.append(_misfit(group, reaches))
 
 
-def _alike(component: str, said: str) -> bool:
-    """Tell whether a component may be the one that a file names: programs number text encoders in their own ways."""
-    return said in _UNKNOWN or component.startswith(_TEXT) == said.startswith(_TEXT)
+def _of_size(size: Size | None, reaches: Reaches) -> Sequence[Numbers]:
+    """Return how far the modules of a size go: a negative number stands for one that the file does not tell."""
+    if size is not None and min(size, default=0) >= 0:
+        return reaches.get(size, ())
+    return [highest for theirs, known in reaches.items() if _may_be(size, theirs) for highest in known]
 
 
-def _same(size: Size | None, theirs: Size) -> bool:
-    """Tell whether a size may be the one of a weight: a negative number stands for one that the file does not tell."""
-    if size is None or size == theirs:
+def _may_be(size: Size | None, theirs: Size) -> bool:
+    if size is None:
         return True
     return len(size) == len(theirs) and all(one < 0 or one == other for one, other in zip(size, theirs, strict=True))
 
 
 def _within(numbers: Numbers, highest: Numbers) -> bool:
-    return all(number <= most for number, most in zip(numbers, highest, strict=True))
+    return all(map(le, numbers, highest))
 
 
-def _misfit(group: _Group, holdings: Sequence[Holding]) -> str:
+def _misfit(group: _Group, reaches: Reaches) -> str:
     """Return why not all of a group's modules are the family's: the size, or the number of a block."""
     deepest = max(group.members, key=lambda member: member[1])[0]
-    for holding in holdings:
-        if _same(group.size, holding.size):
-            return f"{deepest} goes beyond its blocks, whose highest numbers are {_joined(holding.highest, ', ')}."
-    sizes = " or ".join(dict.fromkeys(_joined(holding.size, " x ") for holding in holdings))
+    for highest in _of_size(group.size, reaches):
+        return f"{deepest} goes beyond its blocks, whose highest numbers are {_joined(highest, ', ')}."
+    sizes = " or ".join(_joined(size, " x ") for size in reaches)
     return f"{deepest} is {_joined(group.size or (), ' x ')} in the file and {sizes} in it."
-
-
-def _summary(family: str, tally: _Tally, total: int) -> str:
-    title = FAMILIES[family].title
-    if tally.fitting == total:
-        return f"all {total} modules have the names and sizes of {title}'s."
-    return (
-        f"{tally.fitting} of {total} modules have the names and sizes of {title}'s; {tally.named - tally.fitting} "
-        f"have another size there, and {total - tally.named} are none of its modules."
-    )
 
 
 def _marks(groups: Sequence[_Group]) -> Iterator[str]:
     """Yield what the file itself shows: the width of the text, or of the blocks, and the number of the last block."""
-    denoiser = [group for group in groups if not group.component.startswith(_TEXT)]
+    denoiser = [group for group in groups if not group.component.startswith(TEXT)]
     yield from _width([(group, group.size[1]) for group in denoiser if group.size and len(group.size) == 2])
     lasts: dict[str, int] = {}
     for group in denoiser:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from lorica.models.target import Target
 FILE = Path(__file__).parent / "index.json"
 Size = tuple[int, ...]  # out and in, without the size of a kernel; one number where a weight has no more
 Numbers = tuple[int, ...]
-_NUMBER = re.compile(r"(?<![^_])(\d+)(?![^_])")
+Reaches = Mapping[Size, Sequence[Numbers]]  # size of modules to the highest numbers in their paths, network by network
+TEXT = "text_encoder"  # what the components begin with that read the prompt
+_NUMBER = re.compile(r"_(\d{1,9})(?=[_\n])")
 _WRAPPER = WRAPPER.replace(".", "_")
+_START = "\n_"  # of every path, while there are many in one text
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,20 +64,28 @@ class Index:
         """Family and component of each network, by its number in the entries."""
         return [(family, component) for family, counts in self.networks.items() for component in counts]
 
-    def holdings(self, name: str) -> Sequence[Holding]:
-        """Return what each network has under a starred name; made once for each name."""
-        if name not in self.entries:
-            return ()
-        if name not in self._made:
-            self._made[name] = tuple(self._holdings(name))
-        return self._made[name]
+    def reaches(self, name: str, *, text: bool | None = None) -> Mapping[str, Reaches]:
+        """Return how far each family's modules of a starred name go, by their size; made once for each name.
+
+        Args:
+            name: the starred name.
+            text: only in text encoders, or only in other networks; None is in all.
+        """
+        if (name, text) not in self._made:
+            found: dict[str, dict[Size, list[Numbers]]] = {}
+            for holding in self.holdings(name):
+                if text is None or text == holding.component.startswith(TEXT):
+                    found.setdefault(holding.family, {}).setdefault(holding.size, []).append(holding.highest)
+            self._made[name, text] = found
+        return self._made[name, text]
 
     @cached_property
-    def _made(self) -> dict[str, Sequence[Holding]]:
+    def _made(self) -> dict[tuple[str, bool | None], Mapping[str, Reaches]]:
         return {}
 
-    def _holdings(self, name: str) -> Iterator[Holding]:
-        for size, reaches in self.entries[name].items():
+    def holdings(self, name: str) -> Iterator[Holding]:
+        """Yield what each network has under a starred name."""
+        for size, reaches in self.entries.get(name, {}).items():
             for highest, numbers in reaches.items():
                 for number in numbers.split():
                     yield Holding(*self.places[int(number)], _integers(size), _integers(highest))
@@ -81,9 +93,20 @@ class Index:
 
 def starred(path: str) -> tuple[str, Numbers]:
     """Return a module's name with stars for numbers, and the numbers; dotted and flat names give the same."""
-    flat = path.replace(".", "_").removeprefix(_WRAPPER)
+    (found,) = starred_all([path])
+    return found
+
+
+def starred_all(paths: Collection[str]) -> Iterator[tuple[str, Numbers]]:
+    """Yield for each path what :func:`starred` returns: a thousand of them at once are found in half the time."""
+    text = _START.join(["", *paths]) + "\n"
+    if text.count("\n") > len(paths) + 1:
+        text = _START.join(["", *(path.replace("\n", " ") for path in paths)]) + "\n"
+    flat = text.replace(".", "_").replace("*", "?").replace(_START + _WRAPPER, _START)
     pieces = _NUMBER.split(flat)
-    return "*".join(pieces[::2]), tuple(map(int, pieces[1::2]))
+    numbers = map(int, pieces[1::2])
+    for name in "_*".join(pieces[::2])[:-1].split(_START)[1:]:
+        yield name, tuple(islice(numbers, name.count("*")))
 
 
 @lru_cache(maxsize=1)
