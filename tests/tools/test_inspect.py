@@ -89,6 +89,13 @@ def test_a_base_model_that_only_the_metadata_names_is_told_from_where(tmp_path: 
     assert "is known of any base model" in facts.base.evidence[1]
 
 
+def test_sizes_that_fit_another_base_model_alone_count_more_than_what_the_metadata_names(tmp_path: Path) -> None:
+    adapter = replace(sample("bundled"), metadata={"modelspec.architecture": "stable-diffusion-v1/lora"})
+    facts = lorica.inspect(lorica.write(adapter, tmp_path), norms=False, hashes=False)
+    assert facts.base.name == "bundled"
+    assert facts.base.evidence[0] == "metadata modelspec.architecture = stable-diffusion-v1/lora"
+
+
 def test_nothing_is_claimed_of_an_unknown_base_model(tmp_path: Path) -> None:
     layer = LoRA(torch.randn(2, 5), torch.randn(7, 2))
     facts = lorica.inspect(lorica.write(Adapter({"unet": {"some.blocks.3.b": layer}}), tmp_path))

@@ -12,13 +12,19 @@ from lorica.tools.facts import Claim
 
 
 def base_of(adapter: Adapter) -> Claim:
-    """Return the base model of an adapter, as reading settled on it, or else those that it fits alike."""
+    """Return the base model of an adapter, as reading settled on it, or else those that it fits alike.
+
+    A base model that only the metadata names does not count where the file's own names and sizes fit another alone.
+    """
     report = adapter.report
     named = report.base_model if report else None
     shown = report.evidence if report else ()
     if not shown and len(adapter):
-        nothing = ("none of its modules is known of any base model here.",)
-        shown = next((candidate.evidence for candidate in looks.candidates_for(adapter)), nothing)
+        candidates = looks.candidates_for(adapter)
+        shown = candidates[0].evidence if candidates else ("none of its modules is known of any base model here.",)
+        fitting = [candidate.family for candidate in candidates if candidate.fits]
+        if named not in fitting and len(fitting) == 1:
+            named = fitting[0]
     evidence = (*_said(adapter.metadata), *shown)
     if named is not None:
         return Claim(named, FAMILIES[named].title, evidence)
