@@ -16,7 +16,7 @@ from lorica.training.layers import alphas_of, ranks_of
 from lorica.training.live_bytes import LiveBytes
 from lorica.training.loop import autocast
 from lorica.training.recipe import Conditioning, Recipe
-from lorica.training.setup import choose_in_all, device_of, enable_checkpointing, precision_of
+from lorica.training.setup import choose_in_all, device_of, enable_checkpointing, order_channels, precision_of
 
 FACTOR = 4 + 4  # bytes of a trained number and of its gradient
 REMEMBERED = {"adamw": 8.0, "adamw8bit": 2.1, "prodigy": 16.0, "adafactor": 0.1}  # by the optimizer, of each number
@@ -62,6 +62,8 @@ def estimate_memory(config: RunConfig, recipe: Recipe, accelerator: Accelerator,
     """
     computing, device = precision_of(config, accelerator), device_of(accelerator)
     told = recipe.encode_text("")
+    for part in recipe.components.values():  # as they will be
+        order_channels(part)
     networks = list[nn.Module]()
     with LiveBytes() as live:
 

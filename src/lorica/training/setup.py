@@ -198,7 +198,7 @@ def prepare_trainable(config: RunConfig, recipe: Recipe, computing: torch.dtype 
     dropouts = dropouts_of(config, modules)
     for part in parts.values():  # what takes less memory or drops out acts in training mode only
         part.train(config.gradient_checkpointing or any(dropouts.values()))
-        _order_channels(part)
+        order_channels(part)
         pack_base(part, config, computing)
         if config.gradient_checkpointing:
             enable_checkpointing(part)
@@ -286,7 +286,7 @@ def _launched_precision(accelerator: Accelerator) -> str:
     return launched if launched in DTYPES else "no"
 
 
-def _order_channels(part: nn.Module) -> None:
+def order_channels(part: nn.Module) -> None:
     """Lay out convolutions channel by channel on a CPU: the same numbers, 4 to 8 % faster (decision 0018)."""
     if next(part.parameters()).device.type == "cpu":
         nn.Module.to(part, memory_format=torch.channels_last)  # type: ignore[reportCallIssue]  # stubs want a tensor too
