@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoKrConfig, OFTConfig, VeraConfig, get_peft_model
+from peft import IA3Config, LoKrConfig, OFTConfig, PeftModel, VeraConfig, get_peft_model
 from torch import nn
 
 import lorica
@@ -142,8 +142,22 @@ def test_other_methods_of_peft_change_the_weights_as_peft_does(name: str, tmp_pa
     assert adapter.report is not None
     assert len(adapter.report.used) == len(set(adapter.report.used))
     check_weights(adapter, wrapped, len(OTHERS[name].target_modules or ()))
-    with pytest.raises(FormatError, match="it is written for lora, dora, loha layers"):
-        lorica.write(adapter, tmp_path / "again", format="peft")
+
+
+HELD = {**OTHERS, **{f"oft of {name}": config for name, config in OFTS.items()}}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_what_was_read_of_peft_is_written_so_that_peft_loads_it(name: str, tmp_path: Path) -> None:
+    wrapped = saved(HELD[name], tmp_path / "first")
+    adapter = lorica.read(tmp_path / "first", target=TARGET)
+    lorica.write(adapter, tmp_path / "second", format="peft", target=TARGET)
+    assert lorica.read(tmp_path / "second", target=TARGET) == adapter
+    loaded: Any = PeftModel.from_pretrained(model(), tmp_path / "second")  # type: ignore[arg-type]
+    mine, theirs = (part.eval().merge_and_unload().state_dict() for part in (loaded, wrapped))
+    assert mine.keys() == theirs.keys()
+    for key, weight in theirs.items():
+        assert relative_error(mine[key], weight) < FP32_NOISE, key
 
 
 @pytest.mark.filterwarnings("ignore:Specified to not save vera_A")

@@ -21,20 +21,30 @@ from lorica.formats.keys import Keys
 from lorica.formats.layers import Leaves, group
 from lorica.formats.leaves import split_dotted
 from lorica.formats.paths import COMPONENTS, Paths
-from lorica.formats.peft_config import CONFIG_FILE, make_config, parse_adapter_config
+from lorica.formats.peft_config import CONFIG_FILE, parse_adapter_config
 from lorica.formats.peft_methods import revision
+from lorica.formats.peft_plans import VERA_SHARED, plan
 from lorica.formats.places import Place, whole
 from lorica.formats.spelling import spelling_of
-from lorica.formats.writing import PEFT_LEAVES, Writer, refusal, refuse_embeddings
+from lorica.formats.writing import LYCORIS_LEAVES, PEFT_LEAVES, Writer, refusal, refuse_embeddings
 from lorica.models import Target
 
 NAME = "peft"
 _START = "base_model.model."
-LEAVES = {**PEFT_LEAVES, **{f"loha.{leaf}": f"hada_{leaf}" for leaf in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")}}
+LEAVES = {
+    **PEFT_LEAVES,
+    **{meaning: leaf for meaning, leaf in LYCORIS_LEAVES.items() if meaning.startswith(("loha.", "lokr."))},
+}
+# A layer's kind to its tensors to their leaves, where the configuration holds the rest of it.
+OWN_LEAVES = {
+    "ia3": {"scale": "ia3_l"},
+    "oft_v2": {"vectors": "oft_R.weight"},
+    "vera": {"lambda_b": "vera_lambda_b", "lambda_d": "vera_lambda_d"},
+}
+# What the paths of embedding tables end in, which no shape tells from those of a Linear.
+TABLES = ("token_embedding", "position_embedding", "embed_tokens", "shared", "relative_attention_bias")
 # VeRA's matrices, once for all modules.
-SHARED = {"vera.shared_a": "base_model.vera_A", "vera.shared_b": "base_model.vera_B"}
-# The method that PEFT calls a layer's, by kind.
-TYPES = {"lora": "LORA", "dora": "LORA", "loha": "LOHA"}
+SHARED = {f"vera.{name}": key for name, key in VERA_SHARED.items()}
 
 
 def recognises(keys: Keys) -> bool:
@@ -67,7 +77,6 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
     Raises:
         FormatError: listing what the format cannot hold.
     """
-    del target
     refuse_embeddings(adapter, NAME)
     if len(adapter.components) > 1:
         raise FormatError(
@@ -75,15 +84,29 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
             "Use format='diffusers'."
         )
     ((component, layers),) = adapter.components.items()
-    strange = {path: layer.kind for path, layer in layers.items() if layer.kind not in TYPES}
-    if strange:
-        kinds = ", ".join(TYPES)
-        reasons = {path: f"{kind}, and it is written for {kinds} layers alone" for path, kind in strange.items()}
-        raise refusal(NAME, {f"{component}.{path}": reason for path, reason in reasons.items()})
-    writer = Writer(NAME, LEAVES, spelling_of(adapter, NAME), with_alpha=False, zero_alpha=True)
+    made = plan(layers, target.components.get(component, {}) if target else {})
+    if made.refused:
+        raise refusal(NAME, {f"{component}.{path}": reason for path, reason in made.refused.items()})
+    writer = _Writer(NAME, LEAVES, spelling_of(adapter, NAME), with_alpha=False, zero_alpha=True)
     writer.add_component(component, layers, {f"{_START}{path}": whole(component, path) for path in layers})
-    tensors = writer.finish()
-    return tensors, {CONFIG_FILE: json.dumps(_config(layers), indent=2, sort_keys=True)}
+    return {**writer.finish(), **made.shared}, {CONFIG_FILE: json.dumps(made.config, indent=2, sort_keys=True)}
+
+
+class _Writer(Writer):
+    """A writer that knows PEFT's own leaves, of layers whose settings the configuration holds."""
+
+    __slots__ = ()
+
+    def add(self, name: str, layer: AdapterLayer) -> None:
+        """Add one layer under its name in the file."""
+        if layer.kind in OWN_LEAVES:
+            own = OWN_LEAVES[layer.kind]
+            self.tensors.update({f"{name}.{leaf}": layer.tensors[tensor] for tensor, leaf in own.items()})
+        elif layer.kind == "lora" and name.endswith(TABLES) and "bias" not in layer.tensors:
+            down, up = layer.tensors["up"].T, layer.tensors["down"].T  # PEFT stores those of a table transposed
+            self.tensors.update({f"{name}.lora_embedding_A": down, f"{name}.lora_embedding_B": up})
+        else:
+            super(_Writer, self).add(name, layer)
 
 
 def _split(stored: Stored, account: Account) -> Iterator[tuple[str, str, str]]:
@@ -126,17 +149,3 @@ def _home(stored: Stored, target: Target | None) -> str | None:
     folder = Path(stored.source).parent.name
     known = COMPONENTS if target is None else tuple(target.components)
     return folder if folder in known else None
-
-
-def _config(layers: Mapping[str, AdapterLayer]) -> dict[str, object]:
-    types = {TYPES[layer.kind] for layer in layers.values()}
-    magnitudes = {layer.kind == "dora" for layer in layers.values()}
-    if len(types) > 1 or len(magnitudes) > 1:
-        kinds = ", ".join(sorted({layer.kind for layer in layers.values()}))
-        raise FormatError(f"the {NAME} format holds one method, and this adapter has several: {kinds}.")
-    (method,) = types
-    config = {**make_config(layers), "peft_type": method, "inference_mode": True, "base_model_name_or_path": None}
-    if method == "LORA":
-        return {**config, "bias": "none", "use_rslora": False, "use_dora": magnitudes.pop(), "fan_in_fan_out": False}
-    config["alpha"] = config.pop("lora_alpha")
-    return {**config, "use_effective_conv2d": any("t1" in layer.tensors for layer in layers.values())}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, cast
@@ -21,6 +21,8 @@ from lorica.models.clip import spellings, without_wrapper
 METADATA_KEY = "lora_adapter_metadata"
 CONFIG_FILE = "adapter_config.json"
 DEFAULT_ALPHA = 8  # PEFT's, where a configuration names none
+SERIES_SINCE = "0.18.0"  # the version of PEFT that changed the series of its OFT to the one that it has now
+COFT_EPS = 6e-5  # PEFT's, for the constraint of an OFT
 _PLAIN = re.compile(r"\^?(?:\w|-|\\?\.)+")  # a path, its dots escaped or not
 
 
@@ -101,23 +103,28 @@ def parse_adapter_config(text: str, source: str) -> tuple[dict[str, Any], Streng
         raise FormatError(f"{source}: its {CONFIG_FILE} is malformed: {error}.") from error
 
 
-def make_config(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
+def make_config(layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int] | None = None) -> dict[str, Any]:
     """Return the configuration from which PEFT gives every layer its own rank and scaling.
+
+    Args:
+        layers: the layers by path.
+        ranks: path to rank, where PEFT's are not those of the layers.
 
     A text encoder's patterns are written from the end of the path (``encoder.layers...``), which no other module
     shares, because transformers versions differ in how it begins. All others are anchored: ``proj_out`` must not also
     mean ``single_transformer_blocks.0.proj_out``.
     """
-    rank = _commonest([layer.rank for layer in layers.values()])
+    own = {path: layer.rank for path, layer in layers.items()} if ranks is None else ranks
+    rank = _commonest(list(own.values()))
     alpha = _commonest([layer.alpha for layer in layers.values()])
-    ranks = {_pattern(path): layer.rank for path, layer in layers.items() if layer.rank != rank}
+    others = {_pattern(path): number for path, number in own.items() if number != rank}
     alphas = {_pattern(path): _number(layer.alpha) for path, layer in layers.items() if layer.alpha != alpha}
     config = {
         "r": rank,
         "lora_alpha": _number(alpha),
-        "rank_pattern": ranks,
+        "rank_pattern": others,
         "alpha_pattern": alphas,
-        "target_modules": _targets(layers),
+        "target_modules": make_targets(layers),
     }
     if any(layer.kind == "dora" for layer in layers.values()):
         config["use_dora"] = True
@@ -141,12 +148,16 @@ def _pattern(path: str) -> str:
     return re.escape(bare) if len(spellings(path)) > 1 else f"^{re.escape(path)}"
 
 
-def _targets(layers: Mapping[str, AdapterLayer]) -> list[str] | str:
+def make_targets(layers: Mapping[str, AdapterLayer]) -> list[str] | str:
     """Return what PEFT may touch. Its lists match ends of paths, so a path without a dot needs an expression."""
     paths = sorted(without_wrapper(path) for path in layers)
-    if all("." in path for path in paths):
-        return paths
-    return "|".join(rf"(.*\.)?{re.escape(path)}" if len(spellings(path)) > 1 else re.escape(path) for path in paths)
+    return paths if all("." in path for path in paths) else expression(paths)
+
+
+def expression(paths: Iterable[str]) -> str:
+    """Return the regular expression that matches these paths whole, a text encoder's in all their spellings."""
+    bare = map(without_wrapper, paths)
+    return "|".join(rf"(.*\.)?{re.escape(path)}" if len(spellings(path)) > 1 else re.escape(path) for path in bare)
 
 
 def _commonest(numbers: Sequence[Any]) -> Any:

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from lorica.adapters import IA3, AdapterLayer, OFTv2
 from lorica.formats.peft_bias import scaled
-from lorica.formats.peft_config import CONFIG_FILE, Patterns
+from lorica.formats.peft_config import COFT_EPS, CONFIG_FILE, SERIES_SINCE, Patterns
 from lorica.formats.recipes import leaves_of, rebuild
 from lorica.models.clip import spellings
 
 Shape = tuple[int, ...]
 Revise = Callable[[str, AdapterLayer, Shape | None], AdapterLayer | str]
+_CONV1D = 3  # dimensions of its weight
 _FEWEST_TERMS = 3  # of the series that a layer computes; PEFT's with fewer is no rotation, not even nearly
 
 
@@ -73,16 +74,30 @@ def _oft(layer: AdapterLayer, told: Told) -> AdapterLayer | str:
     if shared and told.shape is None:
         return "its one block is shared by all inputs, and only the model tells how many those are. Name the target."
     terms = int(config.get("num_cayley_neumann_terms", 5)) if config["use_cayley_neumann"] else None
+    if terms is not None and _is_before(config.get("peft_version"), SERIES_SINCE):
+        return (
+            f"its {CONFIG_FILE} names no peft_version from {SERIES_SINCE} on, and PEFT computed the series of its rotation "
+            "in another way before that; PEFT itself cannot read it any more."
+        )
     if terms is not None and terms < _FEWEST_TERMS:
         return f"its {CONFIG_FILE} says num_cayley_neumann_terms={terms}; {_FEWEST_TERMS} or more can be read."
     inputs = prod(told.shape[1:]) if shared and told.shape is not None else None
     return OFTv2(
-        _constrained(vectors, float(config.get("eps", 6e-5))) if config.get("coft") else vectors,
+        _constrained(vectors, float(config.get("eps", COFT_EPS))) if config.get("coft") else vectors,
         in_features=inputs,
         shared=shared,
         terms=terms,
         turns_kernel=False,
     )
+
+
+def _is_before(version: object, other: str) -> bool:
+    """Tell whether a version as PEFT writes it (``0.18.0``, ``0.19.0.dev0@abc``, nothing) is before another."""
+    return _numbers(str(version or "0")) < _numbers(other)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version.partition("@")[0])[:2]))
 
 
 def _constrained(vectors: Tensor, eps: float) -> Tensor:
@@ -115,9 +130,13 @@ def _is_named(names: str | list[str], path: str) -> bool:
     return any(path.endswith(name) for name in names)
 
 
-def _lokr(layer: AdapterLayer, told: Told) -> AdapterLayer:
+def _lokr(layer: AdapterLayer, told: Told) -> AdapterLayer | str:
     """Return one of two whole factors with PEFT's scaling in the smaller: there it counts, elsewhere it does not."""
-    if not {"w1", "w2"} <= layer.tensors.keys() or "r" not in told.config:
+    if "r" not in told.config:
+        return layer
+    if "w2" in layer.tensors and layer.tensors["w2"].ndim == _CONV1D:
+        return "it is a LoKr of a Conv1d with a whole w2, whose axes PEFT mixes up: what it trained is no such layer."
+    if not {"w1", "w2"} <= layer.tensors.keys():
         return layer
     patterns = Patterns(cast("Mapping[str, float]", told.config.get("rank_pattern") or {}))
     exceptions = (patterns.get(path) for path in spellings(told.path))

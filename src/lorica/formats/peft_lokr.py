@@ -1,0 +1,132 @@
+"""PEFT's LoKr: which factors it makes of a weight, by three settings for all modules and a rank for each.
+
+A size is taken apart by ``decompose_factor``: that times the rest where it divides the size, else the largest divisor
+up to it and up to the square root. A factor is whole where the rank is at least half its longer side, and the first
+one also wherever ``decompose_both`` is not set.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from math import isqrt, prod
+from typing import Any
+
+from lorica.adapters import AdapterLayer
+from lorica.formats.peft_config import make_config
+
+Shape = tuple[int, ...]
+Sides = tuple[int, int, int, int]  # outputs, inputs, and the rows and columns of the first factor
+_MOST_DIMENSIONS = 4  # of a weight: PEFT has no LoKr for Conv3d
+_CONV1D = 3
+
+
+def plan_lokr(layers: Mapping[str, AdapterLayer]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return PEFT's configuration of LoKr layers, and path to why PEFT cannot make the layer there."""
+    both = any("w1_a" in layer.tensors for layer in layers.values())
+    cores = any("t2" in layer.tensors for layer in layers.values())
+    factor = _common_factor({_sides(layer) for layer in layers.values()})
+    ranks: dict[str, int] = {}
+    refused: dict[str, str] = {}
+    for path, layer in layers.items():
+        rank = _rank(layer)
+        if isinstance(rank, str):
+            refused[path] = rank
+        elif factor is None:
+            refused[path] = "no decompose_factor, of which PEFT has one for all modules, makes the factors of all."
+        else:
+            ranks[path] = rank
+            reason = _misfit(layer, _made(layer.weight_shape, rank, _split(layer), both=both, cores=cores))
+            refused.update({path: reason} if reason else {})
+    if refused:
+        return {}, refused
+    config = make_config(layers, ranks)
+    config |= {"decompose_both": both, "decompose_factor": factor, "use_effective_conv2d": cores}
+    return {"alpha": config.pop("lora_alpha"), **config}, {}
+
+
+def _rank(layer: AdapterLayer) -> int | str:
+    """Return the rank that PEFT must have, or why there is none.
+
+    Of two whole factors it is their alpha: PEFT multiplies by alpha / rank there too, where nothing must be.
+    """
+    ranks = {len(layer.tensors[name]) for name in ("w1_b", "w2_b") if name in layer.tensors}
+    if len(ranks) > 1:
+        return f"its factors have several ranks, {' and '.join(map(str, sorted(ranks)))}, and PEFT's have one."
+    if ranks:
+        return ranks.pop()
+    if layer.alpha < 1 or not layer.alpha.is_integer():
+        return (
+            f"its factors are whole and its alpha is {layer.alpha:g}, which in PEFT must be its rank, a whole number."
+        )
+    return int(layer.alpha)
+
+
+def _misfit(layer: AdapterLayer, made: Mapping[str, Shape]) -> str | None:
+    own = {name: tuple(tensor.shape) for name, tensor in layer.tensors.items() if name != "bias"}
+    if len(layer.weight_shape) > _MOST_DIMENSIONS or (len(layer.weight_shape) == _CONV1D and "w2_b" not in own):
+        return f"it changes a weight of shape {layer.weight_shape}, for which PEFT has no such LoKr."
+    if own == made:
+        return None
+    return f"its tensors are {_listed(own)}, and PEFT makes {_listed(made)} for this weight."
+
+
+def _listed(shapes: Mapping[str, Shape]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(shapes.items()))
+
+
+def _made(weight: Shape, rank: int, first: tuple[int, int], *, both: bool, cores: bool) -> dict[str, Shape]:
+    """Return the shapes that PEFT makes of the tensors for a weight.
+
+    Args:
+        weight: its shape.
+        rank: the rank.
+        first: rows and columns of the first factor.
+        both: ``decompose_both``.
+        cores: ``use_effective_conv2d``.
+    """
+    (rows, columns), kernel = first, weight[2:]
+    below, beside = weight[0] // rows, weight[1] // columns
+    factored = both and 2 * rank < max(first)
+    one: dict[str, Shape] = {"w1_a": (rows, rank), "w1_b": (rank, columns)} if factored else {"w1": first}
+    if 2 * rank >= max(below, beside):
+        return {**one, "w2": (below, beside, *kernel)}
+    if cores and prod(kernel) > 1:
+        return {**one, "w2_a": (rank, below), "w2_b": (rank, beside), "t2": (rank, rank, *kernel)}
+    return {**one, "w2_a": (below, rank), "w2_b": (rank, beside * prod(kernel))}
+
+
+def _sides(layer: AdapterLayer) -> Sides:
+    return (*layer.weight_shape[:2], *_split(layer))  # type: ignore[return-value]
+
+
+def _split(layer: AdapterLayer) -> tuple[int, int]:
+    """Return the rows and columns of the first factor."""
+    found = layer.tensors
+    if "w1" in found:
+        return found["w1"].shape[0], found["w1"].shape[1]
+    return found["w1_a"].shape[0], found["w1_b"].shape[1]
+
+
+def _common_factor(sides: Iterable[Sides]) -> int | None:
+    """Return the ``decompose_factor`` that gives every module its first factor, or None if there is none."""
+    wanted = {(out, rows) for out, _, rows, _ in sides} | {(width, columns) for _, width, _, columns in sides}
+    largest = max(size for size, _ in wanted)
+    tried = (-1, *range(1, largest + 2))
+    return next((factor for factor in tried if all(taken(size, factor) == own for size, own in wanted)), None)
+
+
+def taken(size: int, factor: int) -> int:
+    """Return the first of the two numbers into which PEFT takes a size apart."""
+    if factor > 0 and size % factor == 0:
+        return factor
+    divisors = _divisors(size)
+    most = isqrt(size) if factor < 0 else min(factor, isqrt(size))
+    return divisors[bisect_right(divisors, most) - 1]
+
+
+@lru_cache(maxsize=512)
+def _divisors(size: int) -> list[int]:
+    """Return the divisors of a size up to its square root."""
+    return [number for number in range(1, isqrt(size) + 1) if size % number == 0]
