@@ -16,7 +16,6 @@ from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.roster import Source, resolve_plan
 from lorica.runtime.shown import Shown
 from lorica.runtime.strengths import Strength
-from lorica.runtime.targets import target_of_components
 from lorica.runtime.turns import in_turn
 
 
@@ -41,10 +40,10 @@ class Loras(Live, Shown):
             LoRAError: if the file cannot be read or does not fit the model, which is then unchanged.
         """
         self._calls.pick_up(replace=not self.names)
-        adapter = source if isinstance(source, Adapter) else read(source, target=target_of_components(self.components))
+        adapter = source if isinstance(source, Adapter) else read(source, target=self._layout.target())
         roster, name = self._roster, self._roster.free_name(source, name)
         self._check_live()
-        plan = plan_load(adapter, self.components, name)
+        plan = plan_load(adapter, self._layout, name)
         resolved = resolve_plan(strength, plan)
         roster.check_no_samples("loading another adapter")
         words = self._vocabulary.prepare(name, adapter.embeddings)
