@@ -18,6 +18,10 @@ from lorica.runtime.acting import Acting, Names
 from lorica.runtime.products import change_in_place, change_output
 from lorica.runtime.samples import for_batch, runs
 
+# How many times the rows that two adapters need are set aside when a second one comes. On the CPU, memory that nothing
+# was written to costs nothing, and a later adapter then needs no copy of those before it; on a device a copy is quick.
+ROOM = {"cpu": 4}
+
 # Multiplications that a CPU does while it makes one more call; a GPU does so many that splitting never pays there.
 WORK_OF_A_CALL = 2**20
 
@@ -114,8 +118,9 @@ class Thin:
         needed = max((slot.stop for slot in slots.values()), default=0)
         if self.reserved and needed > self.width:
             raise StateError(f"it needs {needed} rows, and {self.width} are reserved.")
-        beside = slots.keys() & self.slots.keys()
-        down, up = (self.down, self.up) if needed <= len(self.down) else self._grown(needed, spare=bool(beside))
+        if needed > len(self.down) and self.slots and self.slots.keys() <= set(gone):  # all are others from now on
+            return self._empty().edited((), new)
+        down, up = (self.down, self.up) if needed <= len(self.down) else self._grown(needed)
         for name, part in new.items():
             rows = slice(slots[name].start, slots[name].stop)
             down[rows].copy_(part.down.reshape(-1, *down.shape[1:]))
@@ -225,9 +230,12 @@ class Thin:
         twin.link(self.strength.clone(), replace(self.now))
         return twin
 
-    def _grown(self, needed: int, *, spare: bool) -> tuple[Tensor, Tensor]:
-        """Return other tensors that hold the same rows, with some to spare so that the next adapter needs no copy."""
-        capacity = needed + needed // 2 if spare else needed
+    def _empty(self) -> Thin:
+        return Thin.empty((self.up.shape[1], *self.down.shape[1:]), self.down.dtype, self.down.device)
+
+    def _grown(self, needed: int) -> tuple[Tensor, Tensor]:
+        """Return other tensors that hold the same rows and have room for more."""
+        capacity = needed * ROOM.get(self.device.type, 1) if self.width else needed
         down, up = self.down.new_empty(capacity, *self.down.shape[1:]), self.up.new_empty(capacity, self.up.shape[1])
         if self.width:
             down[: self.width].copy_(self.down[: self.width])
