@@ -208,7 +208,9 @@ def test_an_adapter_beside_others_changes_nothing_for_them_when_rows_run_out() -
     assert torch.equal(model(x), alone)
 
 
-@pytest.mark.parametrize("where", [(Thin, "edited"), (Thin, "link"), (Thin, "act"), (Board, "write"), (Banks, "_put")])
+@pytest.mark.parametrize(
+    "where", [(Thin, "edited"), (Thin, "link"), (Board, "_show"), (Board, "write"), (Banks, "_put")]
+)
 @pytest.mark.parametrize("what", ["load", "remove", "set", "fuse", "disable"])
 def test_a_failure_anywhere_leaves_the_model_as_it_was(
     where: tuple[type, str], what: str, monkeypatch: pytest.MonkeyPatch

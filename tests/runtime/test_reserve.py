@@ -81,6 +81,9 @@ def test_nothing_that_fits_compiles_again(backend: str) -> None:
             check()
             loras.load(adapter(pipe, 4, "unet/conv", "unet/to_q", "text_encoder/0"), name="another rank")
             check()
+            swapped = adapter(pipe, 3, "unet/conv", "text_encoder/1")
+            loras.load(swapped, name="another rank", strength=-1.7, replace=True)
+            check()
             loras.disable()
             check()
             assert relative_error(fast_unet(x), base[0]) < FP32_NOISE

@@ -144,6 +144,36 @@ def test_removing_and_fusing_take_an_adapter_out_of_every_sample() -> None:
     assert loras.active == []
 
 
+def test_using_restores_each_sample_what_is_left_of_its_own() -> None:
+    model, loras = make()
+    x = torch.randn(3, 5)
+    loras.per_sample([{"a": 0.7}, {"a": 0.2}, {}])
+    without = model(x)
+    loras.per_sample(SETS, guidance=1)
+    with loras.using({"b": 1.0}):
+        loras.remove("b")
+    assert torch.equal(model(x), without)
+    assert loras.active == ["a"]
+    with loras.using({}):
+        loras.fuse({"a": 1.0})
+    assert (loras.active, loras.fused) == ([], {"a": 1.0})
+
+
+def test_using_restores_strengths_in_the_layers_of_one_that_was_replaced() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 4)), torch.randn(3, 5)
+    narrow = one(make_lora(model[0]))
+    wide = Adapter({"model": {"0": make_lora(model[0]), "1": make_lora(model[1], rank=2)}})
+    loras = lorica.attach(model)
+    loras.load(wide, name="a", strength=0.7)
+    expected = model(x)
+    loras.load(narrow, name="a", strength=0.7, replace=True)
+    with loras.using({}):
+        loras.load(wide, name="a", strength=0.1, replace=True)
+    assert loras.strengths == {"a": 0.7}
+    assert torch.equal(model(x), expected)
+
+
 def test_what_cannot_be_set_for_samples_is_refused_and_nothing_changes() -> None:
     model, loras = make()
     x = torch.randn(3, 5)

@@ -60,6 +60,17 @@ def test_words_come_with_load_and_go_with_remove(pipe: Any) -> None:
     assert torch.equal(encoded(pipe, "a <glim>"), unknown)
 
 
+def test_words_go_with_the_adapter_that_is_replaced(pipe: Any) -> None:
+    tokenizer, table = pipe.tokenizer, pipe.text_encoder.get_input_embeddings()
+    loras = lorica.attach(pipe)
+    loras.load(adapter(pipe, **{"<glim>": 2}), name="one")
+    loras.load(adapter(pipe, **{"<zorp>": 1}), name="one", replace=True)
+    assert {"<glim>", "<zorp>"} & pipe.tokenizer.get_vocab().keys() == {"<zorp>"}
+    loras.load(adapter(pipe), name="one", replace=True)
+    assert pipe.tokenizer is tokenizer
+    assert pipe.text_encoder.get_input_embeddings() is table
+
+
 def test_an_adapter_may_bring_words_alone(pipe: Any) -> None:
     words = Adapter({}, embeddings=adapter(pipe, **{"<glim>": 1}).embeddings)
     loras = lorica.attach(pipe)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -25,6 +25,7 @@ CHILD = "lorica_bank"  # the name of a bank among the children of the layer that
 THIN_KINDS = ("lora", "locon")  # kinds that a bank holds as they are, whatever the layer
 
 Part = Thin | Stack
+CPU = torch.device("cpu")
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class Content:
         """Return the content without some adapters and with what others bring. This one goes on as it is."""
         thin, weights, biases = self.thin, self.weights, self.biases
         if shares.thin or (thin is not None and gone & thin.slots.keys()):
-            thin = (thin or Thin.empty(weight_shape(layer), _dtype(layer), _device(layer))).edited(gone, shares.thin)
+            thin = _first(layer, shares.thin) if thin is None else thin.edited(gone, shares.thin)
         if shares.weights or (weights is not None and gone & weights.slots.keys()):
             weights = (weights or Weights(_nothing(layer, weight_shape(layer)), ())).edited(gone, shares.weights)
         if shares.biases or (biases is not None and gone & biases.slots.keys()):
@@ -61,8 +62,7 @@ class Content:
 
     def with_room(self, layer: nn.Module, rank: int) -> Content:
         """Return the same with room for this many rows of factors."""
-        thin = self.thin or Thin.empty(weight_shape(layer), _dtype(layer), _device(layer))
-        return replace(self, thin=thin.with_room(rank))
+        return replace(self, thin=(self.thin or _empty(layer)).with_room(rank))
 
     def copy(self) -> Content:
         """Return a content that shares no memory with this."""
@@ -90,12 +90,13 @@ class Bank(nn.Module):
         training: whether the layer is being trained.
     """
 
+    content: Content
+    limit: Limit | None  # where on the picture its adapters act, if not everywhere
+    _served: tuple[nn.Module]  # in a tuple, so that the layer does not become a child of its own bank
+
     def __init__(self, layer: nn.Module, content: Content, *, training: bool) -> None:
         super().__init__()
-        self.content = content
-        self._served = (layer,)  # in a tuple, so that the layer does not become a child of its own bank
-        self.training = training
-        self.limit: Limit | None = None  # where on the picture its adapters act, if not everywhere
+        vars(self).update(content=content, _served=(layer,), training=training, limit=None)  # quicker than one by one
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``y``, the layer's own output for ``x``, with what the adapters add."""
@@ -141,14 +142,14 @@ def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     return getattr(layer, CHILD)(args[0] if args else next(iter(kwargs.values())), output)
 
 
-def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Original, where: str) -> Shares:
+def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Original, where: Iterable[str]) -> Shares:
     """Return what adapters bring to a layer: thin factors where they have them, else the change of the weight itself.
 
     Args:
         layer: a layer that they fit.
         changes: adapter to its part for this layer.
         original: returns the layer's ``weight`` or ``bias`` before anything was fused into it; None if nothing was.
-        where: the layer's name, for messages.
+        where: the parts of the layer's name, for messages.
 
     Raises:
         ModelError: if a change needs the base weight, and that is away or cannot be unpacked.
@@ -158,7 +159,7 @@ def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Or
         for name, change in changes.items():
             _share(shares, layer, name, change, original)
     except LoRAError as error:
-        raise ModelError(f"{where}: {error}") from error
+        raise ModelError(f"{'.'.join(where)}: {error}") from error
     return shares
 
 
@@ -184,20 +185,33 @@ def size_of(layer: nn.Module, change: AdapterLayer) -> int:
     count = sum(tensor.numel() for tensor in change.tensors.values())
     if change.kind not in THIN_KINDS:
         count = max(count, math.prod(weight_shape(layer)))
-    return count * _dtype(layer).itemsize
+    return count * _home(layer)[0].itemsize
+
+
+def _empty(layer: nn.Module) -> Thin:
+    return Thin.empty(weight_shape(layer), *_home(layer))
+
+
+def _first(layer: nn.Module, new: Mapping[str, Factors]) -> Thin:
+    """Return the factors of adapters on a layer that had none."""
+    if len(new) > 1:
+        return _empty(layer).edited((), new)
+    [(name, part)] = new.items()
+    return Thin.of(name, part, weight_shape(layer), *_home(layer))
 
 
 def _nothing(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(0, *shape, dtype=_dtype(layer), device=_device(layer))
+    dtype, device = _home(layer)
+    return torch.empty(0, *shape, dtype=dtype, device=device)
 
 
-def _dtype(layer: nn.Module) -> torch.dtype:
-    """Return the precision of a bank: the layer's own; float32 where that is packed or has few digits."""
+def _home(layer: nn.Module) -> tuple[torch.dtype, torch.device]:
+    """Return the precision of a bank, and where it is made.
+
+    It has the layer's own precision, float32 where that is packed or has few digits. It stands beside the weight, or on
+    the CPU while an offload hook keeps the weight away.
+    """
     weight = cast("Tensor", layer.weight)
-    return weight.dtype if weight.is_floating_point() and weight.element_size() >= 2 else torch.float32
-
-
-def _device(layer: nn.Module) -> torch.device:
-    """Return where a bank is made: beside the weight, or on the CPU while an offload hook keeps the weight away."""
-    weight = cast("Tensor", layer.weight)
-    return torch.device("cpu") if weight.device.type == "meta" else weight.device
+    dtype, device = weight.dtype, weight.device
+    plain = dtype.is_floating_point and dtype.itemsize >= 2
+    return dtype if plain else torch.float32, CPU if device.type == "meta" else device

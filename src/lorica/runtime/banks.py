@@ -16,6 +16,9 @@ from lorica.runtime.board import Board, Key, Row
 from lorica.runtime.plan import Place, Plan
 from lorica.runtime.reserve import Overflow
 
+NOTHING = Content()
+COMPILER = "torch._dynamo"
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -58,16 +61,16 @@ class Banks:
         new = {name: plan for name, plan in plans.items() if self.plans.get(name) is not plan}
         places = dict.fromkeys(place for plan in (*gone.values(), *new.values()) for place in plan)
         contents: dict[Place, Content] = {}
-        overflow, reserved = Overflow(list(new)), self.reserved
+        overflow, reserved, left = Overflow(list(new)), self.reserved, set(gone)
         with torch.inference_mode(False):  # else what is made here could never be written to outside of that mode
             for place in places:
                 layer = self._find(place)
                 changes = {name: plan[place] for name, plan in new.items() if place in plan}
-                shares = share_of(layer, changes, partial(self._original, place), ".".join(place))
+                shares = share_of(layer, changes, partial(self._original, place), place)
                 if reserved:
-                    overflow.note(place, self._content(place), set(gone), shares)
+                    overflow.note(place, self._content(place), left, shares)
                 if not overflow.is_some:
-                    contents[place] = self._content(place).edited(layer, set(gone), shares)
+                    contents[place] = self._content(place).edited(layer, left, shares)
         overflow.check()
         return Prepared(contents, dict(plans), frozenset({*gone, *new, *_moved(contents)}))
 
@@ -84,7 +87,7 @@ class Banks:
 
     def prepare_nothing(self) -> Prepared:
         """Return what it takes to have no bank left, reserved or not."""
-        return Prepared(dict.fromkeys(self._banks, Content()), {}, frozenset(self.plans))
+        return Prepared(dict.fromkeys(self._banks, NOTHING), {}, frozenset(self.plans))
 
     @property
     def places(self) -> Collection[Place]:
@@ -123,9 +126,10 @@ class Banks:
             self._board.restore(state)
             self.plans = plans
             raise
-        for place, content in before.items():
-            if content.thin is not None and (now := self._content(place).thin) is not None:
-                now.clear_what_left(content.thin)
+        if any(prepared.plans.get(name) is not plan for name, plan in plans.items()):
+            for place, content in before.items():
+                if content.thin is not None and (now := self._content(place).thin) is not None:
+                    now.clear_what_left(content.thin)
 
     def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Set the strength of every adapter: one row for all samples or one for each; those not named are off."""
@@ -141,11 +145,12 @@ class Banks:
             self._board.write(parts, rows, guidance)
 
     def _content(self, place: Place) -> Content:
-        return self._banks[place][0].content if place in self._banks else Content()
+        held = self._banks.get(place)
+        return NOTHING if held is None else held[0].content
 
     def _put(self, contents: Mapping[Place, Content]) -> None:
-        if any(_look(self._content(place)) != _look(content) for place, content in contents.items()):
-            _forget_compiled_graphs()
+        if COMPILER in sys.modules and not all(_look_alike(self._content(at), new) for at, new in contents.items()):
+            torch.compiler.reset()  # guards do not notice a hook that was added to or taken from a module
         for place, content in contents.items():
             self._put_one(place, content)
 
@@ -177,13 +182,7 @@ def _moved(contents: Mapping[Place, Content]) -> set[str]:
     return {name for stack in stacks for name in stack.slots}
 
 
-def _look(content: Content) -> tuple[object, ...]:
-    """Return what a compiled graph was specialised on."""
-    parts = (content.thin, content.weights, content.biases)
-    return tuple(None if part is None else (part.width, part.room) for part in parts)
-
-
-def _forget_compiled_graphs() -> None:
-    """Make compiled models look again: their guards do not notice a hook that was added to or taken from a module."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
+def _look_alike(one: Content, other: Content) -> bool:
+    """Tell whether a graph that was compiled for one content serves the other too."""
+    pairs = ((one.thin, other.thin), (one.weights, other.weights), (one.biases, other.biases))
+    return all(a is b or (a and b and (a.width, a.room) == (b.width, b.room)) for a, b in pairs)

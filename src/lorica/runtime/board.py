@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from lorica.runtime.acting import Acting
 from lorica.runtime.bank import Part
 from lorica.runtime.plan import Place
 
@@ -54,6 +55,7 @@ class State:
         host: the numbers, on the CPU.
         acting: for each sample, the adapters whose strength is not 0 everywhere.
         guidance: how often the list of samples stands in a batch, if that is known.
+        width: the number of columns.
     """
 
     parts: Mapping[Key, Part] = field(default_factory=dict[Key, Part])
@@ -63,6 +65,7 @@ class State:
     host: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
     acting: tuple[frozenset[str], ...] = (frozenset(),)
     guidance: int | None = None
+    width: int = 0
 
     def fits(self, parts: Mapping[Key, Part], samples: int) -> bool:
         """Tell whether these parts can read from the same tensors: nothing changed its place, size or device."""
@@ -70,7 +73,7 @@ class State:
             len(self.host) == samples
             and self.views.keys() == parts.keys()
             and all(
-                self.views[key].shape[1] == part.width and self.views[key].device == part.strength.device
+                self.views[key].shape[1] == part.width and self.views[key].device == part.device
                 for key, part in parts.items()
             )
         )
@@ -82,11 +85,17 @@ class Board:
     def __init__(self) -> None:
         self.state = State()
         self._entries: dict[str, Entry] = {}
+        self._now = Acting()
 
     def parts_with(self, changed: Mapping[Key, Part | None]) -> dict[Key, Part]:
         """Return all parts, with these in the place of what was there; None where there is nothing any more."""
-        merged = {**self.state.parts, **changed}
-        return {key: part for key, part in merged.items() if part is not None}
+        merged = dict(self.state.parts)
+        for key, part in changed.items():
+            if part is not None:
+                merged[key] = part
+            else:
+                merged.pop(key, None)
+        return merged
 
     def forget(self, names: frozenset[str]) -> None:
         """Look again where the strengths of these adapters stand: they came or went."""
@@ -102,8 +111,9 @@ class Board:
             guidance: how often the list of samples stands in a batch, if that is known.
         """
         before = self.state
-        laid = before if before.fits(parts, len(rows)) else _lay_out(parts, len(rows))
-        host = torch.zeros(len(rows), sum(part.width for part in parts.values()))
+        same = parts is before.parts and len(rows) == len(before.host) and not self._now.moved
+        laid = before if same or before.fits(parts, len(rows)) else _lay_out(parts, len(rows))
+        host = torch.zeros(len(rows), laid.width)
         acting: list[set[str]] = [set() for _ in rows]
         for sample, row, names in zip(host, rows, acting, strict=True):
             for name, strengths in row.items():
@@ -111,23 +121,25 @@ class Board:
                 if entry.keys and any(strengths.values()):
                     names.add(name)
                     sample[entry.place(laid.offsets)] = entry.values(strengths)
-        self._show(State(parts, laid.offsets, laid.flats, laid.views, host, tuple(map(frozenset, acting)), guidance))
+        names = tuple(map(frozenset, acting))
+        shown = State(parts, laid.offsets, laid.flats, laid.views, host, names, guidance, laid.width)
+        self._show(shown, linked=same)
 
     def restore(self, state: State) -> None:
         """Show again what was shown before, whatever has happened since."""
-        self.state = State()
-        self._show(state)
+        self._show(state, linked=False)
 
-    def _show(self, state: State) -> None:
+    def _show(self, state: State, *, linked: bool) -> None:
         for flat in state.flats.values():
             flat.copy_(state.host)
-        known = self.state.parts if (self.state.acting, self.state.guidance) == (state.acting, state.guidance) else {}
-        for key, part in state.parts.items():
-            if part.strength is not state.views[key]:
-                part.link(state.views[key])
-            if known.get(key) is not part:
-                part.guidance = state.guidance
-                part.act(state.acting)
+        if state.acting != self._now.names:  # else every part would look for its rows again
+            self._now.names = state.acting
+        self._now.guidance = state.guidance
+        if not linked:
+            for key, part in state.parts.items():
+                if part.strength is not state.views[key]:
+                    part.link(state.views[key], self._now)
+            self._now.moved = False
         self.state = state
 
     def _entry(self, name: str, parts: Mapping[Key, Part]) -> Entry:
@@ -146,8 +158,8 @@ def _lay_out(parts: Mapping[Key, Part], samples: int) -> State:
     """Return new tensors with room for the strengths of these parts."""
     widths = [part.width for part in parts.values()]
     starts = [0, *accumulate(widths)]
-    devices = {part.strength.device for part in parts.values()}
+    devices = {part.device for part in parts.values()}
     flats = {device: torch.zeros(samples, starts[-1], device=device) for device in devices}
     pieces = {device: flat.split(widths, dim=1) for device, flat in flats.items()}
-    views = {key: pieces[part.strength.device][place] for place, (key, part) in enumerate(parts.items())}
-    return State(parts, dict(zip(parts, starts, strict=False)), flats, views)
+    views = {key: pieces[part.device][place] for place, (key, part) in enumerate(parts.items())}
+    return State(parts, dict(zip(parts, starts, strict=False)), flats, views, width=starts[-1])

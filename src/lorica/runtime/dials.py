@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorica.runtime.roster import Resolved, Roster, Samples
 from lorica.runtime.strengths import Strength
@@ -41,8 +41,12 @@ class Dials:
         return dict(self.roster.live), self.roster.samples
 
     def restore(self, kept: Kept) -> None:
-        """Put all strengths back; adapters that were removed or fused since stay so."""
-        held = self.roster.plans_beside(self.roster.in_weights)
+        """Put all strengths back; adapters that were removed or fused since stay so, one that was replaced gets them."""
         live, samples = kept
-        left = [name for name in self.roster.adapters if name not in held]
-        self.write({n: v for n, v in live.items() if n in held}, samples and samples.without(left))
+        sets = samples and tuple(self._again(one) for one in samples.sets)
+        self.write(self._again(live), samples and replace(samples, sets=sets))
+
+    def _again(self, live: Live) -> Live:
+        """Return the same strengths for the adapters that are in no weights, in the layers that they change by now."""
+        held = self.roster.plans_beside(self.roster.in_weights)
+        return self.roster.resolved({name: strength for name, (strength, _) in live.items() if name in held})

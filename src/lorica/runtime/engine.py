@@ -10,10 +10,11 @@ from lorica.runtime.banks import Banks
 from lorica.runtime.calls import Calls
 from lorica.runtime.dials import Dials
 from lorica.runtime.fuse import Change, Fused
+from lorica.runtime.layout import Layout
 from lorica.runtime.originals import Backup
 from lorica.runtime.owner import check_owned, mark
 from lorica.runtime.plan import Place
-from lorica.runtime.projections import check_projections
+from lorica.runtime.projections import Projections
 from lorica.runtime.regions import Bounds
 from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples
@@ -29,6 +30,9 @@ class Engine:
 
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self.components = dict(components)
+        self._layout = Layout(self.components)
+        self._projections = Projections(self.components)
+        self._looked_at: object = None
         self._roster = Roster()
         self._fused = Fused(self._layer, self.components)
         self._banks = Banks(self._layer, self._fused.originals.get)
@@ -100,10 +104,14 @@ class Engine:
         for part in self.components.values():
             mark(part, self if self._roster.adapters or self._banks.reserved else None)
         self._calls.listen(on=bool(self._roster.adapters))
+        self._looked_at = None  # what is fused may be elsewhere
         self._look_around()
 
     def _look_around(self) -> None:
         """Stand around forwards as long as banks hold anything: what is fused costs nothing."""
+        if self._looked_at is not self._banks.plans:
+            self._looked_at = self._banks.plans
+            self._projections.watch({*self._banks.places, *self._fused.changes})
         if self._banks.plans or self._banks.reserved:
             self.watch.begin(list(self.components.values()), self._banks.plans)
         else:
@@ -118,7 +126,8 @@ class Engine:
         self._check_rows()
 
     def _check_rows(self) -> None:
-        check_projections({*self._banks.places, *self._fused.changes}, self.components)
+        """Raise if the model calls other layers than those that adapters were put on."""
+        self._projections.check()
 
     def _layer(self, place: Place) -> nn.Module:
         return layer_at(self.components[place[0]], place[1])

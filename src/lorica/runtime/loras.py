@@ -16,7 +16,6 @@ from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.roster import Source, resolve_plan
 from lorica.runtime.shown import Shown
 from lorica.runtime.strengths import Strength
-from lorica.runtime.targets import target_of_components
 from lorica.runtime.turns import in_turn
 
 
@@ -28,28 +27,30 @@ class Loras(Live, Shown):
     """
 
     @in_turn
-    def load(self, source: Source, name: str | None = None, strength: Strength = 1.0) -> str:
+    def load(self, source: Source, name: str | None = None, strength: Strength = 1.0, *, replace: bool = False) -> str:
         """Load an adapter and switch it on beside those already on. Returns its name.
 
         Args:
             source: a file, a folder, a Hub id, a state dict, or an :class:`~lorica.adapters.Adapter`.
             name: what to call it; by default the file's own name, made unique.
             strength: one number, or numbers by component, block and module.
+            replace: let it take the place of the adapter of that name, if there is one, in one step: a hot swap. The
+                old one stays if anything is wrong with the new one. Where room was reserved, it must hold both.
 
         Raises:
-            StateError: if the name is taken.
+            StateError: if the name is taken, or is to be replaced and fused.
             LoRAError: if the file cannot be read or does not fit the model, which is then unchanged.
         """
         self._calls.pick_up(replace=not self.names)
-        adapter = source if isinstance(source, Adapter) else read(source, target=target_of_components(self.components))
-        roster, name = self._roster, self._roster.free_name(source, name)
+        adapter = source if isinstance(source, Adapter) else read(source, target=self._layout.target())
+        roster, name = self._roster, self._roster.free_name(source, name, replace=replace)
         self._check_live()
-        plan = plan_load(adapter, self.components, name)
+        plan = plan_load(adapter, self._layout, name)
         resolved = resolve_plan(strength, plan)
         roster.check_no_samples("loading another adapter")
         words = self._vocabulary.prepare(name, adapter.embeddings)
         live = {**roster.live, name: (strength, resolved)}
-        self._residents.show({**roster.plans, name: plan}, self._rows(live))
+        self._residents.show({**roster.plans, name: plan}, self._rows(live), gone=[name])
         roster.add(name, adapter, plan, (strength, resolved))
         self._vocabulary.add(name, adapter.embeddings, words)
         self._mark_components()

@@ -8,16 +8,16 @@ from torch import nn
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import LoRAError, ModelError, UnknownNameError
+from lorica.runtime.layout import Layout
 from lorica.runtime.projections import join_projections
 from lorica.runtime.served import check_fits
-from lorica.runtime.targets import layers_of
 
 Place = tuple[str, str]  # component, module path
 Plan = dict[Place, AdapterLayer]  # what an adapter changes, by the live model's own paths
 SHOWN = 5  # misfits that a message lists in full
 
 
-def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) -> Plan:
+def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
     """Return what the adapter changes, by the live model's own paths.
 
     Raises:
@@ -29,8 +29,8 @@ def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) 
     plan: Plan = {}
     misfits: list[str] = []
     for component, layers in adapter.components.items():
-        part = _component(component, components, name, alone=len(adapter.components) == 1)
-        modules = layers_of(components[part])
+        part = _component(component, layout.components, name, alone=len(adapter.components) == 1)
+        modules = layout.layers(part)
         for path, change in layers.items():
             found = _place(path, change, modules)
             if isinstance(found, str):
@@ -39,7 +39,7 @@ def plan_load(adapter: Adapter, components: Mapping[str, nn.Module], name: str) 
                 misfits.append(f"{component}.{path}: {found}")
     if misfits:
         raise ModelError(_misfit_message(name, misfits, len(adapter)))
-    return join_projections(plan, components)
+    return join_projections(plan, layout.components)
 
 
 def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module]) -> str | LoRAError:

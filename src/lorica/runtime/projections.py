@@ -109,44 +109,63 @@ def join_projections(
     """Return the plan with the parts of fused projections joined to changes of the whole."""
     joined: dict[Place, AdapterLayer] = {}
     parts: dict[Place, dict[Rows, AdapterLayer]] = {}
-    for (component, path), change in plan.items():
-        attention, leaf = _split(components[component], path)
-        whole = _whole_of(attention, leaf)
+    for place, change in plan.items():
+        component, path = place
+        leaf = path.rpartition(".")[2]
+        attention = _parent_of(components[component], path) if leaf in LEAVES else None
+        whole = attention and _whole_of(attention, leaf)
         if whole is None:
-            joined[component, path] = change
-            continue
-        place = (component, f"{path[: -len(leaf)]}{whole}")
-        parts.setdefault(place, {})[_rows(attention, whole, leaf)] = change
+            joined[place] = change
+        else:
+            home = (component, f"{path[: -len(leaf)]}{whole}")
+            parts.setdefault(home, {})[_rows(attention, whole, leaf)] = change
     for (component, path), found in parts.items():
         shape = weight_shape(components[component].get_submodule(path))
         joined[component, path] = JoinedRows(dict(sorted(found.items())), shape)
     return joined
 
 
-def check_projections(places: Iterable[Place], components: Mapping[str, nn.Module]) -> None:
-    """Raise if projections were fused, or taken apart again, after adapters were put on them.
+class Projections:
+    """The attentions whose projections carry adapters.
 
-    Raises:
-        StateError: if one of these places is not what the model calls now.
+    Args:
+        components: the model's parts by name.
     """
-    for component, path in places:
-        if path.rpartition(".")[2] not in LEAVES:
-            continue
-        attention, leaf = _split(components[component], path)
-        apart = leaf in WHOLES and hasattr(attention, "fused_projections") and not _is_fused(attention)
-        if apart or _whole_of(attention, leaf) is not None:
-            made, undo = ("taken apart", "fuse") if apart else ("fused", "unfuse")
-            raise StateError(
-                f"the projections of {component}.{path} were {made} after adapters were loaded, so they would not act "
-                f"there. Call {undo}_qkv_projections() on the model to go back, or detach the adapters first and load "
-                "them again after."
-            )
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self._components = components
+        self._attentions: dict[int, tuple[Any, list[Place]]] = {}
+
+    def watch(self, places: Iterable[Place]) -> None:
+        """Look at these layers from now on."""
+        self._attentions = {}
+        for component, path in places:
+            if path.rpartition(".")[2] in LEAVES:
+                attention = _parent_of(self._components[component], path)
+                self._attentions.setdefault(id(attention), (attention, []))[1].append((component, path))
+
+    def check(self) -> None:
+        """Raise if projections were fused, or taken apart again, after adapters were put on them.
+
+        Raises:
+            StateError: if one of the layers is not what the model calls now.
+        """
+        for attention, places in self._attentions.values():
+            for component, path in places:
+                leaf = path.rpartition(".")[2]
+                apart = leaf in WHOLES and hasattr(attention, "fused_projections") and not _is_fused(attention)
+                if apart or _whole_of(attention, leaf) is not None:
+                    made, undo = ("taken apart", "fuse") if apart else ("fused", "unfuse")
+                    raise StateError(
+                        f"the projections of {component}.{path} were {made} after adapters were loaded, so they would "
+                        f"not act there. Call {undo}_qkv_projections() on the model to go back, or detach the adapters "
+                        "first and load them again after."
+                    )
 
 
-def _split(component: nn.Module, path: str) -> tuple[Any, str]:
-    """Return the module that holds a layer, and the layer's name there."""
-    parent, _, leaf = path.rpartition(".")
-    return layer_at(component, parent), leaf
+def _parent_of(component: nn.Module, path: str) -> Any:
+    """Return the module that holds a layer."""
+    return layer_at(component, path.rpartition(".")[0])
 
 
 def _whole_of(attention: Any, leaf: str) -> str | None:

@@ -38,15 +38,15 @@ class Residents:
         Args:
             plans: every adapter that is loaded.
             rows: strengths as :meth:`Banks.write` takes them.
-            gone: adapters that the banks must not hold any longer.
+            gone: adapters that the banks must not hold any longer as they hold them now.
             guidance: likewise.
         """
         acting = {name: plans[name] for row in rows for name, strengths in row.items() if any(strengths.values())}
         held = self._kept(acting, gone)
-        if held.keys() == self._banks.plans.keys():
+        wanted = {name: acting[name] if name in acting else self._banks.plans[name] for name in held}
+        if len(wanted) == len(self._banks.plans) and all(self._banks.plans.get(n) is p for n, p in wanted.items()):
             self._banks.write(rows, guidance)
         else:
-            wanted = {name: acting[name] if name in acting else self._banks.plans[name] for name in held}
             self._banks.commit(self._banks.prepare(wanted), rows, guidance)
         for name in acting:
             self._last.pop(name, None)

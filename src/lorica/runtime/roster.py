@@ -63,17 +63,25 @@ class Roster:
             raise UnknownNameError.choose("adapter", name, self.adapters)
         return name
 
-    def free_name(self, source: Source, name: str | None) -> str:
+    def free_name(self, source: Source, name: str | None, *, replace: bool = False) -> str:
         """Return the name for a new adapter: the given one, or one made from its source.
+
+        Args:
+            source: where it comes from.
+            name: the given one.
+            replace: whether another adapter may have that name, unless it is fused.
 
         Raises:
             StateError: if the name is taken.
             ConfigError: if it is empty.
         """
         if name is not None:
-            if name in self.adapters:
+            if replace and name in self.adapters:
+                self.check_not_fused([name])
+            elif name in self.adapters:
                 raise StateError(
-                    f"an adapter named {name!r} is already loaded; remove it first or choose another name."
+                    f"an adapter named {name!r} is already loaded; remove it first, choose another name, or load with "
+                    "replace=True."
                 )
             if not name:
                 raise ConfigError("an adapter's name must not be empty.")

@@ -9,7 +9,6 @@ from lorica.formats import write
 from lorica.runtime.engine import Engine
 from lorica.runtime.strengths import Strength
 from lorica.runtime.summary import Summary, bytes_of, lines_of
-from lorica.runtime.targets import target_of_components
 
 
 class Shown(Engine):
@@ -42,7 +41,7 @@ class Shown(Engine):
 
     def save(self, name: str, path: str | Path, format: str = "diffusers") -> Path:  # noqa: A002  # the public name
         """Write one loaded adapter to a file, whole or not at all. Returns the path."""
-        return write(self[name], path, format=format, target=target_of_components(self.components))
+        return write(self[name], path, format=format, target=self._layout.target())
 
     def summary(self) -> Summary:
         """Return what is loaded, as a table to print: adapter, state, strength, components, modules, rank, memory."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lorica.adapters.operation import CONVOLUTIONS, operate
+from lorica.runtime.acting import Acting
 from lorica.runtime.samples import for_batch
-from lorica.runtime.thin import Slot
+from lorica.runtime.thin import NOBODY, NOTHING, Slot
 
 CHANNELS_SECOND = (*CONVOLUTIONS, nn.GroupNorm)
 
@@ -29,9 +31,8 @@ class Stack(ABC):
     def __init__(self, values: Tensor, names: Collection[str]) -> None:
         self.values = values
         self.slots = {name: Slot(place, place + 1, 1.0) for place, name in enumerate(names)}
-        self.strength = torch.zeros(1, len(values), device=values.device)
-        self.guidance: int | None = None
-        self._acting: list[int] = []
+        self.strength = NOTHING
+        self.now = NOBODY
 
     @property
     def width(self) -> int:
@@ -42,6 +43,21 @@ class Stack(ABC):
     def room(self) -> int:
         """How many adapters there is room for: no more than it holds."""
         return len(self.values)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.values.device
+
+    @property
+    def guidance(self) -> int | None:
+        """How often the list of samples stands in a batch, if that is known."""
+        return self.now.guidance
+
+    @property
+    def _acting(self) -> list[int]:
+        """The changes that an eager forward reads."""
+        return [slot.start for name, slot in self.slots.items() if any(name in one for one in self.now.names)]
 
     def edited(self, gone: Collection[str], new: Mapping[str, Tensor]) -> Stack:
         """Return the same without some adapters and with others."""
@@ -70,24 +86,20 @@ class Stack(ABC):
     def _change(self, layer: nn.Module, x: Tensor, y: Tensor, strength: Tensor, acting: Collection[int]) -> Tensor:
         """Return what these columns add to ``y``."""
 
-    def act(self, names: Sequence[Collection[str]]) -> None:
-        """Let an eager forward read the changes of these adapters alone."""
-        self._acting = [slot.start for name, slot in self.slots.items() if any(name in one for one in names)]
-
-    def link(self, strength: Tensor) -> None:
-        """Take the strengths from this tensor from now on."""
-        self.strength = strength
+    def link(self, strength: Tensor, now: Acting) -> None:
+        """Take the strengths from this tensor from now on, and look there who acts."""
+        self.strength, self.now = strength, now
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> None:
         """Follow a move or cast of the layer in place."""
         values = move(self.values)
         self.values = values if values.element_size() >= 2 else self.values.to(values.device)
-        self.strength = self.strength.to(values.device)
+        self.strength, self.now.moved = self.strength.to(values.device), True
 
     def copy(self) -> Stack:
         """Return one that shares no memory with this."""
         twin = type(self)(self.values.clone(), self.slots)
-        twin.strength, twin.guidance, twin._acting = self.strength.clone(), self.guidance, list(self._acting)
+        twin.link(self.strength.clone(), replace(self.now))
         return twin
 
 

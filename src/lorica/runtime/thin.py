@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from lorica.adapters import Factors
 from lorica.errors import StateError
+from lorica.runtime.acting import Acting, Names
 from lorica.runtime.products import change_in_place, change_output
 from lorica.runtime.samples import for_batch, runs
 
-# How many times the rows that the first adapter needs are set aside. On the CPU, memory that nothing was written to
-# costs nothing, and a later adapter then needs no copy of those before it; on a device such a copy is quick.
-ROOM = {"cpu": 8}
+# How many times the rows that two adapters need are set aside when a second one comes. On the CPU, memory that nothing
+# was written to costs nothing, and a later adapter then needs no copy of those before it; on a device a copy is quick.
+ROOM = {"cpu": 4}
 
 # Multiplications that a CPU does while it makes one more call; a GPU does so many that splitting never pays there.
 WORK_OF_A_CALL = 2**20
@@ -35,6 +36,10 @@ class Slot:
     start: int
     stop: int
     scaling: float
+
+
+NOTHING = torch.zeros(1, 0)  # the strengths of what was never linked
+NOBODY = Acting()
 
 
 class Window(NamedTuple):
@@ -61,10 +66,11 @@ class Thin:
 
     def __init__(self, down: Tensor, up: Tensor, slots: Mapping[str, Slot], width: int, *, reserved: bool) -> None:
         self.down, self.up, self.width, self.reserved = down, up, width, reserved
-        self.slots = dict(slots)
-        self.strength = torch.zeros(1, width, device=down.device)
-        self.guidance: int | None = None
-        self._spans: tuple[Span, ...] = ((0, 0),)  # the rows that act, for each sample
+        self.slots = slots
+        self.strength = NOTHING
+        self.now = NOBODY
+        self._seen: Names | None = None  # who acted when the spans were found
+        self._found: tuple[Span, ...] = ()
         self._window: Window | None = None
 
     @classmethod
@@ -74,10 +80,31 @@ class Thin:
         down = torch.empty(0, *rest, dtype=dtype, device=device)
         return cls(down, torch.empty(0, out, dtype=dtype, device=device), {}, 0, reserved=False)
 
+    @classmethod
+    def of(cls, name: str, part: Factors, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Thin:
+        """Return one with a single adapter, as most are, and no more rows than it needs."""
+        out, *rest = shape
+        rank = part.down.shape[0]
+        down = torch.empty(rank, *rest, dtype=dtype, device=device)
+        up = torch.empty(rank, out, dtype=dtype, device=device)
+        down.copy_(part.down.reshape(down.shape))
+        up.copy_(part.up.T)
+        return cls(down, up, {name: Slot(0, rank, part.scaling)}, rank, reserved=False)
+
     @property
     def room(self) -> int:
         """How many rows there are, used or not."""
         return len(self.down)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.down.device
+
+    @property
+    def guidance(self) -> int | None:
+        """How often the list of samples stands in a batch, if that is known."""
+        return self.now.guidance
 
     def edited(self, gone: Collection[str], new: Mapping[str, Factors]) -> Thin:
         """Return the same without some adapters and with others.
@@ -91,6 +118,8 @@ class Thin:
         needed = max((slot.stop for slot in slots.values()), default=0)
         if self.reserved and needed > self.width:
             raise StateError(f"it needs {needed} rows, and {self.width} are reserved.")
+        if needed > len(self.down) and self.slots and self.slots.keys() <= set(gone):  # all are others from now on
+            return self._empty().edited((), new)
         down, up = (self.down, self.up) if needed <= len(self.down) else self._grown(needed)
         for name, part in new.items():
             rows = slice(slots[name].start, slots[name].stop)
@@ -175,18 +204,21 @@ class Thin:
             window = window._replace(down=window.down.to(dtype), up=window.up.to(dtype))
         return window
 
-    def act(self, names: Sequence[Collection[str]]) -> None:
-        """Let an eager forward read the rows of these adapters (for each sample) and what lies between, no others."""
-        self._spans = tuple(self._span(one) for one in names)
-        self._window = None
+    @property
+    def _spans(self) -> tuple[Span, ...]:
+        """For each sample, the rows that an eager forward reads: those of its adapters and what lies between."""
+        if self._seen is not self.now.names:
+            self._seen, self._window = self.now.names, None
+            self._found = tuple(self._span(one) for one in self.now.names)
+        return self._found
 
     def _span(self, names: Collection[str]) -> Span:
         slots = [slot for name, slot in self.slots.items() if name in names]
         return (min(slot.start for slot in slots), max(slot.stop for slot in slots)) if slots else (0, 0)
 
-    def link(self, strength: Tensor) -> None:
-        """Take the strengths from this tensor from now on."""
-        self.strength, self._window = strength, None
+    def link(self, strength: Tensor, now: Acting) -> None:
+        """Take the strengths from this tensor from now on, and look there who acts."""
+        self.strength, self.now, self._seen, self._window = strength, now, None, None
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> None:
         """Follow a move or cast of the layer in place; rows that were set aside are left behind."""
@@ -196,23 +228,26 @@ class Thin:
             self.down, self.up = down, up
         else:
             self.down, self.up = self.down.to(down.device), self.up.to(up.device)
-        self.link(self.strength.to(down.device))
+        self.now.moved = True
+        self.link(self.strength.to(down.device), self.now)
 
     def copy(self) -> Thin:
         """Return one that shares no memory with this."""
         rows = slice(self.width)
         twin = Thin(self.down[rows].clone(), self.up[rows].clone(), self.slots, self.width, reserved=self.reserved)
-        twin.strength, twin.guidance, twin._spans = self.strength.clone(), self.guidance, self._spans
+        twin.link(self.strength.clone(), replace(self.now))
         return twin
 
+    def _empty(self) -> Thin:
+        return Thin.empty((self.up.shape[1], *self.down.shape[1:]), self.down.dtype, self.down.device)
+
     def _grown(self, needed: int) -> tuple[Tensor, Tensor]:
-        """Return larger tensors that hold the same rows."""
-        spare = ROOM.get(self.down.device.type, 1)
-        capacity = needed * spare if not self.width else needed * min(spare, 2)
-        down = self.down.new_empty(capacity, *self.down.shape[1:])
-        up = self.up.new_empty(capacity, self.up.shape[1])
-        down[: self.width].copy_(self.down[: self.width])
-        up[: self.width].copy_(self.up[: self.width])
+        """Return other tensors that hold the same rows and have room for more."""
+        capacity = needed * ROOM.get(self.device.type, 1) if self.width else needed
+        down, up = self.down.new_empty(capacity, *self.down.shape[1:]), self.up.new_empty(capacity, self.up.shape[1])
+        if self.width:
+            down[: self.width].copy_(self.down[: self.width])
+            up[: self.width].copy_(self.up[: self.width])
         return down, up
 
 

@@ -53,10 +53,12 @@ class Vocabulary:
         return self._prepare({**self.words, name: words}) if words else {}
 
     def add(self, name: str, words: Words, prepared: Mapping[str, Extended]) -> None:
-        """Enter an adapter's words, and put in what was prepared for them."""
+        """Enter an adapter's words, in the place of those that it had, and put in what was prepared for them."""
         if words:
             self.words[name] = words
             self._put(prepared)
+        else:
+            self.remove(name)
 
     def remove(self, name: str) -> None:
         """Take an adapter's words out again."""
