@@ -41,7 +41,7 @@ class Dials:
         return dict(self.roster.live), self.roster.samples
 
     def restore(self, kept: Kept) -> None:
-        """Put all strengths back; adapters that were removed or fused since stay so, one that was replaced gets them."""
+        """Put all strengths back, also where one was replaced; adapters that were removed or fused since stay so."""
         live, samples = kept
         sets = samples and tuple(self._again(one) for one in samples.sets)
         self.write(self._again(live), samples and replace(samples, sets=sets))

@@ -21,7 +21,7 @@ from lorica.runtime.plan import Place, Plan
 
 Change = tuple[AdapterLayer, float]  # what is fused into one weight, and how strongly
 Changes = Mapping[str, Change]  # by adapter
-ROWS_AT_ONCE = 1 << 18  # numbers of a half-precision weight that are widened to float32 at a time: they stay in cache
+ROWS_AT_ONCE = 1 << 20  # numbers of a half-precision weight that are widened to float32 at a time: they stay in cache
 
 
 @dataclass(slots=True)
@@ -142,14 +142,17 @@ class Fused:
         for leaf in self.originals.kept.get(place, {}).keys() - set(leaves):  # an adapter that is gone had changed it
             _leaf(layer, leaf).copy_(cast("Tensor", self.originals.get(place, leaf)))
         for leaf in leaves:
-            WRITERS[leaf](_leaf(layer, leaf), self.originals.keep(place, leaf), changes.values())
+            live, known = _leaf(layer, leaf), self.originals.has(place, leaf)
+            original = self.originals.keep(place, leaf)
+            WRITERS[leaf](live, original if known else live, changes.values())
         self.changes[place] = dict(changes)
 
 
 def write_weight(weight: Tensor, original: Tensor, changes: Iterable[Change]) -> None:
     """Write ``W + sum of strength * delta(W)`` into ``weight``, every delta that of the original weight.
 
-    Changes with thin factors are stacked along the rank, so that several cost one matrix product.
+    Changes with thin factors are stacked along the rank, so that several cost one matrix product. ``original`` may be
+    ``weight`` itself, as long as nothing is fused into it.
     """
     original = original.to(weight.device)
     whole: Tensor | None = None
@@ -190,13 +193,15 @@ def _write_product(weight: Tensor, base: Tensor, up: Tensor, down: Tensor) -> No
         weight.copy_(_wide(base).flatten(1).addmm_(up, down).view(weight.shape))
         return
     rows, sums = weight.flatten(1), base.flatten(1)
-    if weight.dtype == base.dtype == torch.float32:
+    if base is weight and weight.dtype == torch.float32:
+        rows.addmm_(up, down)
+    elif weight.dtype == base.dtype == torch.float32:
         torch.addmm(sums, up, down, out=rows)
-        return
-    step = max(ROWS_AT_ONCE // rows.shape[1], 1) if weight.device.type == "cpu" else len(rows)
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        rows[part].copy_(torch.addmm(sums[part].float(), up[part], down))
+    else:
+        step = max(ROWS_AT_ONCE // rows.shape[1], 1) if weight.device.type == "cpu" else len(rows)
+        buffer = torch.empty_like(rows[:step], dtype=torch.float32)
+        for part, was, factors in zip(rows.split(step), sums.split(step), up.split(step), strict=True):
+            part.copy_(buffer[: len(part)].copy_(was).addmm_(factors, down))
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lorica.errors import FileError, ModelError, StateError
 from lorica.models.clip import spellings
+from lorica.runtime.pages import empty_like
 
 Place = tuple[str, str]
 Backup = Literal["cpu", "reload", "none"]
@@ -61,11 +62,16 @@ class Originals:
         found = self.kept.get(place, {}).get(leaf)
         return found.read(_leaf(self.find(place), leaf)) if isinstance(found, Stored) else found
 
+    def has(self, place: Place, leaf: str) -> bool:
+        """Tell whether the original of a weight or bias is known."""
+        return leaf in self.kept.get(place, {})
+
     def keep(self, place: Place, leaf: str) -> Tensor:
         """Return the original of a weight or bias, copied to the CPU now if it was not kept before."""
         held = self.kept.setdefault(place, {})
         if leaf not in held:
-            held[leaf] = _leaf(self.find(place), leaf).detach().to("cpu", copy=True)
+            live = _leaf(self.find(place), leaf)
+            held[leaf] = empty_like(live).copy_(live)
         return cast("Tensor", self.get(place, leaf))
 
     def expect(self, found: Mapping[Place, Kept]) -> None:

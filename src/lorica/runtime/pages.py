@@ -16,10 +16,11 @@ LARGE_PAGE = 1 << 21  # bytes; what is smaller gains nothing
 
 
 def empty_like(tensor: Tensor) -> Tensor:
-    """Return a tensor on the CPU of the same shape and type, with any numbers in it, in large pages if it is large."""
+    """Return a tensor on the CPU of the same shape, type and order, with any numbers in it."""
     if tensor.nbytes < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+        return torch.empty_like(tensor, device="cpu")
     memory = mmap.mmap(-1, tensor.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a system built without them
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape)
+    order = torch.empty_like(tensor, device="meta").stride()  # as it lies in memory, such as channels last
+    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, order)
