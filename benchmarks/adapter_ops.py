@@ -1,17 +1,21 @@
 """Operations on a live UNet: ours beside diffusers with PEFT, in one process, in turn.
 
-Floors, measured in the same run: reading the file and casting it; one in-place ``addmm`` for each weight; copying the
-originals back.
+Floors, measured in the same run: reading the file and casting it; one in-place ``addmm`` for each weight, summed in
+float32; copying the originals back.
 
-Run: python benchmarks/adapter_ops.py [--size tiny|sd15|sdxl] [--coverage attention|full] [--repeats 7] [--no-fuse].
-Prints medians and ratios; writes benchmarks/results/adapter_ops_SIZE_COVERAGE.json.
+Run: python benchmarks/adapter_ops.py [--size tiny|sd15|sdxl] [--coverage attention|full] [--repeats 7]
+[--parts load set fuse1 fuse2 memory] [--add].
+Prints medians and ratios; writes benchmarks/results/adapter_ops_SIZE_COVERAGE.json. ``--add`` puts what is measured
+beside what the file holds already, so that long parts can be measured in several runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +23,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from sized_unets import COVERAGES, DTYPES, SIZES, in_turn, inputs, make_unet, milliseconds, write_files
+from sized_unets import COVERAGES, DTYPES, SIZES, inputs, make_unet, milliseconds, write_files
 from torch import Tensor, nn
 
 import lorica
+from lorica.runtime.originals import Originals
 
 ADAPTERS = 5
+PARTS = ("load", "set", "fuse1", "fuse2", "memory")
+ROWS_AT_ONCE = 1 << 20  # numbers of a bfloat16 weight that the floor of fusing widens to float32 at a time
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative; that both sides do the same work
 
 
@@ -52,12 +59,7 @@ class Ours:
 
     def swap(self, number: int) -> float:
         """Put another file in the place of the only adapter."""
-
-        def both() -> None:
-            self.loras.remove("a0")
-            self.loras.load(self.files[number], name="a0")
-
-        return milliseconds(both)
+        return milliseconds(lambda: self.loras.load(self.files[number], name="a0", replace=True))
 
     def fuse(self, names: list[str]) -> float:
         """Put adapters into the weights."""
@@ -70,6 +72,15 @@ class Ours:
     def unload(self) -> float:
         """Take everything off."""
         return milliseconds(self.loras.detach)
+
+    def layers(self, name: str) -> list[tuple[nn.Module, Any]]:
+        """Return the layers that an adapter changes, and its part for each."""
+        return [(self.unet.get_submodule(path), change) for _, path, change in self.loras[name].layers()]
+
+    def originals(self) -> list[tuple[Tensor, Tensor]]:
+        """Return each weight that was fused into, and its original."""
+        kept = self.loras._fused.originals.kept
+        return [(self.unet.get_submodule(path).weight.data, kept[part, path]["weight"]) for part, path in kept]
 
 
 class Peft:
@@ -125,17 +136,6 @@ class Peft:
 Side = Ours | Peft
 
 
-def check_same(ours: Ours, peft: Peft, size: str) -> float:
-    """Return the relative difference of the two sides' outputs; raise if they do not do the same work."""
-    given = inputs(size, 8)
-    with torch.no_grad():
-        a, b = (side.unet(**given, return_dict=False)[0].float() for side in (ours, peft))
-    difference = ((a - b).norm() / b.norm()).item()
-    if not difference < TOLERANCE[DTYPES[size]]:
-        raise RuntimeError(f"the two sides differ by {difference}")
-    return difference
-
-
 def load_and_unload(side: Side) -> float:
     """Measure the first load; taking it off again does not count."""
     spent = side.load(0)
@@ -160,8 +160,9 @@ def load_fifth(side: Side) -> float:
 
 
 def swapped(side: Side) -> float:
-    """Measure a swap; the first load does not count."""
+    """Measure a swap in a running session: not the first one. What is before and after does not count."""
     side.load(0)
+    side.swap(2)
     spent = side.swap(1)
     side.unload()
     return spent
@@ -176,51 +177,189 @@ def read_and_cast(file: Path, dtype: torch.dtype) -> float:
     return milliseconds(floor)
 
 
-def measure(size: str, coverage: str, repeats: int, *, fuse: bool) -> dict[str, dict[str, float]]:
-    """Return the medians of every operation for every side."""
-    results: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        ours_unet = make_unet(size)
-        files = write_files(ours_unet, coverage, ADAPTERS, Path(folder))
-        ours, peft = Ours(ours_unet, files), Peft(make_unet(size), files)
-        sides: dict[str, Side] = {"ours": ours, "peft": peft}
+def add_products(layers: list[tuple[nn.Module, list[Any]]]) -> float:
+    """Measure the floor of fusing: one in-place ``addmm`` for each weight, all adapters along the rank, in float32."""
 
-        def compare(
-            name: str, run: Callable[[Any], float], times: int = repeats, **floors: Callable[[], float]
-        ) -> None:
-            parts = {side: lambda which=which: run(which) for side, which in sides.items()}
-            results[name] = in_turn({**parts, **floors}, times)
-            print_row(name, results[name])
+    def floor() -> None:
+        for layer, changes in layers:
+            rows = layer.weight.data.flatten(1)
+            up = torch.cat([change.up.flatten(1) for change in changes], dim=1).float()
+            down = torch.cat([change.down.flatten(1) for change in changes]).float()
+            if rows.dtype == torch.float32:
+                rows.addmm_(up, down, alpha=1e-9)
+                continue
+            step = max(ROWS_AT_ONCE // rows.shape[1], 1)
+            for part, factors in zip(rows.split(step), up.split(step), strict=True):
+                part.copy_(torch.addmm(part.float(), factors, down, alpha=1e-9))
 
-        for side in sides.values():
+    return milliseconds(floor)
+
+
+def copy_back(pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """Measure the floor of unfusing: copying the originals."""
+
+    def floor() -> None:
+        for weight, original in pairs:
+            weight.copy_(original)
+
+    return milliseconds(floor)
+
+
+class Kept:
+    """How long copies of originals took since it was last asked."""
+
+    def __init__(self) -> None:
+        self.spent = 0.0
+        keep = Originals.keep
+
+        def timed(originals: Originals, place: tuple[str, str], leaf: str) -> Tensor:
+            found: list[Tensor] = []
+            self.spent += milliseconds(lambda: found.append(keep(originals, place, leaf)))
+            return found[0]
+
+        Originals.keep = timed
+
+    def taken(self) -> float:
+        """Return it in milliseconds, and begin anew."""
+        spent, self.spent = self.spent, 0.0
+        return spent
+
+
+Times = dict[str, dict[str, list[float]]]  # operation to side to milliseconds
+
+
+class Comparison:
+    """The two sides, and what was measured of them.
+
+    Args:
+        size: of the UNet.
+        coverage: of the adapters.
+        folder: where their files are put.
+    """
+
+    def __init__(self, size: str, coverage: str, folder: Path) -> None:
+        unet = make_unet(size)
+        self.size, self.files = size, write_files(unet, coverage, ADAPTERS, folder)
+        self.ours, self.peft = Ours(unet, self.files), Peft(make_unet(size), self.files)
+        self.times: Times = {}
+        self.kept = Kept()
+
+    def note(self, operation: str, **spent: float) -> None:
+        """Enter one round of an operation."""
+        for side, time in spent.items():
+            self.times.setdefault(operation, {}).setdefault(side, []).append(time)
+
+    def rounds(self, operation: str, run: Callable[[Side], float], repeats: int) -> None:
+        """Measure both sides in turn, so that what disturbs the machine disturbs both."""
+        for _ in range(repeats):
+            self.note(operation, ours=run(self.ours), peft=run(self.peft))
+
+    def load(self, repeats: int) -> None:
+        """Load, load a fifth, swap, unload."""
+        for side in (self.ours, self.peft):
             load_and_unload(side)  # memory is touched for the first time
-        compare("load the first", load_and_unload, floor=lambda: read_and_cast(files[0], DTYPES[size]))
-        compare("load the fifth", load_fifth)
-        compare("swap for another", swapped)
-        compare("unload two", unload_two)
-        for side in sides.values():
+        for _ in range(repeats):
+            self.rounds("load the first", load_and_unload, 1)
+            self.note("load the first", floor=read_and_cast(self.files[0], DTYPES[self.size]))
+        for operation, run in (("load the fifth", load_fifth), ("hot swap", swapped), ("unload two", unload_two)):
+            self.rounds(operation, run, repeats)
+
+    def set(self, repeats: int) -> None:
+        """New strengths, switch, off."""
+        self._load_two()
+        self.check_same()
+        turns = iter(range(10**6))
+        self.rounds("set two strengths", lambda side: side.set({"a0": 0.1 + next(turns) % 7, "a1": 0.3}), 4 * repeats)
+        for _ in range(4 * repeats):
+            for side in (self.ours, self.peft):
+                side.set({"a0": 1.0, "a1": 1.0})
+            self.rounds("switch to one", lambda side: side.set({"a0": 1.0}), 1)
+        for _ in range(4 * repeats):
+            self.rounds("off", lambda side: side.off(), 1)
+            for side in (self.ours, self.peft):
+                side.on()
+        self._unload()
+
+    def fuse1(self, repeats: int) -> None:
+        """Fuse one adapter, and unfuse it."""
+        self._fuse(["a0"], "one", repeats)
+
+    def fuse2(self, repeats: int) -> None:
+        """Fuse two adapters, and unfuse them."""
+        self._fuse(["a0", "a1"], "two", repeats)
+
+    def _fuse(self, names: list[str], count: str, repeats: int) -> None:
+        self._load_two()
+        layers = [(layer, [change]) for layer, change in self.ours.layers("a0")]
+        for (_, changes), (_, change) in zip(layers, self.ours.layers("a1"), strict=True):
+            changes.extend([change] * (len(names) - 1))
+        for _ in range(repeats):
+            floor = add_products(layers)
+            before = [layer.weight.clone() for layer, _ in layers[:3]]
+            self.kept.taken()
+            ours = self.ours.fuse(names)
+            kept = self.kept.taken()
+            self.note(f"fuse {count}", ours=ours - kept, peft=self.peft.fuse(names), floor=floor)
+            self.note(f"fuse {count}, with the first backup", ours=ours)
+            floor = copy_back(self.ours.originals())
+            self.note(f"unfuse {count}", ours=self.ours.unfuse(), peft=self.peft.unfuse(), floor=floor)
+            exact = all(torch.equal(layer.weight, was) for (layer, _), was in zip(layers, before, strict=False))
+            if not exact:
+                raise RuntimeError("unfusing was not exact")
+        self._unload()
+
+    def memory(self, repeats: int) -> None:
+        """Load three adapters, of which none acts: megabytes of memory that no file stands behind, and of the files."""
+        del repeats
+        self.note("memory", files=sum(file.stat().st_size for file in self.files[:3]) / 1e6)
+        for side, name in ((self.ours, "ours"), (self.peft, "peft")):
+            before = anonymous_megabytes()
+            for number in range(3):
+                if isinstance(side, Ours):
+                    side.loras.load(self.files[number], name=f"a{number}", strength=0.0)
+                else:
+                    side.load(number)
+            if isinstance(side, Peft):
+                side.off()
+            self.note("memory", **{name: anonymous_megabytes() - before})
+            side.unload()
+
+    def check_same(self) -> None:
+        """Raise if the two sides do not do the same work."""
+        given = inputs(self.size, 8)
+        with torch.no_grad():
+            a, b = (side.unet(**given, return_dict=False)[0].float() for side in (self.ours, self.peft))
+        difference = ((a - b).norm() / b.norm()).item()
+        if not difference < TOLERANCE[DTYPES[self.size]]:
+            raise RuntimeError(f"the two sides differ by {difference}")
+
+    def _load_two(self) -> None:
+        for side in (self.ours, self.peft):
             side.load(0)
             side.load(1)
             side.set({"a0": 1.0, "a1": 1.0})
-        check_same(ours, peft, size)
-        turns = iter(range(10_000))
-        compare("set two strengths", lambda side: side.set({"a0": 0.1 + next(turns) % 7, "a1": 0.3}), 4 * repeats)
-        compare("switch to one", lambda side: side.set({"a0": 1.0, "a1": 1.0}) * 0 + side.set({"a0": 1.0}), 4 * repeats)
-        compare("off", lambda side: side.on() * 0 + side.off(), 4 * repeats)
-        for side in sides.values():
-            side.on()
-        if fuse:
-            for names in (["a0"], ["a0", "a1"]):
-                compare(f"fuse {len(names)}", lambda side, names=names: side.fuse(names) + 0 * side.unfuse())
-            compare("unfuse 1", lambda side: side.fuse(["a0"]) * 0 + side.unfuse())
-    return results
+
+    def _unload(self) -> None:
+        for side in (self.ours, self.peft):
+            side.unload()
 
 
-def print_row(name: str, medians: dict[str, float]) -> None:
+def anonymous_megabytes() -> float:
+    """Return how much memory this process has that no file stands behind."""
+    gc.collect()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
+
+
+def print_row(name: str, times: dict[str, list[float]]) -> None:
     """Print one operation."""
-    ratio = medians["peft"] / medians["ours"]
-    floor = f"   {medians['ours'] / medians['floor']:5.2f} x the floor" if "floor" in medians else ""
-    print(f"{name:20} ours {medians['ours']:9.3f} ms   peft {medians['peft']:9.3f} ms   {ratio:6.1f} x faster{floor}")
+    medians = {side: statistics.median(measured) for side, measured in times.items()}
+    text = f"{name:32} " + "   ".join(f"{side} {value:9.3f}" for side, value in medians.items())
+    if "peft" in medians:
+        text += f"   {medians['peft'] / medians['ours']:6.1f} x"
+    if "floor" in medians:
+        text += f"   {medians['ours'] / medians['floor']:5.2f} x the floor"
+    print(text)
 
 
 def main() -> None:
@@ -229,13 +368,25 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--coverage", choices=COVERAGES, default="full")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--no-fuse", action="store_true")
+    parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)
+    parser.add_argument("--add", action="store_true")
     given = parser.parse_args()
-    results = measure(given.size, given.coverage, given.repeats, fuse=not given.no_fuse)
     where = Path(__file__).parent / "results" / f"adapter_ops_{given.size}_{given.coverage}.json"
+    with tempfile.TemporaryDirectory() as folder:
+        comparison = Comparison(given.size, given.coverage, Path(folder))
+        if given.add and where.exists():
+            comparison.times = json.loads(where.read_text())["measured"]
+        for part in sorted(given.parts, key=("memory", *PARTS).index):
+            getattr(comparison, part)(given.repeats)
+    for name, times in comparison.times.items():
+        print_row(name, times)
     where.parent.mkdir(exist_ok=True)
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
-    where.write_text(json.dumps({"milliseconds": results, **machine}, indent=1) + "\n")
+    rounded = {
+        name: {side: [round(value, 3) for value in values] for side, values in times.items()}
+        for name, times in comparison.times.items()
+    }
+    where.write_text(json.dumps({"unit": "milliseconds; memory in MB", "measured": rounded, **machine}) + "\n")
 
 
 if __name__ == "__main__":
