@@ -113,12 +113,19 @@ class Calls:
                 {name: part for name, part in found.items() if replace or name not in self._components}
             )
 
+    def _check_parts(self, pipeline: Any) -> None:
+        """Raise unless a pipeline, or the stage of a combined one, runs the modules that the adapters act on."""
+        if any(pipeline is known for known in self.pipelines):
+            check_same(pipeline, self._components)
+        else:
+            check_stage(pipeline, self._components)
+
     @contextmanager
     def around(self, pipeline: Any) -> Iterator[None]:
         """Surround one call of a pipeline."""
         self._turns.enter()
         try:
-            check_same(pipeline, self._components)
+            self._check_parts(pipeline)
             self._check()
             if self._scheduled is None or self.run is not None:
                 yield
@@ -157,11 +164,25 @@ def check_same(pipeline: Any, components: Mapping[str, nn.Module]) -> None:
     """
     for name, module in components_of(pipeline).items():
         if name in components and components[name] is not module:
-            raise StateError(
-                f"the component {name!r} of this {type(pipeline).__name__} was replaced after adapters were attached, "
-                "so they would not act on it. Call .detach() on the adapters, lorica.attach(pipeline) again, and load "
-                "them anew."
-            )
+            raise _replaced(name, pipeline)
+
+
+def check_stage(stage: Any, components: Mapping[str, nn.Module]) -> None:
+    """Raise unless a stage of a combined pipeline, which has names of its own for its parts, runs the whole's modules.
+
+    Raises:
+        StateError: if it got another module since.
+    """
+    for name, module in components_of(stage).items():
+        if not any(module is known for known in components.values()):
+            raise _replaced(name, stage)
+
+
+def _replaced(name: str, pipeline: Any) -> StateError:
+    return StateError(
+        f"the component {name!r} of this {type(pipeline).__name__} was replaced after adapters were attached, so they "
+        "would not act on it. Call .detach() on the adapters, lorica.attach(pipeline) again, and load them anew."
+    )
 
 
 def _call(calls: Calls, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -238,20 +239,13 @@ class Limit:
         """Return the grid that a sequence of this many tokens is, or holds beside the text."""
         if count in canvas.grids:
             return canvas.grids[count]
-        largest = canvas.largest
-        text = count - largest.tokens - largest.before - largest.after
-        if text < 1 or self._side not in (Side.TEXT_THEN_PICTURE, Side.PICTURE_THEN_TEXT):
+        own = canvas.grids.get(count - (canvas.text or 0))
+        if own is None or self._side not in (Side.TEXT_THEN_PICTURE, Side.PICTURE_THEN_TEXT) or count == canvas.text:
             return None
-        if count == canvas.text:
-            return None
-        first = self._side is Side.TEXT_THEN_PICTURE
-        return Grid(
-            largest.frames,
-            largest.rows,
-            largest.columns,
-            largest.before + (text if first else 0),
-            largest.after + (0 if first else text),
-        )
+        text = count - own.before - own.tokens - own.after
+        if self._side is Side.TEXT_THEN_PICTURE:
+            return replace(own, before=own.before + text)
+        return replace(own, after=own.after + text)
 
     def _refuse(self, canvas: Canvas, count: int) -> None:
         known = ", ".join(f"{count} ({grid.rows} x {grid.columns})" for count, grid in canvas.grids.items())

@@ -39,6 +39,8 @@ PRESETS_BY_TYPE: dict[str, tuple[type[nn.Module], ...]] = {
 def components_of(model: Any) -> dict[str, nn.Module]:
     """Return the parts of a pipeline that adapters can act on, by name; a single module is one part.
 
+    A module that stands under two names (a text encoder that a prior and a decoder share) is one part, by the first.
+
     Raises:
         ModelError: if it is neither a pipeline nor a module.
     """
@@ -50,7 +52,12 @@ def components_of(model: Any) -> dict[str, nn.Module]:
         raise ModelError(f"expected a diffusers pipeline or a torch module, got {type(model).__name__}.")
     modules = cast("Mapping[str, Any]", parts)
     found = {name: _unwrapped(part) for name, part in modules.items() if isinstance(part, nn.Module)}
-    return {name: part for name, part in found.items() if name.removeprefix("prior_") not in LEFT_OUT}
+    first = {id(part): name for name, part in reversed(found.items())}
+    return {
+        name: part
+        for name, part in found.items()
+        if name.removeprefix("prior_") not in LEFT_OUT and first[id(part)] == name
+    }
 
 
 def modules_of(component: nn.Module) -> dict[str, nn.Module]:

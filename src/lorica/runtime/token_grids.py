@@ -20,6 +20,12 @@ from lorica.errors import ModelError
 # What the forward of a model calls its picture.
 PICTURES = ("sample", "hidden_states", "latents", "pixels", "x")
 
+# What it calls its text, which is a sequence of vectors.
+TEXTS = ("encoder_hidden_states", "c", "clip")
+
+# Words in the names of models that cut a picture into patches and then halve it too.
+HALVING = ("UNet", "DiffNeXt")
+
 # Models whose videos come as (B, F, C, H, W).
 FRAMES_BEFORE_CHANNELS = ("CogVideoX", "ConsisID")
 
@@ -86,7 +92,7 @@ def canvas_of(component: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
     given = inspect.signature(component.forward).bind(*args, **kwargs).arguments
     picture = next((given[name] for name in PICTURES if given.get(name) is not None), next(iter(given.values()), None))
     if isinstance(picture, Tensor) and picture.ndim == 3 and not picture.is_floating_point():
-        grids = _levels(1, *picture.shape[1:])  # a picture of tokens that are numbers in a code book
+        grids = _levels(*picture.shape[1:])  # a picture of tokens that are numbers in a code book
     elif isinstance(picture, Tensor) and (picture.ndim < 3 or "input_ids" in given or "inputs_embeds" in given):
         return None
     elif isinstance(picture, Tensor) and picture.ndim in (4, 5):
@@ -95,20 +101,36 @@ def canvas_of(component: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
         grids = _of_tokens(component, picture.shape[1], given)
     else:
         raise _unknown(component, f"its input is a {type(picture).__name__}")
-    text = given.get("encoder_hidden_states")
-    return Canvas(len(picture), grids, text.shape[1] if isinstance(text, Tensor) and text.ndim == 3 else None)
+    return Canvas(len(picture), grids, _text(component, given))
+
+
+def _text(component: nn.Module, given: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the text has, as far as a call tells it."""
+    times = _config(component).get("clip_seq")  # Stable Cascade makes so many tokens of each pooled text and picture
+    names = {"clip_text": 1, "clip_text_pooled": times, "clip_img": times} if times else dict.fromkeys(TEXTS, 1)
+    counts = [
+        given[name].shape[1] * repeated
+        for name, repeated in names.items()
+        if isinstance(given.get(name), Tensor) and given[name].ndim == 3
+    ]
+    registers: Any = getattr(component, "register_tokens", None)  # AuraFlow's, which stand before the text
+    return sum(counts) + (registers.shape[1] if isinstance(registers, Tensor) else 0) if counts else None
+
+
+def _config(component: nn.Module) -> Mapping[str, Any]:
+    config: Any = getattr(component, "config", None)
+    return cast("Mapping[str, Any]", config) if isinstance(config, Mapping) else {}
 
 
 def _of_latents(component: nn.Module, picture: Tensor) -> dict[int, Grid]:
     """Return the grids of latents, which the component cuts into patches or halves from level to level."""
-    config: Any = getattr(component, "config", {})
-    patch = config.get("patch_size") if isinstance(config, Mapping) else None
-    rows, columns = picture.shape[-2:]
+    config = _config(component)
+    patch = config.get("patch_size")
+    deep, high, wide = _patch(patch or 1, config.get("patch_size_t") or 1)
+    rows, columns = (-(-size // cut) for size, cut in zip(picture.shape[-2:], (high, wide), strict=True))
+    if patch is None or any(word in type(component).__name__ for word in HALVING):
+        return _levels(rows, columns)
     frames = 1 if picture.ndim == 4 else picture.shape[_frames_axis(component)]
-    if patch is None or "UNet" in type(component).__name__:
-        return _levels(1, rows, columns)
-    deep, high, wide = _patch(patch, cast("Mapping[str, Any]", config).get("patch_size_t") or 1)
-    rows, columns = -(-rows // high), -(-columns // wide)
     whole = Grid(-(-frames // deep), rows, columns)
     return {rows * columns: Grid(1, rows, columns), whole.tokens: whole}
 
@@ -125,11 +147,11 @@ def _patch(patch: Any, deep: int) -> tuple[int, int, int]:
     return (deep, sizes[-2], sizes[-1]) if len(sizes) < 3 else (sizes[0], sizes[1], sizes[2])
 
 
-def _levels(frames: int, rows: int, columns: int) -> dict[int, Grid]:
+def _levels(rows: int, columns: int) -> dict[int, Grid]:
     """Return a grid and what halving makes of it, by the number of tokens."""
     grids: dict[int, Grid] = {}
     while rows * columns not in grids:
-        grids[rows * columns] = Grid(frames, rows, columns)
+        grids[rows * columns] = Grid(1, rows, columns)
         rows, columns = -(-rows // 2), -(-columns // 2)
     return grids
 
