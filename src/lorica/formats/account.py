@@ -35,10 +35,11 @@ class Account:
         for key in keys:
             self.unused[key] = reason
 
-    def leave_stranger(self, key: str, module: str, reason: str) -> None:
-        """Note that nothing came from a key because there is no such module."""
-        self.unused[key] = reason
-        self.strangers[key] = module
+    def leave_stranger(self, keys: Iterable[str], module: str, reason: str) -> None:
+        """Note that nothing came from these keys because there is no such module."""
+        for key in keys:
+            self.unused[key] = reason
+            self.strangers[key] = module
 
     def report(self, base_model: str | None) -> Report:
         """Return the finished account."""

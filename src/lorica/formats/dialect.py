@@ -13,6 +13,7 @@ from lorica.errors import FormatError
 from lorica.formats.account import Account
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
+from lorica.formats.kinds import Kinds
 from lorica.formats.layers import Leaves
 from lorica.formats.places import Place, Shape
 from lorica.models import Target
@@ -45,6 +46,7 @@ class Parsed:
         default_alpha: ``(component, path, rank)`` to the alpha of a module whose keys hold none; None means the rank.
         known: the modules that the file could have named, to find the nearest ones when a key is refused.
         embeddings: token to component to vectors.
+        kinds: the kinds of the modules, if they were looked at.
         zero_is_rank: whether an alpha of 0 means the rank.
         revise: ``(path, layer, shape)`` to the layer as the file's configuration means it, or the reason why there is
             none; the shape is that of the weight, if it is known.
@@ -56,6 +58,7 @@ class Parsed:
     default_alpha: Callable[[str, str, int], float | None] = no_default
     known: Callable[[], list[str]] = nothing_known
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, Tensor]])
+    kinds: Kinds | None = None
     zero_is_rank: bool = True
     revise: Callable[[str, AdapterLayer, Shape | None], AdapterLayer | str] = as_it_is
 

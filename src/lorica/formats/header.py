@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from math import prod
+from operator import add, lt, mul, sub
 from typing import Any, NamedTuple, cast
 
 from lorica.errors import FileError, FormatError
@@ -77,7 +79,7 @@ def parse_header(content: memoryview, source: str) -> Header:
     raw = _json(content[LENGTH_BYTES : LENGTH_BYTES + length], source)
     metadata = _metadata(raw.pop("__metadata__", {}), source)
     base = LENGTH_BYTES + length
-    entries = tuple(_entry(name, value, base, source) for name, value in raw.items())
+    entries = _entries(raw, base) or tuple(_entry(name, value, base, source) for name, value in raw.items())
     _check_extent(entries, base, len(content), source)
     return Header(entries, metadata)
 
@@ -126,8 +128,24 @@ def _metadata(raw: Any, source: str) -> dict[str, str]:
     return items
 
 
+def _entries(raw: dict[str, Any], base: int) -> tuple[Entry, ...]:
+    """Return all entries, looked at together, or nothing if any of them is wrong."""
+    try:
+        dtypes = [value["dtype"] for value in raw.values()]
+        shapes = [tuple(value["shape"]) for value in raw.values()]
+        begins, ends = zip(*(value["data_offsets"] for value in raw.values()), strict=True)
+        numbers = (*begins, *ends, *chain.from_iterable(shapes))
+        sizes = map(mul, map(prod, shapes), map(SIZES.__getitem__, dtypes))
+        if set(map(type, numbers)) != {int} or min(numbers) < 0 or [*sizes] != [*map(sub, ends, begins)]:
+            return ()
+    except (TypeError, KeyError, ValueError):
+        return ()
+    start = partial(add, base)
+    return tuple(map(Entry, raw, dtypes, shapes, map(start, begins), map(start, ends)))
+
+
 def _entry(name: str, raw: Any, base: int, source: str) -> Entry:
-    """Return one tensor's entry; its own size must be what its shape and dtype ask for."""
+    """Return one tensor's entry, or raise what is wrong with it: its size must be what its shape and dtype ask for."""
     try:
         dtype, shape = raw["dtype"], tuple(raw["shape"])
         begin, end = raw["data_offsets"]
@@ -147,8 +165,16 @@ def _entry(name: str, raw: Any, base: int, source: str) -> Entry:
     return Entry(name, dtype, shape, base + begin, base + end)
 
 
+def _fill(entries: tuple[Entry, ...], base: int, size: int) -> bool:
+    """Tell whether tensors fill a file: each place in it has one, if as many begin as end there and none is empty."""
+    starts, stops = [entry.start for entry in entries], [entry.stop for entry in entries]
+    return all(map(lt, starts, stops)) and sorted([*starts, size]) == sorted([base, *stops])
+
+
 def _check_extent(entries: tuple[Entry, ...], base: int, size: int, source: str) -> None:
     """Refuse tensors that overlap, leave holes, or reach past the end of the file."""
+    if _fill(entries, base, size):
+        return
     places = sorted((entry.start, entry.stop, entry.name) for entry in entries)
     end = places[-1][1] if places else base
     if end > size:

@@ -60,16 +60,6 @@ def make_layer(stored: Stored, leaves: Leaves, alpha: float | None, shape: tuple
         raise ShapeError(f"{stored.source}: {keys}: {error}") from error
 
 
-def stored_alpha(stored: Stored, leaves: Leaves) -> float | None:
-    """Return the alpha that a module's own key holds, or None if it has none.
-
-    Raises:
-        FormatError: if it is not one number.
-    """
-    key = leaves.get("alpha")
-    return None if key is None else one_number(stored, key)
-
-
 def one_number(stored: Stored, key: str) -> float:
     """Return the number that a key holds.
 

@@ -16,6 +16,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.embeddings import START, read_embeddings
 from lorica.formats.files import Stored
+from lorica.formats.kinds import Kinds
 from lorica.formats.layers import Leaves, group
 from lorica.formats.leaves import LEAVES, split_dotted
 from lorica.formats.model import model_of
@@ -29,6 +30,7 @@ from lorica.models.detect import Candidate, detect
 
 EVERY = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 FLAT_LEAVES = {**LEAVES, "weight": "ia3.scale"}  # behind a dotted name, ``weight`` would be the end of many a leaf
+_EMBEDDINGS = START.rstrip(".")
 _CANDIDATES = 6  # families that fit a file alike and whose names are compared
 Split = Iterable[tuple[str, str, str]]  # key, module's name, meaning
 
@@ -73,8 +75,9 @@ def parse_named(stored: Stored, target: Target | None, account: Account, naming:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
     embeddings = read_embeddings(stored, account)
     modules = group(split, stored.source)
+    kinds = Kinds(stored, modules)
     if target is None:
-        account.candidates = detect(sizes_of(stored, modules, naming))
+        account.candidates = detect(sizes_of(stored, kinds, naming))
     models = [target] if target else best_families(stored, modules, naming, account.candidates)
     table = naming.table(models[0])
     if account.candidates and not account.candidates[0].fits:
@@ -84,7 +87,12 @@ def parse_named(stored: Stored, target: Target | None, account: Account, naming:
     model, account.spelling.models = models[0], models
     missing = f"no module of {model.name} has this name."
     return Parsed(
-        modules, lambda name: table.get(name, missing), model, known=lambda: list(table), embeddings=embeddings
+        modules,
+        lambda name: table.get(name, missing),
+        model,
+        known=lambda: list(table),
+        embeddings=embeddings,
+        kinds=kinds,
     )
 
 
@@ -92,7 +100,7 @@ def split_flat(keys: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """Yield each key with the module's name, which ends at the first dot, and its meaning."""
     for key in keys:
         name, _, leaf = key.partition(".")
-        if not key.startswith(START):
+        if name != _EMBEDDINGS:
             yield key, name, FLAT_LEAVES.get(leaf, leaf)
 
 
@@ -184,7 +192,7 @@ def _count_named(candidate: Candidate, modules: Mapping[str, Leaves], naming: Na
     return sum(map(naming.table(FAMILIES[candidate.family].target).__contains__, modules))
 
 
-def sizes_of(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> dict[str, dict[str, Shape | None]]:
+def sizes_of(stored: Stored, kinds: Kinds, naming: Naming) -> dict[str, dict[str, Shape | None]]:
     """Return component to the names behind its prefix to outputs and inputs, as far as the file tells.
 
     A prefix that several components have gives the component of :data:`BARE_MODULE`: any.
@@ -193,12 +201,13 @@ def sizes_of(stored: Stored, modules: Mapping[str, Leaves], naming: Naming) -> d
     begin = re.compile("|".join(map(re.escape, starts))).match
     found: dict[str, dict[str, Shape | None]] = {}
     homes: dict[str, dict[str, Shape | None]] = {}
-    for name, leaves in modules.items():
+    sizes = [_size(stored.tensors, leaves) for leaves in kinds.samples]
+    for name, kind in kinds.of.items():
         started = begin(name)
         start = started[0] if started else ""
         if start not in homes:
             homes[start] = found.setdefault(starts.get(start, BARE_MODULE), {})
-        homes[start][name[len(start) :]] = _size(stored.tensors, leaves)
+        homes[start][name[len(start) :]] = sizes[kind]
     return found
 
 

@@ -163,6 +163,8 @@ class Unread:
 
 def view(content: mmap | bytes, entry: Entry) -> Tensor:
     """Return a tensor as a private view of the mapped file: changing it never changes the file."""
+    if entry.start < entry.stop and entry.dtype in _NUMPY and entry.start % SIZES[entry.dtype] == 0:
+        return torch.from_numpy(np.ndarray(entry.shape, _NUMPY[entry.dtype], content, entry.start))
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[entry.dtype])
     if entry.start == entry.stop:
         return torch.empty(entry.shape, dtype=dtype)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import islice
 from operator import le
 
 from lorica.models import FAMILIES
 from lorica.models.folding import Shape
-from lorica.models.index import TEXT, Index, Numbers, Reaches, Size, read_index, starred_all
+from lorica.models.index import TEXT, Numbers, Reaches, Size, read_index, starred_all
 
 Modules = Mapping[str, Mapping[str, Shape | None]]
 _UNKNOWN = ("", "model")  # components whose kind a file does not say
 _CROSS_ATTENTION = "_attn2_to_k"  # in a UNet, its input is the text
 _UNETS = ("down_blocks_", "mid_block_", "up_blocks_", "input_blocks_", "middle_block_", "output_blocks_")
 _EXAMPLES = 2
+_Reached = Sequence[tuple[str, Sequence[Numbers]]]  # family, and how far its modules go
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,15 @@ class Candidate:
         family: its name in ``FAMILIES``.
         fitting: how many of the file's modules it has, in their size.
         modules: how many modules the file has.
-        named: how many of them it has in their size or another.
         reached: how many kinds of the file's modules go to its last block, and no further.
-        marks: what the file itself shows, as sentences.
-        misfits: the first modules that are not its own, as sentences.
+        groups: the file's modules.
     """
 
     family: str
     fitting: int
     modules: int
-    named: int
     reached: int
-    marks: tuple[str, ...]
-    misfits: tuple[str, ...]
+    groups: Sequence[_Group] = field(repr=False)
 
     @property
     def title(self) -> str:
@@ -54,19 +52,21 @@ class Candidate:
     @property
     def evidence(self) -> tuple[str, ...]:
         """What speaks for it and against it, as sentences, the weightiest first."""
-        return (self._summary(), *self.marks, *self.misfits)
+        every = ((group, read_index().reaches(group.name, text=_is_text(group))) for group in self.groups)
+        named = {group: families[self.family] for group, families in every if self.family in families}
+        misfits = (_misfit(group, reaches) for group, reaches in named.items() if not _has_all(group, reaches))
+        return (self._summary(sum(map(len, named))), *_marks(self.groups), *islice(misfits, _EXAMPLES))
 
-    def _summary(self) -> str:
+    def _summary(self, named: int) -> str:
         if self.fits:
             return f"all {self.modules} modules have the names and sizes of {self.title}'s."
         return (
             f"{self.fitting} of {self.modules} modules have the names and sizes of {self.title}'s; "
-            f"{self.named - self.fitting} have another size there, and {self.modules - self.named} are none of its "
-            "modules."
+            f"{named - self.fitting} have another size there, and {self.modules - named} are none of its modules."
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Group:
     """The modules of a file with one starred name and one size."""
 
@@ -80,6 +80,9 @@ class _Group:
         """The highest number at each star."""
         return tuple(map(max, zip(*(numbers for _, numbers in self.members), strict=True)))
 
+    def __len__(self) -> int:
+        return len(self.members)
+
     def count_within(self, highest: Numbers) -> int:
         """Return how many of the members have no number above the highest."""
         if _within(self.highest, highest):
@@ -92,13 +95,7 @@ class _Tally:
     """How one family takes a file's modules."""
 
     fitting: int = 0
-    named: int = 0  # the family has modules of the name, of this size or another
     reached: int = 0  # groups whose highest numbers are the family's
-    misfits: list[str] = field(default_factory=list[str])  # the first few, as sentences
-
-    def candidate(self, family: str, modules: int, marks: tuple[str, ...]) -> Candidate:
-        """Return what it says of the family."""
-        return Candidate(family, self.fitting, modules, self.named, self.reached, marks, tuple(self.misfits))
 
 
 def detect(modules: Modules) -> list[Candidate]:
@@ -114,18 +111,18 @@ def detect(modules: Modules) -> list[Candidate]:
             size that they do not tell. Paths are those of diffusers or of any spelling, dotted or flat, without
             prefixes such as ``lora_unet_``.
     """
-    index, groups = read_index(), list(_groups(modules))
-    total = sum(len(group.members) for group in groups)
-    tallies: defaultdict[str, _Tally] = defaultdict(_Tally)
+    index, groups = read_index(), tuple(_groups(modules))
+    total = sum(map(len, groups))
+    tallies: dict[str, _Tally] = {}
     for group in groups:
-        _count(group, index, tallies)
+        _count(group, tallies)
 
     def rank(family: str) -> tuple[int, int, int, int]:
         tally, counts = tallies[family], index.networks[family]
         return -tally.fitting, -tally.reached, len(modules.keys() - counts.keys()), sum(counts.values())
 
-    marks = tuple(_marks(groups))
-    return [tallies[family].candidate(family, total, marks) for family in sorted(tallies, key=rank)]
+    ranked = ((family, tallies[family]) for family in sorted(tallies, key=rank))
+    return [Candidate(family, tally.fitting, total, tally.reached, groups) for family, tally in ranked]
 
 
 def _groups(modules: Modules) -> Iterator[_Group]:
@@ -137,21 +134,35 @@ def _groups(modules: Modules) -> Iterator[_Group]:
             yield _Group(component, name, size, found)
 
 
-def _count(group: _Group, index: Index, tallies: dict[str, _Tally]) -> None:
+def _count(group: _Group, tallies: dict[str, _Tally]) -> None:
     """Add to each family's tally what it has of a group."""
-    text = None if group.component in _UNKNOWN else group.component.startswith(TEXT)
-    size = len(group.members)
-    for family, reaches in index.reaches(group.name, text=text).items():
-        tally, same = tallies[family], _of_size(group.size, reaches)
-        tally.named += size
-        if group.highest in same:
-            tally.reached += 1
-            tally.fitting += size
-            continue
-        inside = max(map(group.count_within, same), default=0)
-        tally.fitting += inside
-        if inside < size and len(tally.misfits) < _EXAMPLES:
-            tally.misfits.append(_misfit(group, reaches))
+    families, same = _having(group.name, _is_text(group), group.size)
+    for family in families:
+        if family not in tallies:
+            tallies[family] = _Tally()
+    for family, reaches in same:
+        if group.highest in reaches:
+            tallies[family].reached += 1
+            tallies[family].fitting += len(group.members)
+        else:
+            tallies[family].fitting += max(map(group.count_within, reaches))
+
+
+@lru_cache(maxsize=4096)
+def _having(name: str, text: bool | None, size: Size | None) -> tuple[Collection[str], _Reached]:
+    """Return the families that have modules of a starred name, and how far those go that have them in a size."""
+    families = read_index().reaches(name, text=text)
+    same = ((family, _of_size(size, reaches)) for family, reaches in families.items())
+    return families.keys(), [(family, reaches) for family, reaches in same if reaches]
+
+
+def _is_text(group: _Group) -> bool | None:
+    """Tell whether a group is of a network that reads the prompt; None if the file does not say."""
+    return None if group.component in _UNKNOWN else group.component.startswith(TEXT)
+
+
+def _has_all(group: _Group, reaches: Reaches) -> bool:
+    return any(group.count_within(highest) == len(group) for highest in _of_size(group.size, reaches))
 
 
 def _of_size(size: Size | None, reaches: Reaches) -> Sequence[Numbers]:
@@ -174,8 +185,9 @@ def _within(numbers: Numbers, highest: Numbers) -> bool:
 def _misfit(group: _Group, reaches: Reaches) -> str:
     """Return why not all of a group's modules are the family's: the size, or the number of a block."""
     deepest = max(group.members, key=lambda member: member[1])[0]
-    for highest in _of_size(group.size, reaches):
-        return f"{deepest} goes beyond its blocks, whose highest numbers are {_joined(highest, ', ')}."
+    same = _of_size(group.size, reaches)
+    if same:
+        return f"{deepest} goes beyond its blocks, whose highest numbers are {_joined(same[0], ', ')}."
     sizes = " or ".join(_joined(size, " x ") for size in reaches)
     return f"{deepest} is {_joined(group.size or (), ' x ')} in the file and {sizes} in it."
 
