@@ -143,7 +143,7 @@ def test_one_changed_number_makes_it_another(sample: str) -> None:
 @every_sample
 def test_a_layer_cannot_be_changed(sample: str) -> None:
     for _, _, change in pairs(sample):
-        for attribute in ("alpha", "tensors", *change._settings()):
+        for attribute in ("alpha", "tensors", *change.settings):
             with pytest.raises(AttributeError, match="immutable"):
                 setattr(change, attribute, 2.0)
         with pytest.raises(TypeError):

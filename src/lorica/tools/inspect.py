@@ -98,14 +98,21 @@ class _Read:
     adapter: Adapter
     problem: str | None = None
 
+    @property
+    def left(self) -> int:
+        """How many keys have no use."""
+        return len(self.adapter.report.unused) if self.adapter.report else 0
+
 
 def _read(stored: Stored, format_name: str, target: Target | None) -> _Read:
-    """Return the adapter as the file alone tells it, or with the help of the model that was named."""
-    try:
-        return _Read(interpret(stored, FORMATS[format_name], None, strict=False, check_values=False))
-    except (FormatError, ShapeError) as error:
-        if target is None:
-            return _Read(Adapter({}, metadata=stored.metadata), str(error))
+    """Return the adapter as the file alone tells it, or as the model that was named helps to read more of it."""
+    alone = _read_for(None, stored, format_name)
+    if target is None or not (alone.problem or alone.left):
+        return alone
+    return min(alone, _read_for(target, stored, format_name), key=lambda read: (read.problem is not None, read.left))
+
+
+def _read_for(target: Target | None, stored: Stored, format_name: str) -> _Read:
     try:
         return _Read(interpret(stored, FORMATS[format_name], target, strict=False, check_values=False))
     except (FormatError, ShapeError) as error:
