@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 import lorica
-from lorica.adapters import Adapter, AdapterLayer, LoCon, LoRA
+from lorica.adapters import Adapter, AdapterLayer, LoCon, LoKr, LoRA
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
-from lorica.models import FAMILIES
+from lorica.models import FAMILIES, Target
 
 WRITTEN = ["diffusers", "kohya"]
 FOLDING_NOISE = 1e-6  # relative error of exact factors in float32; worst measured 2e-7
@@ -121,6 +121,42 @@ def test_what_the_format_cannot_hold_becomes_a_lora_where_that_is_exact(tmp_path
         assert error.norm() < FOLDING_NOISE * change.norm()
 
 
+def lokr(rows: int, columns: int) -> LoKr:
+    """Return one that changes a weight of (8, 12), by a first factor of rank 1."""
+    first = {"w1_a": torch.randn(rows, 1), "w1_b": torch.randn(1, columns)}
+    return LoKr(**first, w2_a=torch.randn(8 // rows, 1), w2_b=torch.randn(1, 12 // columns), alpha=2.0)
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"c": LoRA(torch.randn(2, 5), torch.randn(7, 2), 3.0)}], ids=["alone", "beside"]
+)
+def test_layers_that_a_format_holds_only_alone_become_loras_together(
+    others: dict[str, AdapterLayer], tmp_path: Path
+) -> None:
+    adapter = Adapter({"unet": {"a.q": lokr(2, 3), "a.k": lokr(4, 2), **others}})  # no one decompose_factor of PEFT's
+    first = lorica.write(adapter, tmp_path / "in.safetensors", format="kohya", target=Target("x", shapes_of(adapter)))
+    folder = tmp_path / "x"
+    save_base(folder, shapes_of(adapter))
+    done = lorica.convert(first, tmp_path / "out.safetensors", to="peft", model=folder)
+    assert {change.module for change in done.changed} == {"unet.a.q", "unet.a.k"}
+    assert all(change.exact for change in done.changed)
+    again = lorica.read(tmp_path / "out.safetensors", target=Target("x", shapes_of(adapter)))
+    assert {layer.kind for _, _, layer in again.layers()} == {"lora"}
+
+
+def shapes_of(adapter: Adapter) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {
+        name: {path: layer.weight_shape for path, layer in part.items()} for name, part in adapter.components.items()
+    }
+
+
+def save_base(folder: Path, shapes: dict[str, dict[str, tuple[int, ...]]]) -> None:
+    for name, part in shapes.items():
+        (folder / name).mkdir(parents=True)
+        weights = {f"{path}.weight": torch.ones(shape) for path, shape in part.items()}
+        save_file(weights, folder / name / "diffusion_pytorch_model.safetensors")
+
+
 def test_an_approximation_is_of_the_rank_that_was_asked_for(tmp_path: Path) -> None:
     first = lorica.write(sample(tucker=True), tmp_path / "in.safetensors", format="kohya")
     done = lorica.convert(first, tmp_path / "out.safetensors", to="diffusers", approximate=1)
@@ -227,13 +263,11 @@ def test_a_file_for_one_of_two_models_with_other_names_needs_the_model(tmp_path:
     adapter = Adapter({"transformer": {"transformer_blocks.0.ff_context.net.0.proj": layer}})
     first = lorica.write(adapter, tmp_path / "in.safetensors")
     names = {"flux_dev": "double_blocks_0_txt_mlp_0", "hunyuan_video": "double_blocks_0_txt_mlp_fc1"}
-    for write in (lorica.convert, None):
-        with pytest.raises(FormatError, match="fits several base models alike") as caught:
-            if write:
-                write(first, tmp_path / "out.safetensors", to="kohya")
-            else:
-                lorica.write(adapter, tmp_path / "out.safetensors", format="kohya")
-        assert all(f"{name!r} ({FAMILIES[family].title})" in str(caught.value) for family, name in names.items())
+    with pytest.raises(FormatError, match="fits several base models alike"):
+        lorica.write(adapter, tmp_path / "out.safetensors", format="kohya")
+    with pytest.raises(FormatError, match="fits several base models alike") as caught:
+        lorica.convert(first, tmp_path / "out.safetensors", to="kohya")
+    assert all(f"{name!r} ({FAMILIES[family].title})" in str(caught.value) for family, name in names.items())
     for model, name in names.items():
         lorica.convert(first, tmp_path / "out.safetensors", to="kohya", model=model)
         assert f"lora_unet_{name}.alpha" in load_file(tmp_path / "out.safetensors")

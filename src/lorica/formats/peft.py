@@ -106,7 +106,7 @@ class _Writer(Writer):
             down, up = layer.tensors["up"].T, layer.tensors["down"].T  # PEFT stores those of a table transposed
             self.tensors.update({f"{name}.lora_embedding_A": down, f"{name}.lora_embedding_B": up})
         else:
-            super(_Writer, self).add(name, layer)
+            super().add(name, layer)
 
 
 def _split(stored: Stored, account: Account) -> Iterator[tuple[str, str, str]]:

@@ -122,8 +122,7 @@ def taken(size: int, factor: int) -> int:
     if factor > 0 and size % factor == 0:
         return factor
     divisors = _divisors(size)
-    most = isqrt(size) if factor < 0 else min(factor, isqrt(size))
-    return divisors[bisect_right(divisors, most) - 1]
+    return divisors[-1 if factor < 0 else bisect_right(divisors, factor) - 1]
 
 
 @lru_cache(maxsize=512)

@@ -73,14 +73,9 @@ def _oft(layer: AdapterLayer, told: Told) -> AdapterLayer | str:
     shared = bool(config.get("block_share"))
     if shared and told.shape is None:
         return "its one block is shared by all inputs, and only the model tells how many those are. Name the target."
-    terms = int(config.get("num_cayley_neumann_terms", 5)) if config["use_cayley_neumann"] else None
-    if terms is not None and _is_before(config.get("peft_version"), SERIES_SINCE):
-        return (
-            f"its {CONFIG_FILE} names no peft_version from {SERIES_SINCE} on, and PEFT computed the series of its rotation "
-            "in another way before that; PEFT itself cannot read it any more."
-        )
-    if terms is not None and terms < _FEWEST_TERMS:
-        return f"its {CONFIG_FILE} says num_cayley_neumann_terms={terms}; {_FEWEST_TERMS} or more can be read."
+    terms = _terms(config)
+    if isinstance(terms, str):
+        return terms
     inputs = prod(told.shape[1:]) if shared and told.shape is not None else None
     return OFTv2(
         _constrained(vectors, float(config.get("eps", COFT_EPS))) if config.get("coft") else vectors,
@@ -89,6 +84,21 @@ def _oft(layer: AdapterLayer, told: Told) -> AdapterLayer | str:
         terms=terms,
         turns_kernel=False,
     )
+
+
+def _terms(config: Mapping[str, Any]) -> int | str | None:
+    """Return how many terms the series of a rotation has, None if it is no series, or why that cannot be read."""
+    if not config["use_cayley_neumann"]:
+        return None
+    if _is_before(config.get("peft_version"), SERIES_SINCE):
+        return (
+            f"its {CONFIG_FILE} names no peft_version from {SERIES_SINCE} on, and before that PEFT had another series "
+            "for its rotation: PEFT of today cannot read it either."
+        )
+    terms = int(config.get("num_cayley_neumann_terms", 5))
+    if terms < _FEWEST_TERMS:
+        return f"its {CONFIG_FILE} says num_cayley_neumann_terms={terms}; {_FEWEST_TERMS} or more can be read."
+    return terms
 
 
 def _is_before(version: object, other: str) -> bool:

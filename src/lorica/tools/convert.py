@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ DTYPES: dict[str, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
+OF_ONE_METHOD = ("peft",)  # formats whose files hold layers of one method, that several must share
 SHOWN = 8  # layers that a refusal lists
 Place = tuple[str, str]
 
@@ -217,42 +218,61 @@ def _made_to_fit(
         refusal = error
     else:
         return adapter, ()
-    refused = dict(_refused(replace(adapter, embeddings={}), to, target))
-    rewritten = {place: rewriting.apply(*place, adapter.components[place[0]][place[1]]) for place in refused}
-    reasons = {place: result for place, result in rewritten.items() if isinstance(result, str)}
-    if reasons or not refused:
-        raise _refusal(to, reasons, refused, refusal)
-    loras = {place: result for place, result in rewritten.items() if isinstance(result, Rewritten)}
+    whole = replace(adapter, embeddings={})
+    refused = list(_refused(whole, to, target))
+    tries = [refused] if refused else []
+    if to in OF_ONE_METHOD and len(adapter.components) == 1:  # what it holds alone it may not hold beside others
+        tries.append([(component, path) for component, path, layer in whole.layers() if layer.kind != "lora"])
+    for places in tries:
+        held, changes = _rewritten(adapter, to, places, rewriting)
+        try:
+            FORMATS[to].compose(held, target)
+        except FormatError as error:
+            refusal = error
+        else:
+            return held, changes
+    raise refusal
+
+
+def _rewritten(
+    adapter: Adapter, to: str, places: Sequence[Place], rewriting: _Rewriting
+) -> tuple[Adapter, tuple[LayerChange, ...]]:
+    """Return the adapter with some layers as LoRAs, and what became of them.
+
+    Raises:
+        FormatError: listing those that cannot be LoRAs.
+    """
+    results = {place: rewriting.apply(*place, adapter.components[place[0]][place[1]]) for place in places}
+    reasons = {place: result for place, result in results.items() if isinstance(result, str)}
+    if reasons:
+        raise _refusal(to, reasons, len(places))
+    loras = {place: result for place, result in results.items() if isinstance(result, Rewritten)}
     parts = {
         name: {path: loras[name, path].layer if (name, path) in loras else layer for path, layer in layers.items()}
         for name, layers in adapter.components.items()
     }
-    held = replace(adapter, components=parts)
-    FORMATS[to].compose(held, target)
-    return held, tuple(_changes(adapter, loras))
+    return replace(adapter, components=parts), tuple(_changes(adapter, loras))
 
 
-def _refused(adapter: Adapter, to: str, target: Target) -> Iterator[tuple[Place, str]]:
-    """Yield the layers that the format cannot hold and that are not plain LoRAs already, with the reason."""
+def _refused(adapter: Adapter, to: str, target: Target) -> Iterator[Place]:
+    """Yield the layers that the format cannot hold and that are not plain LoRAs already."""
     for component, path, layer in adapter.layers():
         if layer.kind == "lora":
             continue
         try:
             FORMATS[to].compose(Adapter({component: {path: layer}}), target)
-        except FormatError as error:
-            yield (component, path), str(error)
+        except FormatError:
+            yield component, path
 
 
-def _refusal(to: str, reasons: Mapping[Place, str], refused: Mapping[Place, str], first: FormatError) -> FormatError:
+def _refusal(to: str, reasons: Mapping[Place, str], refused: int) -> FormatError:
     """Return the error that lists what the format cannot hold, and why it cannot be a LoRA either."""
-    if not reasons:
-        return first
     lines = [f"{'.'.join(place)}: {reason}" for place, reason in list(reasons.items())[:SHOWN]]
     if len(reasons) > SHOWN:
         lines.append(f"and {len(reasons) - SHOWN} more")
     shown = "\n  ".join(lines)
     return FormatError(
-        f"the {to} format cannot hold {len(refused)} of the layers as they are, and {len(reasons)} of these cannot "
+        f"the {to} format cannot hold {refused} of the layers as they are, and {len(reasons)} of these cannot "
         f"become plain LoRAs, so nothing was written.\n  {shown}"
     )
 
