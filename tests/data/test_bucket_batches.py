@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 
-from lorica.data.bucket_batches import bucket_batch, bucket_batches_per_epoch, bucket_members
-from lorica.data.buckets import Size
+from lorica.data.bucket_batches import bucket_batch, bucket_batches_per_epoch, bucket_members, fill_buckets
+from lorica.data.buckets import Size, plan_buckets
+from lorica.data.mixture import Source
 from lorica.errors import DataError
 from lorica.training.plan import Plan
 from lorica.training.rng import generator
@@ -113,3 +114,28 @@ def test_a_picture_named_twice_comes_twice_an_epoch() -> None:
 def test_no_picture_at_all_is_refused() -> None:
     with pytest.raises(DataError, match="no picture in any bucket"):
         bucket_batch(0, 2, {Size(8, 9): []}, RANDOM)
+
+
+def test_pictures_of_a_large_regularisation_set_come_in_turn() -> None:
+    """Four pictures to learn from, thirteen others: nine squares, three wide ones, and a tall one."""
+    sizes = [Size(512, 512)] * 13 + [Size(640, 320)] * 3 + [Size(320, 640)]
+    plan = plan_buckets(sizes, area=512 * 512, step=64, least=256, most=1024, no_upscale=False)
+    sources = [Source(name="own", count=4), Source(name="class", count=13, prior=True)]
+    buckets = fill_buckets(plan, sources)
+    assert sorted(len(places) for places in buckets.values()) == [1, 1, 4 + 3]  # 4 places, by the number of pictures
+    length = bucket_batches_per_epoch(1, buckets)
+    epochs = [
+        Counter(bucket_batch(number, 1, buckets, RANDOM)[0] for number in range(epoch * length, (epoch + 1) * length))
+        for epoch in range(6)
+    ]
+    assert all(epoch[own] == 1 for epoch in epochs for own in range(4))
+    assert all(sum(epoch.values()) == 9 for epoch in epochs)
+    seen = sum(epochs[:3], Counter[int]())
+    assert [seen[index] for index in range(4, 16)] == [1] * 12  # in three epochs each square and each wide one once
+    assert seen[16] == 3
+
+
+def test_a_regularisation_set_within_its_share_comes_whole() -> None:
+    plan = plan_buckets([Size(512, 512)] * 8, area=512 * 512, step=64, least=256, most=1024, no_upscale=False)
+    (places,) = fill_buckets(plan, [Source(name="own", count=5), Source(name="class", count=3, prior=True)]).values()
+    assert Counter(places) == {**dict.fromkeys(range(7), 1), 5: 2, 6: 2, 7: 1}

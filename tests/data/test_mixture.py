@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from lorica.data.mixture import Entry, Source, draws, epoch_length, mixture_members, one_epoch
+from lorica.data.mixture import Entry, Source, draws, epoch_length, in_turns, mixture_members, one_epoch
 from lorica.errors import ConfigError, DataError
 from lorica.training.rng import generator
 
@@ -109,6 +109,13 @@ def test_an_epoch_without_an_order_has_the_same_entries() -> None:
         assert unordered == Counter(entry.source for entry in row_of(sources, epoch_length(sources)))
     assert Counter(one_epoch([CATS, DOGS])) == Counter(row_of([CATS, DOGS], 17))
     assert Counter(entry.item for entry in one_epoch([CATS, DOGS, CLASS]) if entry.source == "class")[0] == 2
+
+
+def test_a_regularisation_set_larger_than_its_share_comes_in_turns() -> None:
+    many = Source(name="many", count=40, prior=True)
+    assert in_turns([CATS, DOGS, CLASS]) == []
+    assert in_turns([CATS, many, DOGS]) == [(range(3, 43), 17)]
+    assert {entry.source for entry in one_epoch([CATS, many, DOGS])} == {"cats", "dogs"}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ OTHER_DEFAULTS = {
     "pretrained_model_name_or_path": "the bundled model needs no download",
     "instance_data_dir": "there are other ways to name pictures",
     "instance_prompt": "captions may lie beside the pictures",
-    "num_class_images": "all that there are; none are drawn",
+    "num_class_images": "all that there are; 100 are drawn if there are none",
     "output_dir": "the scripts' names speak of scripts",
     "resolution": "the model's own",
     "validation_epochs": "previews are drawn at checkpoints",

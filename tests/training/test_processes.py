@@ -18,12 +18,13 @@ from lorica.training.run import train
 
 # On GPUs the same without the variable. `--cpu` instead of `--multi_gpu` starts one process, whatever is asked for.
 LAUNCH = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
-NOISE = 2e-5  # relative; measured 7e-8 on the losses and 3e-6 on the factors, which Adam's division enlarges
+NOISE = 2e-5  # relative; measured 7e-8 on the losses and 4.4e-6 on the factors
+EPSILON = 1e-4  # else Adam's division makes as much of the noise in a gradient near 0 as of a gradient: 3.5e-5
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(settings: Callable[..., RunConfig], tmp_path: Path) -> None:
-    options = {"max_train_steps": 5, "random_flip": True, "learning_rate": 1e-3}
+    options = {"max_train_steps": 5, "random_flip": True, "learning_rate": 1e-3, "adam_epsilon": EPSILON}
     one = train(settings(**options, train_batch_size=4, output_dir=tmp_path / "one"), quiet=True)
     two = settings(**options, train_batch_size=2, output_dir=tmp_path / "two")
     (tmp_path / "run.toml").write_text(two.to_toml(), encoding="utf-8")

@@ -9,10 +9,32 @@ from itertools import accumulate
 import torch
 
 from lorica.data.batches import Random
-from lorica.data.buckets import Size
+from lorica.data.buckets import BucketPlan, Size
+from lorica.data.mixture import Source, Turns, in_turns, one_epoch
 from lorica.errors import DataError
 
-Buckets = Mapping[Size, Sequence[int]]
+Place = int | tuple[int, ...]  # a picture, or those that come there in turn, one an epoch
+Buckets = Mapping[Size, Sequence[Place]]
+
+
+def fill_buckets(plan: BucketPlan, sources: Sequence[Source]) -> Buckets:
+    """Return what each bucket holds in an epoch: every picture as often as its set says.
+
+    The pictures of a set that is larger than its share come in turn. Each bucket has a share of the places of such a
+    set by how many of its pictures it holds, and one place at least, so that every picture has its turn.
+    """
+    filled: dict[Size, list[Place]] = {
+        frame: list(members) for frame, members in plan.members(entry.position for entry in one_epoch(sources)).items()
+    }
+    for turns in in_turns(sources):
+        for frame, members in plan.members(turns.positions).items():
+            filled.setdefault(frame, []).extend(_in_turn(members, turns))
+    return filled
+
+
+def _in_turn(members: Sequence[int], turns: Turns) -> list[Place]:
+    places = max(1, round(turns.places * len(members) / len(turns.positions)))
+    return [tuple(members[place::places]) for place in range(places)]
 
 
 def bucket_members(step: int, size: int, buckets: Buckets, random: Random, parts: int = 1) -> list[int]:
@@ -50,7 +72,8 @@ def bucket_batch(number: int, size: int, buckets: Buckets, random: Random) -> li
     chosen = bisect_right(ends, batch)
     start, pictures = (batch - [0, *ends][chosen]) * size, buckets[frames[chosen]]
     order = torch.randperm(len(pictures), generator=random(epoch, f"order/{frames[chosen]}"))
-    return [pictures[int(order[(start + offset) % len(order)])] for offset in range(size)]
+    found = [pictures[int(order[(start + offset) % len(order)])] for offset in range(size)]
+    return [place if isinstance(place, int) else place[epoch % len(place)] for place in found]
 
 
 def bucket_batches_per_epoch(size: int, buckets: Buckets) -> int:

@@ -113,15 +113,36 @@ def epoch_length(sources: Sequence[Source]) -> int:
 def one_epoch(sources: Sequence[Source]) -> list[Entry]:
     """Return the entries of an epoch without an order, for batches that are drawn by bucket.
 
-    A set with fewer places than pictures (a large regularisation set) gives its first pictures only.
+    A regularisation set with more pictures than places is not among them: see :func:`in_turns`.
     """
-    places = draws(sources)
-    cycles = epoch_length(sources) // sum(places)
     return [
         _entry(sources, number, drawn % source.count)
-        for number, source in enumerate(sources)
-        for drawn in range(cycles * places[number])
+        for number, (source, places) in enumerate(_places_of_an_epoch(sources))
+        for drawn in range(places if places >= source.count else 0)
     ]
+
+
+class Turns(NamedTuple):
+    """Pictures, by their positions among all sets' pictures, that share fewer places of an epoch."""
+
+    positions: range
+    places: int
+
+
+def in_turns(sources: Sequence[Source]) -> list[Turns]:
+    """Return the sets with more pictures than places in an epoch: large regularisation sets."""
+    ends = list(accumulate(source.count for source in sources))
+    return [
+        Turns(range(end - source.count, end), places)
+        for end, (source, places) in zip(ends, _places_of_an_epoch(sources), strict=True)
+        if places < source.count
+    ]
+
+
+def _places_of_an_epoch(sources: Sequence[Source]) -> list[tuple[Source, int]]:
+    places = draws(sources)
+    cycles = epoch_length(sources) // sum(places)
+    return [(source, cycles * number) for source, number in zip(sources, places, strict=True)]
 
 
 def _drawn(first: int, size: int, places: Sequence[int], random: Random) -> list[tuple[int, int]]:

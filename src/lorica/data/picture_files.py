@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lorica.errors import DataError
@@ -17,11 +17,15 @@ def find_pictures(folder: Path) -> list[Path]:
     Raises:
         DataError: if there is none.
     """
-    named = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    found = sorted(path for path in named if is_visible(path, folder) and not is_mask(path, folder))
+    found = sorted(_pictures_in(folder))
     if not found:
         raise DataError(f"there is no picture in {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}.")
     return found
+
+
+def count_pictures(folder: Path) -> int:
+    """Return how many pictures :func:`find_pictures` would return; 0 if there is no such folder."""
+    return sum(1 for _ in _pictures_in(folder))
 
 
 def is_visible(path: Path, folder: Path) -> bool:
@@ -55,6 +59,11 @@ def mask_folders(pictures: Iterable[Path]) -> list[Path]:
     """Return the folders of masks that lie beside pictures."""
     folders = dict.fromkeys(picture.parent / MASK_FOLDER for picture in pictures)
     return [folder for folder in folders if folder.is_dir()]
+
+
+def _pictures_in(folder: Path) -> Iterator[Path]:
+    named = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return (path for path in named if is_visible(path, folder) and not is_mask(path, folder))
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

@@ -9,13 +9,13 @@ from functools import partial
 
 from torch import Tensor
 
+from lorica.data.bucket_batches import fill_buckets
 from lorica.data.buckets import BucketPlan, Size, size_conditioning
 from lorica.data.cache import Cache, digest_of_bytes, key_of
 from lorica.data.groups import Group, one_group
 from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource, mask_source
-from lorica.data.mixture import one_epoch
 from lorica.data.views import views_of
 from lorica.training.dataset import Dataset, Example, Sample
 from lorica.training.framing import Framing
@@ -78,8 +78,8 @@ def load_dataset(
             contents.append((file.digest, *_digest_of_mask(file), *item.captions))
             advance()
     check_masks(examples, groups, reporter)
-    once = [entry.position for entry in one_epoch([group.source for group in groups])]
-    return Dataset(tuple(examples), texts, key_of(*contents), identities, buckets.members(once) if buckets else None)
+    filled = fill_buckets(buckets, [group.source for group in groups]) if buckets else None
+    return Dataset(tuple(examples), texts, key_of(*contents), identities, filled)
 
 
 def _read(

@@ -79,9 +79,9 @@ class InputSettings(Settings):
         (), description="one more data set: folder=DIR,repeats=4 or folder=DIR,is_reg=true and so on"
     )
     with_prior_preservation: bool = Field(False, description="half of the samples are pictures of class_data_dir")
-    class_data_dir: Path | None = Field(None, description="pictures of the class, such as any dogs")
-    class_prompt: str | None = Field(None, description="one caption for them; others are not read")
-    num_class_images: int | None = Field(None, gt=0, description="use only so many of them (scripts: 100, drawn anew)")
+    class_data_dir: Path | None = Field(None, description="pictures of the class, such as any dogs; drawn if none")
+    class_prompt: str | None = Field(None, description="what is drawn, and one caption for them all")
+    num_class_images: int | None = Field(None, gt=0, description="use so many of them; what lacks is drawn")
     prior_loss_weight: float = Field(1.0, ge=0, description="what their losses are multiplied by")
     resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
     use_aspect_ratio_buckets: bool = Field(
@@ -134,7 +134,7 @@ class InputSettings(Settings):
         if self.with_prior_preservation and self.class_data_dir is None:
             raise ValueError(
                 "with_prior_preservation needs pictures of the class: give class_data_dir "
-                "(lorica generate draws them, if you have none)"
+                "(with class_prompt they are drawn into it, if you have none)"
             )
         if told and not self.with_prior_preservation:
             raise ValueError(f"{told[0]} is set, but no class pictures are seen: add with_prior_preservation")

@@ -18,8 +18,8 @@ REFUSED: dict[str, str] = {
     "max_sequence_length": _FLOWS,
     "clip_skip": "the text encoder is used as the pipeline uses it.",
     # pictures
-    "sample_batch_size": "training draws no class pictures; draw them with lorica generate.",
-    "prior_generation_precision": "training draws no class pictures; draw them with lorica generate.",
+    "sample_batch_size": "class pictures are drawn one by one: then each depends on its seed alone.",
+    "prior_generation_precision": "class pictures are drawn in the precision of the base model: base_precision.",
     "aspect_ratio_buckets": "frames follow from resolution: use_aspect_ratio_buckets with bucket_reso_steps.",
     # the loss
     "do_edm_style_training": "the noise schedule is that of the base model.",

@@ -10,10 +10,10 @@ from itertools import groupby
 
 from accelerate import Accelerator
 
+from lorica.data.bucket_batches import fill_buckets
 from lorica.data.cache import Cache
 from lorica.data.images import load_picture
 from lorica.data.items import Item
-from lorica.data.mixture import one_epoch
 from lorica.errors import DataError
 from lorica.training.config import RunConfig
 from lorica.training.frames import plan_frames
@@ -145,8 +145,7 @@ def _whole_plan(
 ) -> tuple[Plan, list[tuple[int, int, int]]]:
     """Return the plan of all pictures, and the frames that they are cut to with the number of each."""
     buckets, groups = plan_frames(items, config, side, recipe.multiple), groups_of(config, items)
-    once = [entry.position for entry in one_epoch([group.source for group in groups])]
-    members = buckets.members(once) if buckets else None
+    members = fill_buckets(buckets, [group.source for group in groups]) if buckets else None
     plan = plan_of(config, len(items), groups, members, accelerator)
     if buckets is None:
         return plan, [(side, side, len(items))]

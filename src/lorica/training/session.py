@@ -18,6 +18,7 @@ from lorica.training.checkpoint import (
     remove_remains,
     write_checkpoint,
 )
+from lorica.training.class_pictures import draw_class_pictures
 from lorica.training.config import RunConfig
 from lorica.training.folder import check_room
 from lorica.training.holding_out import hold_out, prepare_validation
@@ -56,6 +57,7 @@ class Session:
         self.config, self.accelerator, self.reporter = config, accelerator, reporter
         self.folder: Path = config.output_dir
         self.is_main = bool(accelerator.is_main_process)
+        draw_class_pictures(config, accelerator, reporter)
         found = collect_items(config, reporter)
         self._items, held = hold_out(config, found, Cache(cache_folder()), reporter)
         self._recipe = prepare_recipe(config, accelerator)

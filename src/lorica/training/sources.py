@@ -167,7 +167,8 @@ def _check_class_pictures(config: RunConfig, items: Sequence[Item]) -> None:
     if wanted is not None and found < wanted:
         raise DataError(
             f"there are {found} class pictures in {config.class_data_dir}, num_class_images asks for {wanted}: "
-            f"lower it, or draw more (lorica generate --prompt {config.class_prompt!r})."
+            f"lower it, draw more (lorica generate --prompt {config.class_prompt!r}), or give class_prompt: "
+            "then a run draws the rest itself, though a dry run does not."
         )
 
 
