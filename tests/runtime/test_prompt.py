@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 import lorica
 from lorica.adapters import Adapter, LoCon, LoRA
@@ -14,6 +15,7 @@ from lorica.errors import ConfigError, ModelError, UnknownNameError
 from lorica.runtime.prompt import truncated
 from lorica.runtime.tags import Tag, parse_tags
 from sample_layers import make_lora
+from tiny_models import flux
 from tiny_pipelines import sd_pipeline
 
 UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -38,6 +40,8 @@ UNET = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
         ("<lora:a-b:0.8@-.5>", Tag("a-b", 0.8, 0.8, 0.0, 0.5)),
         ("<lora:ikea@0.2-0.9>", Tag("ikea", 1.0, 1.0, 0.2, 0.9)),
         ("<lora:ikea:0.5:0.8@0.2-0.9>", Tag("ikea", 0.5, 0.8, 0.2, 0.9)),
+        (f"<lora:ikea:0.8:lbw={','.join('1' * 12)}>", Tag("ikea", 0.8, 0.8, blocks=(1.0,) * 12)),
+        (f"<lora:ikea:lbw=-.5{',1' * 25}:unet=0.8@0-0.5>", Tag("ikea", 1.0, 0.8, 0.0, 0.5, blocks=(-0.5, *[1.0] * 25))),
     ],
 )
 def test_every_form_of_a_tag(tag: str, expected: Tag) -> None:
@@ -62,6 +66,8 @@ def test_prompts_without_tags_stay_letter_by_letter() -> None:
         ("<lora:a:1@0-2>", "inside 0 to 1"),
         ("<lora:a:1:dyn=0>", "dyn=0"),
         ("<lora:a:1@x-0.5>", "cannot be read|where a number"),
+        ("<lora:a:1:lbw=1,0,0>", "12 for SDXL, 17 for SD 1.x and 2.x, 20 for SDXL, 26 .*got 3: '1,0,0'"),
+        (f"<lora:a:1:lbw={',1' * 16}>", "'' where a number"),
     ],
 )
 def test_a_tag_that_cannot_be_read_is_quoted(tag: str, message: str) -> None:
@@ -122,6 +128,81 @@ def test_windows_follow_the_steps_and_the_same_name_adds_up(tmp_path: Path) -> N
     ]
     assert [seen["Feng"] for seen in recorder.seen] == [{"unet": 0.6}] * 4
     assert recorder.loras.names == []
+
+
+LIST = (0.5, 1, 2, 0.25, 4, 5, 6, 0.75, *range(8, 17))  # the text 0, down 1 at 3, the middle 7
+DOWN = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v"
+TAIL = "time_embedding.linear_1"  # in no block: as strong as the tag
+
+
+def by_block(recorder: Recorder, folder: Path) -> str:
+    """Write an adapter on the text, two blocks and a layer in no block, and return its block weights as a tag has them."""
+    paths = (UNET, DOWN, TAIL)
+    parts = {"unet": {path: make_lora(recorder.pipe.unet.get_submodule(path)) for path in paths}}
+    parts["text_encoder"] = {recorder.text: make_lora(recorder.pipe.text_encoder.get_submodule(recorder.text))}
+    lorica.write(Adapter(parts), folder / "blocks.safetensors")
+    return "lbw=" + ",".join(str(value) for value in LIST)
+
+
+def test_block_weights_multiply_the_strength_of_each_block(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    weights = by_block(recorder, tmp_path)
+    for tag, expected in (
+        (f"<lora:blocks:0.8:{weights}>", (0.8 * 0.5, {UNET: 0.75 * 0.8, DOWN: 0.25 * 0.8, TAIL: 0.8})),
+        (f"<lora:blocks:0.4:-2:{weights}>", (0.4 * 0.5, {UNET: -1.5, DOWN: -0.5, TAIL: -2.0})),
+        (f"<lora:blocks:1:{weights}> <lora:blocks:0.3>", (0.5 + 0.3, {UNET: 1.05, DOWN: 0.55, TAIL: 1.3})),
+    ):
+        with lorica.prompt(recorder.pipe, tag, folder=tmp_path):
+            (resolved,) = (values for _, values in recorder.loras._roster.live.values())
+        text_strength, unet = expected
+        assert resolved == pytest.approx(
+            {("unet", path): value for path, value in unet.items()} | {("text_encoder", recorder.text): text_strength}
+        )
+
+
+def test_block_weights_in_a_window_follow_the_steps(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    tags = f"<lora:blocks:0.5:{by_block(recorder, tmp_path)}@0-0.5> <lora:blocks:0.25@0.5-1>"
+    with lorica.prompt(recorder.pipe, tags, folder=tmp_path) as text:
+        recorder.call(text, 4)
+    first, last = {UNET: 0.375, DOWN: 0.125, TAIL: 0.5}, dict.fromkeys((UNET, DOWN, TAIL), 0.25)
+    assert [seen["blocks"]["unet"] for seen in recorder.seen] == [first, first, last, last]
+    assert {seen["blocks"]["text_encoder"][recorder.text] for seen in recorder.seen} == {0.5 * 0.5 + 0.25}
+
+
+def test_block_weights_for_other_blocks_are_refused(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    by_block(recorder, tmp_path)
+    zeros = ",".join(["0"] * 12)
+    path = "up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    lorica.write(
+        Adapter({"unet": {path: make_lora(recorder.pipe.unet.get_submodule(path))}}), tmp_path / "sdxl.safetensors"
+    )
+    recorder.loras.load(tmp_path / "ikea.safetensors", name="live", strength=0.5)
+    with (
+        pytest.raises(ConfigError, match=r"lbw= of <lora:sdxl>: a list of 17 block weights is for SD 1.x"),
+        lorica.prompt(recorder.pipe, f"<lora:sdxl:1:lbw={zeros},1,1,1,1,1>", folder=tmp_path),
+    ):
+        raise AssertionError
+    assert recorder.loras.strengths == {"live": 0.5}
+    assert recorder.loras.names == ["live"]
+
+
+def test_block_weights_are_for_unets(tmp_path: Path) -> None:
+    model, _ = flux()
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None,
+        tokenizer_2=None, transformer=model,
+    )  # fmt: skip
+    path = "transformer_blocks.0.attn.to_q"
+    lorica.write(Adapter({"transformer": {path: make_lora(model.get_submodule(path))}}), tmp_path / "a.safetensors")
+    with (
+        pytest.raises(
+            ConfigError, match="lbw= names the blocks of a UNet, but 'a' changes the component 'transformer'"
+        ),
+        lorica.prompt(pipe, f"<lora:a:1:lbw={','.join('1' * 17)}>", folder=tmp_path),
+    ):
+        raise AssertionError
 
 
 def test_it_can_be_called_like_the_pipeline(bundled: Path, tmp_path: Path) -> None:

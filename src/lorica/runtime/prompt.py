@@ -12,11 +12,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lorica.adapters import Adapter, AdapterLayer, LoRA
-from lorica.errors import ModelError, UnknownNameError
+from lorica.errors import ConfigError, ModelError, UnknownNameError
 from lorica.formats import read
 from lorica.runtime.attach import attach
 from lorica.runtime.loras import Loras
-from lorica.runtime.schedule import Sum
+from lorica.runtime.schedule import ByModule, Shape, Sum
+from lorica.runtime.strengths import UNET, resolve
 from lorica.runtime.tags import Tag, parse_tags
 from lorica.runtime.targets import target_of_components
 
@@ -91,8 +92,10 @@ def apply_tags(stack: ExitStack, loras: Loras, tags: Sequence[Tag], folder: Path
     before = loras.strengths
     stack.enter_context(loras.using(before))
     applied = {_load(stack, loras, *key, values[key]): found for key, found in by_name.items()}
-    loras.set({**before, **{name: _strengths(loras[name], found) for name, found in applied.items()}})
-    courses = {name: _courses(loras[name], found) for name, found in applied.items() if any(t.windowed for t in found)}
+    weights = {name: [_weights(name, loras.modules(name), tag) for tag in found] for name, found in applied.items()}
+    loras.set({**before, **{name: _strengths(found, weights[name]) for name, found in applied.items()}})
+    windowed = {name: found for name, found in applied.items() if any(tag.windowed for tag in found)}
+    courses = {name: _courses(found, weights[name]) for name, found in windowed.items()}
     if courses:
         stack.enter_context(loras.schedule(courses))
 
@@ -139,15 +142,52 @@ def _alias(path: Path) -> str | None:
         return None  # a broken file that nobody asked for
 
 
-def _strengths(adapter: Adapter, tags: Sequence[Tag]) -> Mapping[str, float]:
-    text, unet = sum(tag.text for tag in tags), sum(tag.unet for tag in tags)
-    return {part: text if "text_encoder" in part else unet for part in adapter.components}
+Weights = dict[str, dict[str, float]]  # component to module to what the strength of a tag is multiplied by
 
 
-def _courses(adapter: Adapter, tags: Sequence[Tag]) -> Mapping[str, Any]:
-    course = Sum(tuple(tag.course for tag in tags))
-    text = sum(tag.text for tag in tags)
-    return {part: text if "text_encoder" in part else course for part in adapter.components}
+def _weights(name: str, modules: Mapping[str, list[str]], tag: Tag) -> Weights:
+    """Return what a tag's block weights make of its strength in each module: 1 without them.
+
+    Raises:
+        ConfigError: if the list is for another model's blocks.
+    """
+    if tag.blocks is None:
+        return {part: dict.fromkeys(paths, 1.0) for part, paths in modules.items()}
+    for part, paths in modules.items():
+        if "text_encoder" not in part and not any(path.startswith(UNET) for path in paths):
+            raise ConfigError(f"lbw= names the blocks of a UNet, but {name!r} changes the component {part!r}.")
+    try:
+        return resolve(tag.blocks, modules)
+    except ConfigError as error:
+        raise ConfigError(f"lbw= of <lora:{tag.name}>: {error}") from error
+
+
+def _strengths(tags: Sequence[Tag], weights: Sequence[Weights]) -> dict[str, Any]:
+    """Return the strength of each component, or of each of its modules where tags have block weights."""
+    found: dict[str, Any] = {}
+    for part in weights[0]:
+        shapes = [Shape("constant", tag.text if "text_encoder" in part else tag.unet) for tag in tags]
+        whole = sum(shape.first for shape in shapes)
+        found[part] = whole if _is_plain(tags) else _by_module(shapes, weights, part).first
+    return found
+
+
+def _courses(tags: Sequence[Tag], weights: Sequence[Weights]) -> dict[str, Any]:
+    """Return the schedule of each component: text encoders keep their strengths."""
+    found: dict[str, Any] = _strengths(tags, weights)
+    for part in weights[0]:
+        if "text_encoder" not in part:
+            shapes = [tag.course for tag in tags]
+            found[part] = Sum(tuple(shapes)) if _is_plain(tags) else _by_module(shapes, weights, part)
+    return found
+
+
+def _is_plain(tags: Sequence[Tag]) -> bool:
+    return all(tag.blocks is None for tag in tags)
+
+
+def _by_module(shapes: Sequence[Shape], weights: Sequence[Weights], part: str) -> ByModule:
+    return ByModule(tuple((shape, one[part]) for shape, one in zip(shapes, weights, strict=True)))
 
 
 def truncated(adapter: Adapter, ranks: int, name: str) -> Adapter:

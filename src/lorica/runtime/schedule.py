@@ -85,8 +85,37 @@ class Sum:
         return [sum(values) for values in zip(*(shape.steps(total) for shape in self.shapes), strict=True)]
 
 
+@dataclass(frozen=True, slots=True)
+class ByModule:
+    """Shapes that each count differently from module to module of a component, and add up at every step.
+
+    Args:
+        shapes: each with what it is multiplied by in every module, all of the same modules.
+    """
+
+    shapes: tuple[tuple[Shape, Mapping[str, float]], ...]
+
+    @property
+    def first(self) -> dict[str, float]:
+        """The sum of their first values, module by module."""
+        return self._total([shape.first for shape, _ in self.shapes])
+
+    def steps(self, total: int) -> list[dict[str, float]]:
+        """Return the strength of every module at each of ``total`` steps."""
+        return [self._total(values) for values in zip(*(shape.steps(total) for shape, _ in self.shapes), strict=True)]
+
+    def _total(self, values: Sequence[float]) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for value, (_, weights) in zip(values, self.shapes, strict=True):
+            for path, weight in weights.items():
+                sums[path] = sums.get(path, 0.0) + value * weight
+        return sums
+
+
+SHAPES = (Shape, Sum, ByModule)
+
 # What one adapter's schedule may be; see the head of this file.
-Schedule = float | Sequence[Any] | Callable[[float], Any] | Shape | Sum | Mapping[str, Any]
+Schedule = float | Sequence[Any] | Callable[[float], Any] | Shape | Sum | ByModule | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +184,7 @@ def _shape_from(spec: Mapping[str, Any]) -> Shape:
 
 
 def _before(part: Any) -> Any:
-    if isinstance(part, (Shape, Sum)):
+    if isinstance(part, SHAPES):
         return part.first
     if isinstance(part, (list, tuple)):
         return part[0]
@@ -163,7 +192,7 @@ def _before(part: Any) -> Any:
 
 
 def _steps(part: Any, total: int) -> list[Any]:
-    if isinstance(part, (Shape, Sum)):
+    if isinstance(part, SHAPES):
         return list(part.steps(total))
     if isinstance(part, (list, tuple)):
         return _listed(cast("Sequence[Any]", part), total)

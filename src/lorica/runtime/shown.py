@@ -39,6 +39,13 @@ class Shown(Engine):
         """Return a loaded adapter as a value."""
         return self._roster.adapters[self._roster.known(name)]
 
+    def modules(self, name: str) -> dict[str, list[str]]:
+        """Return what an adapter changes: component to the paths of its modules, as the live model has them."""
+        found: dict[str, list[str]] = {}
+        for component, path in self._roster.plans[self._roster.known(name)]:
+            found.setdefault(component, []).append(path)
+        return found
+
     def save(self, name: str, path: str | Path, format: str = "diffusers") -> Path:  # noqa: A002  # the public name
         """Write one loaded adapter to a file, whole or not at all. Returns the path."""
         return write(self[name], path, format=format, target=self._layout.target())

@@ -62,6 +62,9 @@ def _fill(result: dict[str, float], spec: Any, prefix: str, paths: list[str]) ->
     """Write ``spec`` over the strengths of ``paths``, all of which lie under ``prefix``; later entries win."""
     if isinstance(spec, Mapping):
         for key, inner in cast("Mapping[str, Any]", spec).items():
+            if not prefix and key in result and not isinstance(inner, (Mapping, list, tuple)):
+                result[key] = _number(inner, f"the strength of {key!r}")  # a module's own path, and no search for it
+                continue
             under, chosen = _choose(key, prefix, paths)
             _fill(result, inner, under, chosen)
     elif isinstance(spec, (list, tuple)):

@@ -1,9 +1,10 @@
 """Adapters named inside a prompt, in the syntax of A1111: ``a cat <lora:ikea:0.7> <lora:feng:0.8@0-0.5>``.
 
 ``<lora:NAME>`` is strength 1, ``<lora:NAME:X>`` is X, ``<lora:NAME:T:U>`` is T for the text encoders and U for the
-denoiser. The same by name: ``te=T``, ``unet=U``; ``dyn=N`` keeps the first N of the ranks. ``@START-END`` at the end is
-a window: the denoiser has the adapter from START to END, fractions of the steps; text encoders, which run before the
-first step, have it throughout. ``<lyco:...>`` is the same as ``<lora:...>``. A name that stands twice adds up.
+denoiser. The same by name: ``te=T``, ``unet=U``; ``dyn=N`` keeps the first N of the ranks; ``lbw=1,0,...`` multiplies
+the strength of each block of a UNet (see blocks.py). ``@START-END`` at the end is a window: the denoiser has the
+adapter from START to END, fractions of the steps; text encoders, which run before the first step, have it throughout.
+``<lyco:...>`` is the same as ``<lora:...>``. A name that stands twice adds up.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import re
 from dataclasses import dataclass
 
 from lorica.errors import ConfigError
+from lorica.runtime.blocks import LAYOUTS
 from lorica.runtime.schedule import Shape
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 _WINDOW = re.compile(r"^(?P<head>.*)@(?P<start>[\d.]*)-(?P<end>[\d.]*)$", re.DOTALL)
-KEYS = ("te", "unet", "dyn")
-FORMS = "<lora:name>, <lora:name:0.7>, <lora:name:0.5:0.8>, <lora:name:te=0.5:unet=0.8:dyn=4>, <lora:name:0.7@0-0.5>"
+KEYS = ("te", "unet", "dyn", "lbw")
+FORMS = (
+    "<lora:name>, <lora:name:0.7>, <lora:name:0.5:0.8>, <lora:name:te=0.5:unet=0.8:dyn=4>, <lora:name:0.7@0-0.5>, "
+    "<lora:name:0.7:lbw=1,0,0,...>"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Tag:
         start: where its window begins, as a fraction of the steps.
         end: where it ends.
         ranks: how many of its ranks are kept; None for all.
+        blocks: what the strength is multiplied by in each block of a UNet, the first for the text encoders.
     """
 
     name: str
@@ -40,6 +46,7 @@ class Tag:
     start: float = 0.0
     end: float = 1.0
     ranks: int | None = None
+    blocks: tuple[float, ...] | None = None
 
     @property
     def windowed(self) -> bool:
@@ -79,7 +86,8 @@ def _parse(tag: str, body: str) -> Tag:
     begin, finish = _number(tag, start or "0"), _number(tag, end or "1")
     if not 0.0 <= begin < finish <= 1.0:
         raise ConfigError(f"the window of the tag {tag} must lie inside 0 to 1 and begin before it ends.")
-    return Tag(name.strip(), text, unet, begin, finish, ranks)
+    blocks = _blocks(tag, named["lbw"]) if "lbw" in named else None
+    return Tag(name.strip(), text, unet, begin, finish, ranks, blocks)
 
 
 def _number(tag: str, text: str) -> float:
@@ -96,3 +104,14 @@ def _ranks(tag: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ConfigError(f"the tag {tag} has dyn={text}; it is how many ranks to keep, a whole number from 1.")
     return int(text)
+
+
+def _blocks(tag: str, text: str) -> tuple[float, ...]:
+    parts = text.split(",")
+    if len(parts) not in LAYOUTS:
+        sizes = ", ".join(f"{size} for {layout.family}" for size, layout in LAYOUTS.items())
+        raise ConfigError(
+            f"the tag {tag} cannot be read: lbw= takes a number for each block, with commas between ({sizes}), got "
+            f"{len(parts)}: {text!r}. Named presets are not known here."
+        )
+    return tuple(_number(tag, part) for part in parts)
