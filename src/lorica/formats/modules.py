@@ -156,17 +156,19 @@ class ModuleReader:
             pattern.layers[self._told_alpha(leaves, place, layer.rank)] = layer
 
     def _told_alpha(self, leaves: Leaves, place: Place, rank: int) -> float | None:
-        """Return the alpha that a module or the file's configuration tells; None stands for the rank."""
+        """Return the alpha that a module that can be read or the configuration tells; None stands for the rank."""
         if "alpha" in leaves:
-            return self._stored_alpha(leaves)
+            return self._meant(self._stored.tensors[leaves["alpha"]].item(), leaves)
         return self._parsed.default_alpha(place.component, place.parts[0].path, rank)
 
     def _stored_alpha(self, leaves: Leaves) -> float | None:
         """Return the alpha that a module's own key holds; None stands for the rank."""
         if "scale" in leaves or "alpha" not in leaves:
             return None
-        alpha = one_number(self._stored, leaves["alpha"])
-        return None if alpha == 0 and self._parsed.zero_is_rank and "oft.blocks" not in leaves else alpha
+        return self._meant(one_number(self._stored, leaves["alpha"]), leaves)
+
+    def _meant(self, alpha: float, leaves: Leaves) -> float | None:
+        return None if alpha == 0 and self._parsed.zero_is_rank and "oft.blocks" not in leaves else float(alpha)
 
     def _note(self, name: str, leaves: Leaves, place: Place) -> None:
         """Note that a module was used, and how the file spells it."""

@@ -79,7 +79,7 @@ class Unread:
 
     def item(self) -> float:
         """Return the only number of a tensor of one element."""
-        if self.numel() != 1:
+        if self.shape and self.numel() != 1:
             raise ValueError(f"a tensor of shape {self.shape} is not one number.")
         if self._entry.dtype not in _NUMPY and self._entry.dtype != "BF16":
             return self.tensor.item()

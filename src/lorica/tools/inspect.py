@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from math import hypot, isnan
+from math import hypot, isnan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: b
         trainer=trainer_of(stored.tensors, stored.metadata, dialect.NAME),
         methods=_counted(layer.kind for layer in layers),
         dtypes=_counted(map(_dtype, stored.tensors.values())),
-        parameters=sum(tensor.numel() for tensor in stored.tensors.values()),
+        parameters=sum(prod(tensor.shape) for tensor in stored.tensors.values()),
         ranks=_counted(layer.rank for layer in layers),
         alphas=_counted(layer.alpha for layer in layers),
         components=tuple(_components(read.adapter, named, measured)),
@@ -127,11 +127,10 @@ def _components(adapter: Adapter, named: str | None, norms: Norms) -> Iterator[C
     for name, layers in sorted(adapter.components.items(), key=_place_of_component):
         order = FAMILIES[named].block_order.get(name, ()) if named else ()
         known = frozenset(order)
-        homes = {path: block_of(path, known) for path in layers}
-        blocks = [
-            _block(block, [norms.get((name, path)) for path, home in homes.items() if home == block])
-            for block in in_order(homes.values(), order)
-        ]
+        homes: dict[str, list[float | None]] = {}
+        for path in layers:
+            homes.setdefault(block_of(path, known), []).append(norms.get((name, path)))
+        blocks = [_block(block, homes[block]) for block in in_order(homes, order)]
         lengths = [norms[name, path] for path in layers if (name, path) in norms]
         yield Component(
             name=name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from itertools import accumulate
+from functools import lru_cache
 
 REST = "other"  # the block of a module that stands in none
 # The kind of a part by what its path contains: the first row that fits.
@@ -16,11 +16,17 @@ PARTS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"time|label|emb"), "embedding"),
     (re.compile(r"conv|resnets|samplers"), "convolution"),
 )
+_NUMBER = re.compile(r"\.\d+(?![^.])")
 _NUMBERED = re.compile(r"(?P<block>(?:[A-Za-z_]+\.)*[A-Za-z_]*(?:blocks|layers|resblocks|stages)\.\d+)\.")
 
 
 def part_of(path: str) -> str:
     """Return what kind of part a module is, such as ``cross-attention`` or ``convolution``."""
+    return _part_of(_NUMBER.sub(".0", path))  # the same in each of the blocks
+
+
+@lru_cache(maxsize=4096)
+def _part_of(path: str) -> str:
     return next((title for pattern, title in PARTS if pattern.search(path)), "other")
 
 
@@ -34,8 +40,13 @@ def block_of(path: str, known: Collection[str]) -> str:
     if not known:
         numbered = _NUMBERED.match(path)
         return numbered["block"] if numbered else REST
-    starts = accumulate(path.split("."), lambda start, part: f"{start}.{part}")
-    return next((start for start in starts if start in known), REST)
+    end = 0
+    while end >= 0:
+        end = path.find(".", end + 1)
+        start = path[:end] if end > 0 else path
+        if start in known:
+            return start
+    return REST
 
 
 def in_order(blocks: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -58,23 +58,25 @@ STYLES: dict[str, str] = {
 
 def trainer_of(keys: Collection[str], metadata: Mapping[str, str], format_name: str) -> Claim:
     """Return the program that made a file, and what gives it away."""
+    text = "\n".join(keys)
     for sign in SIGNS:
-        evidence = _evidence(sign, keys, metadata)
+        evidence = _evidence(sign, text, metadata)
         if evidence:
             return Claim(sign.program, _title(sign, metadata), (evidence,))
     style = STYLES.get(format_name, f"keys in the {format_name} spelling")
     return Claim(None, "unknown: the file does not say", (style,))
 
 
-def _evidence(sign: Sign, keys: Collection[str], metadata: Mapping[str, str]) -> str | None:
+def _evidence(sign: Sign, keys: str, metadata: Mapping[str, str]) -> str | None:
+    """Return what gives a program away, or None; the keys are a line each."""
     if sign.entry:
         name, part = sign.entry
         value = metadata.get(name)
         found = value is not None and part in value
         return f"metadata {name} = {value:.60}" if found and value and len(value) < 200 else f"metadata {name}" * found
-    if sign.spelling:
-        key = next((key for key in keys if sign.spelling in key), None)
-        return f"key {key}" if key else None
+    if sign.spelling and sign.spelling in keys:
+        key = next(key for key in keys.split("\n") if sign.spelling in key)
+        return f"key {key}"
     return None
 
 
