@@ -136,7 +136,7 @@ TAIL = "time_embedding.linear_1"  # in no block: as strong as the tag
 
 
 def by_block(recorder: Recorder, folder: Path) -> str:
-    """Write an adapter on the text, two blocks and a layer in no block, and return its block weights as a tag has them."""
+    """Write an adapter on the text, two blocks and a layer in no block; return its block weights as a tag has them."""
     paths = (UNET, DOWN, TAIL)
     parts = {"unet": {path: make_lora(recorder.pipe.unet.get_submodule(path)) for path in paths}}
     parts["text_encoder"] = {recorder.text: make_lora(recorder.pipe.text_encoder.get_submodule(recorder.text))}
