@@ -13,6 +13,7 @@ from torch.nn import functional as F
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ModelError, StateError
+from lorica.runtime.watch import has_compiled_parts
 from sample_layers import make_lora, one, relative_error
 from tiny_models import TINY, output
 from tiny_pipelines import sd_pipeline
@@ -211,3 +212,41 @@ def test_a_new_strength_is_only_written_and_nothing_is_observed_again() -> None:
     loras.set({"a": 0.5})
     assert loras._banks.plans is held  # banks were not put in anew
     assert not loras.watch._unproven
+
+
+class Blocks(nn.Module):
+    """A model of two blocks, as those whose blocks are compiled one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(5, 5), nn.ReLU()) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_blocks_compiled_one_by_one_compile_nothing_again_when_adapters_come_and_go() -> None:
+    model, x = Blocks(), torch.randn(2, 5)
+    layers = {f"blocks.{index}.0": make_lora(model.get_submodule(f"blocks.{index}.0")) for index in range(2)}
+    loras = lorica.attach(model)
+    loras.reserve(rank=4)
+    for block in model.blocks:
+        block.compile(backend="eager", fullgraph=True)
+    with torch.no_grad():
+        base = model(x)
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            assert torch.equal(model(x), base)
+            for _ in range(2):
+                loras.load(Adapter({"model": layers}), name="a")
+                assert relative_error(model(x), base) > 1e-3
+                loras.remove("a")
+                assert relative_error(model(x), base) < FP32_NOISE
+
+
+def test_a_part_that_was_compiled_by_itself_is_seen() -> None:
+    plain, inside, wrapped = Blocks(), Blocks(), Blocks()
+    inside.blocks[1].compile(backend="eager")
+    wrapped.blocks[1] = torch.compile(wrapped.blocks[1], backend="eager")
+    assert [has_compiled_parts(model) for model in (plain, inside, wrapped)] == [False, True, True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 
@@ -70,7 +71,7 @@ def base_weight(layer: nn.Module, why: str) -> Tensor:
         return _fetched(layer, why)
     if weight.is_floating_point() and weight.element_size() >= 2 and type(weight) in (nn.Parameter, Tensor):
         return weight.detach()
-    return _unpacked(weight, why)
+    return _unpacked(layer, weight, why)
 
 
 def _fetched(layer: nn.Module, why: str) -> Tensor:
@@ -81,13 +82,16 @@ def _fetched(layer: nn.Module, why: str) -> Tensor:
     return weights["weight"]
 
 
-def _unpacked(weight: Tensor, why: str) -> Tensor:
+def _unpacked(layer: nn.Module, weight: Tensor, why: str) -> Tensor:
     packed: Any = weight
     if getattr(packed, "quant_state", None) is not None:
         import bitsandbytes  # pyright: ignore[reportMissingImports]
 
         return cast("Tensor", bitsandbytes.functional.dequantize_4bit(packed.data, packed.quant_state))  # pyright: ignore[reportUnknownMemberType]
-    if callable(getattr(type(packed), "dequantize", None)) and type(packed) not in (nn.Parameter, Tensor):
+    scales = _row_scales(layer, packed)
+    if scales is not None:
+        return weight.detach().float() * (scales.float() / 127).unsqueeze(1)
+    if getattr(type(packed), "dequantize", Tensor.dequantize) is not Tensor.dequantize:  # torchao's own
         return packed.dequantize()
     if packed.is_floating_point():  # float8: few digits, but numbers
         return weight.detach().float()
@@ -95,6 +99,14 @@ def _unpacked(weight: Tensor, why: str) -> Tensor:
         f"its weight is quantised ({weight.dtype}) in a way that cannot be unpacked here, and {why}. Load the adapter "
         "onto an unquantised model, or extract a plain LoRA from it first."
     )
+
+
+def _row_scales(layer: nn.Module, packed: Any) -> Tensor | None:
+    """Return the largest size in each row of a weight in bitsandbytes' 8 bits; a forward moves it to the layer."""
+    if packed.dtype != torch.int8:
+        return None
+    kept = getattr(packed, "SCB", None)
+    return kept if kept is not None else getattr(getattr(layer, "state", None), "SCB", None)
 
 
 def _same_matrix(a: Sequence[int], b: Sequence[int]) -> bool:

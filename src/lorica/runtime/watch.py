@@ -4,7 +4,8 @@ A module's weight may be used without calling the module, as ``nn.MultiheadAtten
 bank's hook never fires, and its adapter would do nothing without a word. So the first forward after banks were put in
 is observed: every weight that an operation takes while the bank of its layer does not run is an error.
 
-Inside a graph that is being compiled all of this is left out; the graph is the one of the bare hooks.
+Inside a graph that is being compiled all of this is left out; the graph is the one of the bare hooks. A component whose
+parts are compiled one by one is not observed either: watching its operations would compile every part once more.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Watch:
         """Begin a forward."""
         if self._turns.enter():
             self._check()
-        if any(part is component for part in self._unproven):
+        if any(part is component for part in self._unproven) and not has_compiled_parts(component):
             self._observing.append((component, Observation(_served(component))))
 
     def after(self, component: nn.Module, *, whole: bool) -> None:
@@ -121,6 +122,14 @@ class Observation(TorchFunctionMode):
         silent = [path for path in self._paths.values() if path in self._used - self._called]
         if silent and judge:
             raise ModelError(silent_message(silent))
+
+
+def has_compiled_parts(component: nn.Module) -> bool:
+    """Tell whether parts of a component were compiled by themselves (``block.compile()``, ``torch.compile(block)``)."""
+    return any(
+        module._compiled_call_impl is not None or hasattr(module, "_orig_mod")  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+        for module in component.modules()
+    )
 
 
 def _served(component: nn.Module) -> Layers:
