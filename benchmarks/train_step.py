@@ -2,8 +2,8 @@
 
 Both train a rank-4 adapter on the attention of the same model, batch and data, in float32. The script's loop is written
 anew here from its behaviour: it encodes pictures and captions at every step (*as it is*), or is given both (*cached*).
-The floor is forward plus backward to the inputs, without any adapter. The sides take turns, step by step. Memory is
-the most that torch holds during a step beyond what it held before it.
+The floor is forward plus backward to the inputs, without any adapter. The sides take turns, step by step; ours with
+gradient checkpointing comes after them. Memory is the most that torch holds during a step beyond what it held before it.
 
 Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1]. Prints medians, ratios and the
 split of the steps; writes benchmarks/results/train_step_MODEL_BATCH.json.
@@ -52,6 +52,7 @@ RANK = 4
 PICTURES = 8
 SIDES = {"bundled": 64, "sd15": 256}  # pixels
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]
+CHECKPOINTED = "ours, checkpointed"
 PARTS = ("encode", "forward", "backward", "clip", "optimizer")
 
 
@@ -216,6 +217,21 @@ class Ours:
                 stack.enter_context(patch.object(owner, name, spent.around(part, getattr(owner, name))))
             yield
 
+    @contextmanager
+    def checkpointed(self) -> Iterator[None]:
+        """Within the ``with`` block the network remembers only the inputs of its blocks (``--gradient_checkpointing``).
+
+        A block is then computed again on the way back.
+        """
+        (network,) = self.recipe.components.values()
+        network.train()
+        network.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            network.disable_gradient_checkpointing()
+            network.eval()
+
     def floor(self, number: int) -> None:
         """Run the model forward, and backward to its inputs."""
         torch.manual_seed(number)
@@ -267,6 +283,9 @@ def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
             times[name].append(milliseconds(run, number))
     split = {name: split_of(run, steps, script, ours) for name, run in sides.items() if name != "floor"}
     memory = {name: peak_megabytes(lambda run=run: run(0)) for name, run in sides.items()}
+    with ours.checkpointed():
+        times[CHECKPOINTED] = [milliseconds(ours.step, number) for number in range(-(-steps // 2))]
+        memory[CHECKPOINTED] = peak_megabytes(lambda: ours.step(0))
     return {
         "model": model,
         "batch": batch,

@@ -20,7 +20,8 @@ def test_a_training_step_is_compared_in_time_parts_and_memory() -> None:
     benchmark = importlib.util.module_from_spec(found)
     found.loader.exec_module(benchmark)
     figures = benchmark.compare("bundled", 1, 2)
-    assert set(figures["milliseconds"]) == {"script", "script, cached", "ours", "floor"}
+    assert set(figures["milliseconds"]) == {"script", "script, cached", "ours", "floor", "ours, checkpointed"}
     for name in ("script", "script, cached", "ours"):
         assert all(figures["split_milliseconds"][name][part] > 0 for part in benchmark.PARTS)
+    assert figures["peak_megabytes"]["ours, checkpointed"] < 0.5 * figures["peak_megabytes"]["ours"]
     assert figures["peak_megabytes"]["ours"] == pytest.approx(figures["peak_megabytes"]["floor"], rel=0.2)
