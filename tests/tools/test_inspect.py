@@ -96,6 +96,17 @@ def test_sizes_that_fit_another_base_model_alone_count_more_than_what_the_metada
     assert facts.base.evidence[0] == "metadata modelspec.architecture = stable-diffusion-v1/lora"
 
 
+def test_the_configuration_beside_a_file_of_pefts_counts(tmp_path: Path) -> None:
+    layer = LoRA(torch.randn(4, 96), torch.randn(96, 4), 3.0)
+    path = lorica.write(
+        Adapter({"unet": {"mid_block.attentions.0.transformer_blocks.0.attn1.to_k": layer}}), tmp_path, format="peft"
+    )
+    save_file(load_file(path), path)  # as PEFT writes it: without metadata
+    facts = lorica.inspect(tmp_path)
+    assert facts.alphas == {3.0: 1}
+    assert facts.components[0].norm == pytest.approx(layer.delta(torch.zeros(96, 96)).norm().item(), rel=FLOAT32_NOISE)
+
+
 def test_nothing_is_claimed_of_an_unknown_base_model(tmp_path: Path) -> None:
     layer = LoRA(torch.randn(2, 5), torch.randn(7, 2))
     facts = lorica.inspect(lorica.write(Adapter({"unet": {"some.blocks.3.b": layer}}), tmp_path))

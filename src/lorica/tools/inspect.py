@@ -15,7 +15,7 @@ from lorica.errors import FormatError, LoRAError, ShapeError
 from lorica.formats import FORMATS
 from lorica.formats.files import PICKLED, Stored, peek, tensors_of
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.sources import Source, locate
+from lorica.formats.sources import Source, locate, with_config
 from lorica.formats.unread import Unread
 from lorica.models import FAMILIES, Target
 from lorica.tools.base_claim import base_of
@@ -59,7 +59,7 @@ def _open(source: Source) -> tuple[Stored, Path | None]:
     if isinstance(source, Mapping):
         return Stored("the state dict", tensors_of(source, "the state dict")), None
     path = locate(source)
-    return peek(path), path
+    return with_config(peek(path)), path
 
 
 def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: bool) -> Facts:
