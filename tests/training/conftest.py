@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lorica.training.config import RunConfig
+from lorica.training.progress import Reporter
+from lorica.training.session import Session
+from lorica.training.setup import make_accelerator
 from tiny_training import stable_diffusion, write_pictures
 
 
@@ -58,3 +61,19 @@ def settings(base: Path, pictures: Path, tmp_path: Path) -> Callable[..., RunCon
         return RunConfig(**{**values, **changes})
 
     return make
+
+
+@pytest.fixture
+def opened(settings: Callable[..., RunConfig]) -> Iterator[Callable[..., Session]]:
+    """Make sessions and close them."""
+    made: list[Session] = []
+
+    def make(**changes: Any) -> Session:
+        config = settings(**changes)
+        config.output_dir.mkdir(exist_ok=True)
+        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
+        return made[-1]
+
+    yield make
+    for session in made:
+        session.close()

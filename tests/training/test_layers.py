@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,13 @@ from lorica.runtime.targets import modules_of
 from lorica.runtime.trainable import Trainable
 from lorica.training.config import RunConfig
 from lorica.training.layers import numbers_by_glob
-from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session
-from lorica.training.setup import make_accelerator
 from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
 Opened = Callable[..., Session]
 FP32_NOISE = 1e-5  # relative to the largest entry
-
-
-@pytest.fixture
-def opened(settings: Settings) -> Iterator[Opened]:
-    """Make sessions and close them."""
-    made: list[Session] = []
-
-    def make(**changes: Any) -> Session:
-        config = settings(**changes)
-        config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
-        return made[-1]
-
-    yield make
-    for session in made:
-        session.close()
 
 
 def step(session: Session, number: int = 0) -> float:

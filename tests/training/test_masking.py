@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,33 +22,15 @@ from lorica.training.config import RunConfig
 from lorica.training.dataset import Dataset, Example
 from lorica.training.losses import Batch, sample_losses
 from lorica.training.masking import encode_masks
-from lorica.training.progress import Reporter
 from lorica.training.recipe import Latents
 from lorica.training.rng import generator
 from lorica.training.run import train
 from lorica.training.session import Session
-from lorica.training.setup import make_accelerator
 from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
 Opened = Callable[..., Session]
 FP32_NOISE = 1e-5  # relative; the loss is a mean of some hundred squares near 1
-
-
-@pytest.fixture
-def opened(settings: Settings) -> Iterator[Opened]:
-    """Make sessions and close them."""
-    made: list[Session] = []
-
-    def make(**changes: Any) -> Session:
-        config = settings(**changes)
-        config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
-        return made[-1]
-
-    yield make
-    for session in made:
-        session.close()
 
 
 def read(path: Path) -> Image.Image:

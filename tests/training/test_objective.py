@@ -16,10 +16,8 @@ from lorica.data.batches import members
 from lorica.errors import ConfigError
 from lorica.training.config import RunConfig
 from lorica.training.noise import NoiseSettings, draw_noise
-from lorica.training.progress import Reporter
 from lorica.training.rng import generator
 from lorica.training.session import Session
-from lorica.training.setup import make_accelerator
 from tiny_training import assert_resumes
 
 Settings = Callable[..., RunConfig]
@@ -50,22 +48,6 @@ class Facts:
         noisy = self.a * self.latents + self.s * (noise if mixed is None else mixed)
         told = self.loop.dataset.conditioning(self.row, [torch.Generator()] * 2)
         return self.loop.recipe.predict(noisy, self.time, told) - (self.a * noise - self.s * self.latents)
-
-
-@pytest.fixture
-def opened(settings: Settings) -> Any:
-    """Make sessions and close them."""
-    made: list[Session] = []
-
-    def make(**changes: Any) -> Session:
-        config = settings(**changes)
-        config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
-        return made[-1]
-
-    yield make
-    for session in made:
-        session.close()
 
 
 def first_loss(session: Session) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from lorica.training.progress import Reporter
 from lorica.training.rng import generator
 from lorica.training.run import train
 from lorica.training.session import Session
-from lorica.training.setup import make_accelerator
 from lorica.training.sources import collect_items, edits_of, groups_of, sets_of
 from tiny_training import assert_resumes, write_pictures
 
@@ -52,19 +51,9 @@ def mixed(folders: Path) -> tuple[dict[str, Any], ...]:
 
 
 @pytest.fixture
-def opened(settings: Settings) -> Iterator[Opened]:
-    """Make sessions and close them."""
-    made: list[Session] = []
-
-    def make(own: Path | None = None, **changes: Any) -> Session:
-        config = settings(train_data_dir=own, **changes)
-        config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
-        return made[-1]
-
-    yield make
-    for session in made:
-        session.close()
+def opened(opened: Opened) -> Opened:
+    """Make sessions whose data sets are all named, without a folder of their own."""
+    return partial(opened, train_data_dir=None)
 
 
 def rows_of(loop: Loop, step: int, random: Random) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,31 +17,13 @@ from lorica.errors import ConfigError, DataError
 from lorica.runtime.random_keys import keyed_generator
 from lorica.training.config import RunConfig
 from lorica.training.metrics import read_metrics
-from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session
-from lorica.training.setup import make_accelerator
 from tiny_training import assert_resumes, write_pictures
 
 Settings = Callable[..., RunConfig]
 Opened = Callable[..., Session]
 FP32_NOISE = 1e-5  # relative; the loss is a mean of some hundred squares near 1
-
-
-@pytest.fixture
-def opened(settings: Settings) -> Iterator[Opened]:
-    """Make sessions and close them."""
-    made: list[Session] = []
-
-    def make(**changes: Any) -> Session:
-        config = settings(**changes)
-        config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
-        return made[-1]
-
-    yield make
-    for session in made:
-        session.close()
 
 
 @pytest.fixture
