@@ -162,7 +162,7 @@ def test_a_bucket_holds_a_repeated_picture_as_often(opened: Opened, folders: Pat
 
 def test_class_pictures_are_half_of_all_samples(opened: Opened, folders: Path) -> None:
     session = opened(
-        own=folders / "cats",
+        train_data_dir=folders / "cats",
         instance_prompt="a photo of sks cat",
         trigger_word="sks",
         with_prior_preservation=True,
