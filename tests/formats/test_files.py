@@ -176,6 +176,7 @@ LYING = {
     "enormous shape": ({"a": entry([1 << 40, 1 << 40], 0, 8)}, FileError, "but its place in the file has 8"),
     "enormous and consistent": ({"a": entry([1 << 58], 0, 1 << 60)}, FileError, "is cut short: its tensors need"),
     "overlap": ({"a": entry([2], 0, 8), "b": entry([1], 4, 8)}, FileError, "overlap or leave a hole"),
+    "nothing within another": ({"a": entry([2], 0, 8), "b": entry([0], 4, 4)}, FileError, "its header accounts for 4"),
     "shape of a smaller size": ({"a": entry([1], 0, 8)}, FileError, "is 4 bytes, but its place in the file has 8"),
     "hole in the middle": ({"a": entry([2], 0, 2, "U8"), "b": entry([1], 4, 8)}, FileError, "leave a hole between"),
     "hole at the start": ({"a": entry([1], 4, 8)}, FileError, "holds 8 bytes of tensors, but its header accounts for"),

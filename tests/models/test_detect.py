@@ -10,7 +10,7 @@ from lorica.models import FAMILIES
 from lorica.models.detect import Candidate, Modules, detect
 from lorica.models.folding import Shape
 from lorica.models.generate import describe_index, index_to_text, targets
-from lorica.models.index import FILE, starred
+from lorica.models.index import FILE, starred, starred_all
 from lorica.models.spellings import foreign_names
 
 # Families that an adapter of the attention cannot tell apart.
@@ -179,6 +179,16 @@ def test_nothing_known_gives_nothing() -> None:
 )
 def test_dotted_and_flat_names_have_the_same_stars(path: str, expected: tuple[str, tuple[int, ...]]) -> None:
     assert starred(path) == expected
+
+
+def test_many_names_at_once_have_the_stars_of_each_alone() -> None:
+    paths = ["0.conv", "a.1.2.b", "two\nlines.3", "text_model.text_model.7", "a__5", "number.1234567890", ""]
+    assert list(starred_all(paths)) == [starred(path) for path in paths]
+    assert [numbers for _, numbers in starred_all(paths)] == [(0,), (1, 2), (3,), (7,), (5,), (), ()]
+
+
+def test_a_star_in_a_name_stands_for_no_number() -> None:
+    assert detect({"unet": {"down_blocks_*_attentions_0_transformer_blocks_0_attn1_to_q": (320, 320)}}) == []
 
 
 def test_the_index_is_what_the_script_makes_of_the_tables_today() -> None:

@@ -81,7 +81,7 @@ def _base_model(adapter: Adapter, candidates: Sequence[Candidate], fitted: Targe
     """Return the name of the family that the metadata names or that alone fits, or None."""
     for field in BASE_MODEL_FIELDS:
         said = adapter.metadata.get(field, "").lower().removesuffix("/lora").rpartition("/")[2]
-        for name, family in FAMILIES.items():
+        for name, family in FAMILIES.items() if said else ():
             if said in (name, *family.base_models):
                 return name
     family = looks.family_of(adapter, candidates, fitted)
