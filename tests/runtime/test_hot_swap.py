@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 import lorica
-from lorica.adapters import Adapter
+from lorica.adapters import Adapter, Full, LoRA
 from lorica.errors import ModelError, StateError
 from lorica.runtime.bank import CHILD
 from lorica.runtime.board import Board
+from lorica.runtime.thin import Thin
 from sample_layers import make_lora, one, relative_error
 
 FP32_NOISE = 2e-6  # relative; worst measured 3e-7 over 20 seeds
@@ -104,6 +105,51 @@ def test_the_old_one_stays_if_the_swap_fails_half_way(monkeypatch: pytest.Monkey
     assert torch.equal(model(x), before)
     loras.set({"a": 0.7})
     assert torch.equal(model(x), before)
+
+
+def test_the_old_one_is_written_again_if_rows_were_written_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loras, x = make()
+    loras.load(both(model), name="a", strength=0.7)
+    before, overwrite, calls = model(x), Thin.overwrite, list[object]()
+
+    def fail_second(*args: object) -> None:
+        calls.append(args)
+        overwrite(*args)
+        if len(calls) == 2:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Thin, "overwrite", fail_second)
+        with pytest.raises(MemoryError):
+            loras.load(both(model), name="a", replace=True)
+    assert len(calls) == 4
+    assert torch.equal(model(x), before)
+
+
+def test_one_of_the_same_rank_takes_over_the_memory_and_brings_its_own_alpha() -> None:
+    model, loras, x = make()
+    down, up = torch.randn(3, 5), torch.randn(7, 3)
+    other = one(LoRA(down, up, alpha=5.0))
+    expected = alone(model, loras, other, x)
+    loras.load(one(make_lora(model[0], rank=3)), name="a")
+    bank = getattr(model[0], CHILD)
+    memory = bank.content.thin.down.data_ptr()
+    loras.load(other, name="a", strength=0.7, replace=True)
+    assert getattr(model[0], CHILD) is bank
+    assert bank.content.thin.down.data_ptr() == memory
+    assert torch.equal(model(x), expected)
+
+
+def test_what_a_bank_holds_beside_factors_is_replaced_too() -> None:
+    model, loras, x = make()
+    whole = Full(torch.randn(7, 5), torch.randn(7))
+    biased = LoRA(torch.randn(3, 5), torch.randn(7, 3), bias=torch.randn(7))
+    for first, second in ((make_lora(model[0], rank=3), whole), (whole, biased), (biased, make_lora(model[0], rank=3))):
+        expected = alone(model, loras, one(second), x)
+        loras.load(one(first), name="a")
+        loras.load(one(second), name="a", strength=0.7, replace=True)
+        assert torch.equal(model(x), expected)
+        loras.remove("a")
 
 
 def test_what_is_fused_is_not_replaced() -> None:

@@ -60,6 +60,17 @@ class Content:
             biases = (biases or Biases(_nothing(layer, weight_shape(layer)[:1]), ())).edited(gone, shares.biases)
         return Content(_kept(thin), _kept(weights), _kept(biases))
 
+    def exchanged(self, names: set[str], shares: Shares) -> Content | None:
+        """Return the content for when other factors were written into the rows of these adapters; None if they differ.
+
+        It shares all memory with this one, which goes on as it is until then.
+        """
+        factors_alone = not (self.weights or self.biases or shares.weights or shares.biases)
+        if self.thin is None or not factors_alone or names & self.thin.slots.keys() != shares.thin.keys():
+            return None
+        thin = self.thin.exchanged(shares.thin)
+        return thin and Content(thin)
+
     def with_room(self, layer: nn.Module, rank: int) -> Content:
         """Return the same with room for this many rows of factors."""
         return replace(self, thin=(self.thin or _empty(layer)).with_room(rank))

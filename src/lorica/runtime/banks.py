@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lorica.runtime.bank import CHILD, Bank, Content, Part, serve, share_of, size_of
+from lorica.adapters import Factors
+from lorica.runtime.bank import CHILD, Bank, Content, Part, Shares, serve, share_of, size_of
 from lorica.runtime.board import Board, Key, Row
 from lorica.runtime.plan import Place, Plan
 from lorica.runtime.reserve import Overflow
+from lorica.runtime.thin import Thin
 
 NOTHING = Content()
 COMPILER = "torch._dynamo"
@@ -28,11 +31,13 @@ class Prepared:
         contents: for each layer whose bank changes, what it will hold.
         plans: every adapter that the banks will hold then.
         changed: the adapters that come or go, or whose strengths may stand elsewhere then.
+        written: the layers where adapters take over the rows of those of their name, and the factors to write there.
     """
 
     contents: Mapping[Place, Content]
     plans: Mapping[str, Plan]
     changed: frozenset[str]
+    written: Mapping[Place, Mapping[str, Factors]] = field(default_factory=dict[Place, "Mapping[str, Factors]"])
 
 
 class Banks:
@@ -60,19 +65,26 @@ class Banks:
         gone = {name: plan for name, plan in self.plans.items() if plans.get(name) is not plan}
         new = {name: plan for name, plan in plans.items() if self.plans.get(name) is not plan}
         places = dict.fromkeys(place for plan in (*gone.values(), *new.values()) for place in plan)
-        contents: dict[Place, Content] = {}
+        contents, written = dict[Place, Content](), dict[Place, Mapping[str, Factors]]()
         overflow, reserved, left = Overflow(list(new)), self.reserved, set(gone)
         with torch.inference_mode(False):  # else what is made here could never be written to outside of that mode
             for place in places:
-                layer = self._find(place)
-                changes = {name: plan[place] for name, plan in new.items() if place in plan}
-                shares = share_of(layer, changes, partial(self._original, place), place)
+                layer, content, shares = self._find(place), self._content(place), self._shares(place, new)
+                same = content.exchanged(left, shares) if gone.keys() == new.keys() else None
+                if same is not None:
+                    contents[place], written[place] = same, shares.thin
+                    continue
                 if reserved:
-                    overflow.note(place, self._content(place), left, shares)
+                    overflow.note(place, content, left, shares)
                 if not overflow.is_some:
-                    contents[place] = self._content(place).edited(layer, left, shares)
+                    contents[place] = content.edited(layer, left, shares)
         overflow.check()
-        return Prepared(contents, dict(plans), frozenset({*gone, *new, *_moved(contents)}))
+        return Prepared(contents, dict(plans), frozenset({*gone, *new, *_moved(contents)}), written)
+
+    def _shares(self, place: Place, plans: Mapping[str, Plan]) -> Shares:
+        """Return what adapters bring to a layer."""
+        changes = {name: plan[place] for name, plan in plans.items() if place in plan}
+        return share_of(self._find(place), changes, partial(self._original, place), place)
 
     @torch.no_grad()
     def prepare_room(self, places: Iterable[Place], rank: int) -> Prepared:
@@ -119,6 +131,7 @@ class Banks:
             self._board.forget(prepared.changed)
             parts = self._board.parts_with(_parts(prepared.contents))
             self._write(parts, rows, guidance)
+            self._overwrite(prepared.written, plans)
             self.plans = prepared.plans
         except BaseException:
             self._put(before)
@@ -130,6 +143,19 @@ class Banks:
             for place, content in before.items():
                 if content.thin is not None and (now := self._content(place).thin) is not None:
                     now.clear_what_left(content.thin)
+
+    def _overwrite(self, written: Mapping[Place, Mapping[str, Factors]], before: Mapping[str, Plan]) -> None:
+        """Write factors into the rows of those that they replace; on an error, those again."""
+        done: list[Place] = []
+        try:
+            for place, factors in written.items():
+                done.append(place)
+                cast("Thin", self._content(place).thin).overwrite(factors)
+        except BaseException:
+            for place in done:
+                again = self._shares(place, {name: before[name] for name in written[place]})
+                cast("Thin", self._content(place).thin).overwrite(again.thin)
+            raise
 
     def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Set the strength of every adapter: one row for all samples or one for each; those not named are off."""

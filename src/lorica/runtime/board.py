@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lorica.runtime.acting import Acting
 from lorica.runtime.bank import Part
+from lorica.runtime.everywhere import Everywhere, acts
 from lorica.runtime.plan import Place
 
 Key = tuple[Place, int]  # a part of a bank: the layer, and which of its content
@@ -25,6 +26,7 @@ class Entry:
     starts: Tensor
     counts: Tensor
     scalings: Tensor
+    spread: Tensor  # the scaling of every column
     columns: Tensor | None = None  # in the whole tensor, by the offsets below
     offsets: Mapping[Key, int] | None = None
 
@@ -39,6 +41,8 @@ class Entry:
 
     def values(self, strengths: Mapping[Place, float]) -> Tensor:
         """Return the strength of every column."""
+        if isinstance(strengths, Everywhere):
+            return (self.spread * strengths.value).to(torch.float32)
         by_part = torch.tensor([strengths.get(place, 0.0) for place, _ in self.keys], dtype=torch.float64)
         return (by_part * self.scalings).to(torch.float32).repeat_interleave(self.counts)
 
@@ -118,7 +122,7 @@ class Board:
         for sample, row, names in zip(host, rows, acting, strict=True):
             for name, strengths in row.items():
                 entry = self._entry(name, parts)
-                if entry.keys and any(strengths.values()):
+                if entry.keys and acts(strengths):
                     names.add(name)
                     sample[entry.place(laid.offsets)] = entry.values(strengths)
         names = tuple(map(frozenset, acting))
@@ -145,11 +149,14 @@ class Board:
     def _entry(self, name: str, parts: Mapping[Key, Part]) -> Entry:
         if name not in self._entries:
             slots = [(key, part.slots[name]) for key, part in parts.items() if name in part.slots]
+            counts = torch.tensor([slot.stop - slot.start for _, slot in slots], dtype=torch.int64)
+            scalings = torch.tensor([slot.scaling for _, slot in slots], dtype=torch.float64)
             self._entries[name] = Entry(
                 [key for key, _ in slots],
                 torch.tensor([slot.start for _, slot in slots], dtype=torch.int64),
-                torch.tensor([slot.stop - slot.start for _, slot in slots], dtype=torch.int64),
-                torch.tensor([slot.scaling for _, slot in slots], dtype=torch.float64),
+                counts,
+                scalings,
+                scalings.repeat_interleave(counts),
             )
         return self._entries[name]
 

@@ -35,7 +35,8 @@ class Loras(Live, Shown):
             name: what to call it; by default the file's own name, made unique.
             strength: one number, or numbers by component, block and module.
             replace: let it take the place of the adapter of that name, if there is one, in one step: a hot swap. The
-                old one stays if anything is wrong with the new one. Where room was reserved, it must hold both.
+                old one stays if anything is wrong with the new one. Where room was reserved and the ranks differ, it
+                must hold both.
 
         Raises:
             StateError: if the name is taken, or is to be replaced and fused.

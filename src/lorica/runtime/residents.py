@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from lorica.runtime.banks import Banks
 from lorica.runtime.board import Row
+from lorica.runtime.everywhere import acts
 from lorica.runtime.plan import Plan
 
 
@@ -41,7 +42,7 @@ class Residents:
             gone: adapters that the banks must not hold any longer as they hold them now.
             guidance: likewise.
         """
-        acting = {name: plans[name] for row in rows for name, strengths in row.items() if any(strengths.values())}
+        acting = {name: plans[name] for row in rows for name, strengths in row.items() if acts(strengths)}
         held = self._kept(acting, gone)
         wanted = {name: acting[name] if name in acting else self._banks.plans[name] for name in held}
         if len(wanted) == len(self._banks.plans) and all(self._banks.plans.get(n) is p for n, p in wanted.items()):

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
+from lorica.runtime.everywhere import Everywhere
 from lorica.runtime.plan import Place, Plan
 from lorica.runtime.strengths import Strength, resolve
 
 Source = str | Path | Mapping[str, Tensor] | Adapter
-Resolved = dict[Place, float]  # the strength in each layer that an adapter changes
+Resolved = Mapping[Place, float]  # the strength in each layer that an adapter changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def resolve_plan(strength: Strength, plan: Plan) -> Resolved:
         ConfigError: if a strength is not a finite number.
     """
     if not isinstance(strength, Mapping):
-        return dict.fromkeys(plan, resolve(strength, {"": [""]})[""][""])
+        return Everywhere(plan, resolve(strength, {"": [""]})[""][""])
     modules: dict[str, list[str]] = {}
     for component, path in plan:
         modules.setdefault(component, []).append(path)

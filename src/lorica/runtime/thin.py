@@ -122,10 +122,31 @@ class Thin:
             return self._empty().edited((), new)
         down, up = (self.down, self.up) if needed <= len(self.down) else self._grown(needed)
         for name, part in new.items():
-            rows = slice(slots[name].start, slots[name].stop)
-            down[rows].copy_(part.down.reshape(-1, *down.shape[1:]))
-            up[rows].copy_(part.up.T)
+            self._fill(down, up, slots[name], part)
         return Thin(down, up, slots, self.width if self.reserved else needed, reserved=self.reserved)
+
+    def exchanged(self, others: Mapping[str, Factors]) -> Thin | None:
+        """Return the same for when others have the rows of the adapters of their names; None if they need more or less.
+
+        The rows still hold what they held until :meth:`overwrite`.
+        """
+        if any(len(part.down) != self.slots[name].stop - self.slots[name].start for name, part in others.items()):
+            return None
+        slots = {
+            name: replace(slot, scaling=others[name].scaling) if name in others else slot
+            for name, slot in self.slots.items()
+        }
+        return Thin(self.down, self.up, slots, self.width, reserved=self.reserved)
+
+    def overwrite(self, others: Mapping[str, Factors]) -> None:
+        """Write factors into the rows of the adapters of their names."""
+        for name, part in others.items():
+            self._fill(self.down, self.up, self.slots[name], part)
+
+    @staticmethod
+    def _fill(down: Tensor, up: Tensor, slot: Slot, part: Factors) -> None:
+        down[slot.start : slot.stop].copy_(part.down.reshape(-1, *down.shape[1:]))
+        up[slot.start : slot.stop].copy_(part.up.T)
 
     def placed(self, gone: Collection[str], new: Mapping[str, Factors]) -> dict[str, Slot]:
         """Return the rows of every adapter after some went and others came; rows in use are not given away."""
@@ -146,7 +167,8 @@ class Thin:
     def clear_what_left(self, before: Thin) -> None:
         """Zero the rows of adapters that were in ``before`` and left a hole: a hole is read, at strength 0."""
         for name, slot in before.slots.items():
-            if self.slots.get(name) != slot and slot.start < self.width:
+            now = self.slots.get(name)
+            if (now is None or now.start != slot.start) and slot.start < self.width:
                 self.down[slot.start : slot.stop].zero_()
                 self.up[slot.start : slot.stop].zero_()
 
