@@ -177,6 +177,30 @@ def test_casting_to_float8_and_back_leaves_the_bank_as_it_is() -> None:
     assert torch.equal(thin.down, before)
 
 
+def test_strengths_follow_when_the_same_adapters_read_from_elsewhere() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 4)), torch.randn(3, 5)
+    loras = lorica.attach(model)
+    change = make_lora(model[0])
+    expected = moved(model[0], [(change, 0.3)])
+    loras.load(one(change), name="a")
+    with torch.no_grad():
+        model(x)
+        loras.reserve(rank=3, modules=["1"])  # the strengths of all layers lie elsewhere from now on
+        loras.set({"a": 0.3})
+        assert relative_error(model[0](x), expected(x)) < FP32_NOISE
+
+
+def test_strengths_are_read_from_the_board_again_after_a_move() -> None:
+    model = make(nn.Linear(5, 7))
+    loras = lorica.attach(model)
+    loras.load(one(make_lora(model[0])), name="a")
+    model.to("meta")  # as to any other device
+    loras.set({"a": 0.3})
+    thin, views = getattr(model[0], CHILD).content.thin, loras._banks._board.state.views
+    assert any(view is thin.strength for view in views.values())
+
+
 def test_rows_of_a_removed_adapter_are_used_again_and_a_hole_is_zero() -> None:
     torch.manual_seed(0)
     model = make(nn.Linear(5, 7))

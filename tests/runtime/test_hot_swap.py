@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import lorica
-from lorica.adapters import Adapter, Full, LoRA
+from lorica.adapters import Adapter, BiasOnly, Full, LoRA
 from lorica.errors import ModelError, StateError
 from lorica.runtime.bank import CHILD
 from lorica.runtime.board import Board
@@ -144,12 +144,31 @@ def test_what_a_bank_holds_beside_factors_is_replaced_too() -> None:
     model, loras, x = make()
     whole = Full(torch.randn(7, 5), torch.randn(7))
     biased = LoRA(torch.randn(3, 5), torch.randn(7, 3), bias=torch.randn(7))
-    for first, second in ((make_lora(model[0], rank=3), whole), (whole, biased), (biased, make_lora(model[0], rank=3))):
+    plain = make_lora(model[0], rank=3)
+    for first, second in ((plain, whole), (whole, biased), (biased, plain), (plain, biased)):
         expected = alone(model, loras, one(second), x)
         loras.load(one(first), name="a")
         loras.load(one(second), name="a", strength=0.7, replace=True)
         assert torch.equal(model(x), expected)
         loras.remove("a")
+
+
+def test_changes_of_a_bias_that_others_made_stay() -> None:
+    model, loras, x = make()
+    first, second = one(make_lora(model[0], rank=3)), one(make_lora(model[0], rank=3))
+    loras.load(second, name="a", strength=0.7)
+    loras.load(one(BiasOnly(torch.randn(7))), name="bias")
+    expected = model(x)
+    loras.load(first, name="a", replace=True)
+    loras.load(second, name="a", strength=0.7, replace=True)
+    assert torch.equal(model(x), expected)
+
+
+def test_one_of_a_higher_rank_gets_the_rows_that_it_needs_and_no_more() -> None:
+    model, loras, _ = make()
+    loras.load(both(model, 3), name="a")
+    loras.load(both(model, 4), name="a", replace=True)
+    assert getattr(model[0], CHILD).content.thin.room == 4
 
 
 def test_what_is_fused_is_not_replaced() -> None:

@@ -147,6 +147,18 @@ def test_fusing_projections_after_the_load_is_an_error_at_the_next_forward_or_ch
     assert torch.equal(output(model, inputs), expected)
 
 
+def test_projections_of_what_was_fused_into_the_weights_are_looked_at_too() -> None:
+    model, _, adapter, component = fused_case(next(iter(ATTENTION)))
+    loras = lorica.attach(model)
+    loras.load(adapter, name="a", strength=0.0)
+    loras.fuse({"a": 0.7})
+    model.fuse_qkv_projections()
+    with pytest.raises(StateError, match=rf"projections of {component}\..* were fused after"):
+        loras.unfuse()
+    model.unfuse_qkv_projections()
+    loras.unfuse()
+
+
 @pytest.mark.parametrize("name", ATTENTION)
 def test_taking_projections_apart_after_the_load_is_an_error_too(name: str) -> None:
     model, inputs, adapter, _ = fused_case(name)
