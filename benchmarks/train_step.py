@@ -3,15 +3,16 @@
 Both train a rank-4 adapter on the attention of the same model, batch and data, in float32. The script's loop is written
 anew here from its behaviour: it encodes pictures and captions at every step (*as it is*), or is given both (*cached*).
 The floor is forward plus backward to the inputs, without any adapter. The sides take turns, step by step; ours with
-gradient checkpointing comes after them. Memory is the most that torch holds during a step beyond what it held before it.
+gradient checkpointing comes after them. Memory is the most that torch holds during a step beyond what it held before.
 
-Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1]. Prints medians, ratios and the
-split of the steps; writes benchmarks/results/train_step_MODEL_BATCH.json.
+Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1] [--remember_less]
+Prints medians, ratios and the split of the steps; writes benchmarks/results/train_step_MODEL_BATCH.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -29,7 +30,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -181,8 +182,8 @@ def write_item(path: Path, pixels: Tensor, caption: str) -> Item:
 class Ours:
     """Our loop, as ``lorica train`` runs it, on encoded pictures in memory."""
 
-    def __init__(self, pipeline: Any, pixels: Tensor, captions: Sequence[str], batch: int) -> None:
-        config = RunConfig(train_batch_size=batch, max_train_steps=100_000, rank=RANK)
+    def __init__(self, pipeline: Any, pixels: Tensor, captions: Sequence[str], batch: int, *, less: bool) -> None:
+        config = RunConfig(train_batch_size=batch, max_train_steps=100_000, rank=RANK, remember_less=less)
         accelerator = Accelerator()
         self.recipe = StableDiffusion(pipeline, RecipeSettings(device=accelerator.device, dtype=torch.float32))
         with TemporaryDirectory() as folder:
@@ -192,6 +193,7 @@ class Ours:
             ]
             framing = Framing(side=pixels.shape[-1], crops=1, flip=False, interpolation="lanczos", seed=0)
             dataset = load_dataset(items, self.recipe, framing, Cache(None), reporter=Reporter(quiet=True))
+        self.plain = self.recipe.with_networks(same_weights)
         self.trainable = prepare_trainable(config, self.recipe)
         self.loop = prepare_loop(config, self.recipe, dataset, self.trainable, accelerator)
         self.steps = self.loop.run(0, lambda: False)
@@ -233,14 +235,18 @@ class Ours:
             network.eval()
 
     def floor(self, number: int) -> None:
-        """Run the model forward, and backward to its inputs."""
+        """Run the model forward, and backward to its inputs, with nothing of ours on it."""
         torch.manual_seed(number)
         example = self.loop.dataset.examples[number % PICTURES]
         latents = example.views[0].mean.expand(self.loop.plan.batch, -1, -1, -1).clone().requires_grad_(True)
         states = self.loop.dataset.texts.encoded[example.item.caption]["states"].expand(self.loop.plan.batch, -1, -1)
-        with self.trainable.enabled(False):
-            times = torch.randint(1000, (self.loop.plan.batch,))
-            self.recipe.predict(latents, times, {"states": states}).square().mean().backward()
+        times = torch.randint(1000, (self.loop.plan.batch,))
+        self.plain.predict(latents, times, {"states": states}).square().mean().backward()
+
+
+def same_weights(network: nn.Module) -> nn.Module:
+    """Return a copy of a network that shares its weights."""
+    return copy.deepcopy(network, {id(own): own for own in (*network.parameters(), *network.buffers())})
 
 
 def peak_megabytes(run: Callable[[], None]) -> float:
@@ -259,7 +265,7 @@ def milliseconds(run: Callable[[int], None], number: int) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
+def compare(model: str, steps: int, batch: int, *, less: bool = False) -> dict[str, Any]:
     """Time every side in turn, step by step, and measure the memory of each."""
     torch.manual_seed(0)
     side = SIDES[model]
@@ -267,7 +273,10 @@ def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
     captions = [f"a picture of thing number {index}" for index in range(PICTURES)]
     pipeline = make_pipeline(model)
     tokens = pipeline.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    ours, script = Ours(pipeline, pixels, captions, batch), Script(make_pipeline(model), pixels, tokens, batch)
+    ours, script = (
+        Ours(pipeline, pixels, captions, batch, less=less),
+        Script(make_pipeline(model), pixels, tokens, batch),
+    )
     sides: dict[str, Callable[[int], None]] = {
         "script": lambda number: script.step(number, cached=False),
         "script, cached": lambda number: script.step(number, cached=True),
@@ -290,6 +299,7 @@ def compare(model: str, steps: int, batch: int) -> dict[str, Any]:
         "model": model,
         "batch": batch,
         "steps": steps,
+        "remember_less": less,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
@@ -330,14 +340,14 @@ def main() -> None:
     parser.add_argument("--model", choices=SIDES, default="bundled")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--remember_less", action="store_true")
     options = parser.parse_args()
-    figures = compare(options.model, options.steps, options.batch)
+    figures = compare(options.model, options.steps, options.batch, less=options.remember_less)
     report(figures)
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
-    (results / f"train_step_{options.model}_{options.batch}.json").write_text(
-        json.dumps(figures, indent=1) + "\n", encoding="utf-8"
-    )
+    name = f"train_step_{options.model}_{options.batch}{'_remember_less' * options.remember_less}.json"
+    (results / name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

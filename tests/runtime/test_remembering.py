@@ -17,11 +17,6 @@ from lorica.training.loop import autocast
 Make = Callable[[], tuple[nn.Module, Any]]
 
 
-@pytest.fixture(autouse=True)
-def small_networks_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembering, "SMALL", 0)
-
-
 class Gated(nn.Module):
     """Every kind of layer that is watched, in the order of a UNet: norm, activation, convolution, norm, gate."""
 
@@ -83,13 +78,14 @@ def kept_bytes(network: nn.Module, x: Tensor) -> int:
 
 @pytest.mark.parametrize("coverage", [["attention"], ["all"]])
 @pytest.mark.parametrize("make", [tiny_models.sd15, tiny_models.sdxl, tiny_models.flux])
-def test_an_adapter_gets_the_same_gradients(make: Make, coverage: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_gets_the_same_gradients(make: Make, coverage: list[str]) -> None:
     found: list[list[Tensor]] = []
-    for small in (0, 10**9):
-        monkeypatch.setattr(remembering, "SMALL", small)
+    for less in (True, False):
         model, inputs = make()
         model.requires_grad_(False)
         trainable = Trainable({"unet": model}, {"unet": choose_modules(model, coverage)}, rank=3)
+        if less:
+            trainable.remember_less()
         for parameter in trainable.parameters():
             torch.manual_seed(7)
             parameter.data.normal_(0, 0.1)
@@ -100,14 +96,15 @@ def test_an_adapter_gets_the_same_gradients(make: Make, coverage: list[str], mon
     assert all(float(one.norm()) > 0 for one in found[0])
 
 
-def test_it_goes_together_with_gradient_checkpointing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_together_with_gradient_checkpointing() -> None:
     found: list[Tensor] = []
-    for small in (0, 10**9):
-        monkeypatch.setattr(remembering, "SMALL", small)
+    for less in (True, False):
         model, inputs = tiny_models.sd15()
         model.requires_grad_(False).train()
         model.enable_gradient_checkpointing()
         trainable = Trainable({"unet": model}, {"unet": choose_modules(model, ["attention"])}, rank=3)
+        if less:
+            trainable.remember_less()
         (parameter,) = trainable.parameters()
         torch.manual_seed(7)
         parameter.data.normal_(0, 0.1)
@@ -220,15 +217,14 @@ def test_nothing_is_watched_without_gradients() -> None:
         assert torch.equal(network(x), expected)
 
 
-def test_small_networks_are_left_alone_and_detaching_leaves_no_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detaching_leaves_no_hook() -> None:
     def hooks(network: nn.Module) -> int:
         return sum(len(layer._forward_hooks) + len(layer._forward_pre_hooks) for layer in network.modules())
 
     network = gated()
     trainable = Trainable({"model": network}, {"model": ["back"]}, rank=2)
-    watched = hooks(network)
+    before = hooks(network)
+    trainable.remember_less()
+    assert hooks(network) == before + 7
     trainable.detach()
     assert hooks(network) == 0
-    monkeypatch.setattr(remembering, "SMALL", sum(weight.numel() for weight in network.parameters()) + 1)
-    Trainable({"model": network}, {"model": ["back"]}, rank=2)
-    assert hooks(network) == watched - 7

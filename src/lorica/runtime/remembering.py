@@ -23,7 +23,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-SMALL = 50_000_000  # numbers in a network below which watching it costs more than it is worth
 NARROW, WIDER = (
     384,
     4,
@@ -35,9 +34,7 @@ Make = Callable[[], Tensor]
 
 
 def remember_less(network: nn.Module) -> list[RemovableHandle]:
-    """Let a network remember less; return the hooks that do it. One of fewer than ``SMALL`` numbers is left alone."""
-    if sum(weight.numel() for weight in network.parameters()) < SMALL:
-        return []
+    """Let a network remember less; return the hooks that do it."""
     watch = _Watch()
     handles = [
         network.register_forward_pre_hook(watch.begin),

@@ -103,8 +103,7 @@ class Trainable:
         if initial is not None:
             self.copy_from(initial)
         self._handles = [parts[name].register_forward_pre_hook(flat.refresh) for name, flat in self._flat.items()]
-        for component in self._flat:
-            self._handles += remember_less(parts[component])
+        self._parts = {component: parts[component] for component in self._flat}
         for place in self._layers:
             self._handles += self._serve(place)
 
@@ -182,6 +181,11 @@ class Trainable:
             yield
         finally:
             self._on = before
+
+    def remember_less(self) -> None:
+        """Let the model hold less from a forward pass to its way back, for a few percent more time; same gradients."""
+        for part in self._parts.values():
+            self._handles += remember_less(part)
 
     def detach(self) -> None:
         """Take the hooks off: the model is what it was."""

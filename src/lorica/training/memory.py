@@ -110,7 +110,10 @@ def _put_adapter(config: RunConfig, paper: Recipe) -> Trainable:
         for part in parts.values():
             part.train()
             enable_checkpointing(part)
-    return Trainable(parts, modules, rank=ranks_of(config, modules), alpha=alphas_of(config, modules))
+    trainable = Trainable(parts, modules, rank=ranks_of(config, modules), alpha=alphas_of(config, modules))
+    if config.remember_less:
+        trainable.remember_less()
+    return trainable
 
 
 def _one_pass(live: LiveBytes, paper: Recipe, latents: Tensor, told: Conditioning, config: RunConfig) -> int:

@@ -210,6 +210,8 @@ def prepare_trainable(config: RunConfig, recipe: Recipe, computing: torch.dtype 
         seed=config.seed,
         dropout=dropouts,
     )
+    if config.remember_less:
+        trainable.remember_less()
     set_first_values(trainable, parts, config)
     return trainable
 
