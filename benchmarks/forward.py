@@ -4,7 +4,8 @@ What counts is the time above the base model. Also: ten adapters loaded and one 
 sample has an adapter of its own, beside the same batch with one adapter for all.
 
 Run: python benchmarks/forward.py [--size tiny|sd15|sdxl] [--coverage attention|full] [--side 16] [--repeats 7]
-[--device cpu|cuda]. Prints medians and ratios; writes benchmarks/results/forward_SIZE_COVERAGE.json.
+[--device cpu|cuda] [--part peft|loaded|batch]. Prints medians, and ratios within rounds; writes
+benchmarks/results/forward_SIZE_COVERAGE_SIDE.json.
 """
 
 from __future__ import annotations
@@ -13,79 +14,129 @@ import argparse
 import json
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from adapter_ops import Ours, Peft
-from sized_unets import COVERAGES, SIZES, in_turn, inputs, make_unet, milliseconds, write_files
+from accelerate import init_empty_weights
+from adapter_ops import Ours, Peft, check_same
+from diffusers import UNet2DConditionModel
+from sized_unets import COVERAGES, SIZES, inputs, make_unet, milliseconds, write_files
+from torch import nn
 
 LOADED = 10
 BATCH = 8
 
 
-def measure(size: str, coverage: str, side: int, repeats: int, device: str) -> dict[str, float]:
-    """Return the medians of every case."""
+Case = tuple[Any, Callable[[], object], Mapping[str, Any]]  # the model, what to do before, what to give it
+
+
+def beside_peft(plain: nn.Module, files: list[Path], given: Mapping[str, Any], size: str) -> dict[str, Case]:
+    """Return the forwards with one and with three adapters, and the same of diffusers with PEFT."""
+    ours, peft = Ours(_twin(plain, size), files), Peft(_twin(plain, size), files)
+    for number in range(3):
+        ours.load(number)
+        peft.load(number)
+    one, three = {"a0": 1.0}, {f"a{number}": 0.5 for number in range(3)}
+    for side in (ours, peft):
+        side.set(three)
+    check_same(ours, peft, size)
+    return {
+        "base": (plain, _nothing, given),
+        "ours off": (ours.unet, lambda: ours.set({}), given),
+        "ours 1": (ours.unet, lambda: ours.set(one), given),
+        "peft 1": (peft.unet, lambda: peft.set(one), given),
+        "ours 3": (ours.unet, lambda: ours.set(three), given),
+        "peft 3": (peft.unet, lambda: peft.set(three), given),
+    }
+
+
+def beside_fewer(plain: nn.Module, files: list[Path], given: Mapping[str, Any], size: str) -> dict[str, Case]:
+    """Return a forward with one adapter of many, and one with the only adapter that is loaded."""
+    few, many = Ours(_twin(plain, size), files), Ours(_twin(plain, size), files)
+    few.load(4)
+    for number in range(len(files)):
+        many.load(number)
+    return {
+        "1 of 1 loaded": (few.unet, _nothing, given),
+        "1 of 10 loaded": (many.unet, lambda: many.set({"a4": 1.0}), given),
+    }
+
+
+def one_each(plain: nn.Module, files: list[Path], given: Mapping[str, Any], size: str) -> dict[str, Case]:
+    """Return the forwards of a batch with one adapter for all samples, and with one for each."""
+    ours = Ours(_twin(plain, size), files)
+    for number in range(BATCH):
+        ours.load(number)
+    own = [{f"a{number}": 1.0} for number in range(BATCH)]
+    return {
+        "batch, base": (plain, _nothing, given),
+        "batch, one for all": (ours.unet, lambda: ours.set(own[0]), given),
+        "batch, one each": (ours.unet, lambda: ours.loras.per_sample(own, guidance=1), given),
+    }
+
+
+PARTS = {"peft": (beside_peft, 1), "loaded": (beside_fewer, 1), "batch": (one_each, BATCH)}
+
+
+def measure(part: str, size: str, coverage: str, side: int, repeats: int, device: str) -> dict[str, list[float]]:
+    """Return the times of every case, round by round. All sides compute with the same weights in memory."""
+    make_cases, batch = PARTS[part]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        unet = make_unet(size, device)
-        files = write_files(unet, coverage, LOADED, Path(folder))
-        ours, given = Ours(unet, files), inputs(size, side, 1, device)
-        batch = inputs(size, side, BATCH, device)
-        peft = Peft(make_unet(size, device), files)
-
-        def timed(model: Any, what: Any) -> float:
-            return milliseconds(lambda: model(**what, return_dict=False))
-
-        def after(prepare: Callable[[], object], what: Any = given, model: Any = unet) -> Callable[[], float]:
-            def run() -> float:
-                prepare()
-                return timed(model, what)
-
-            return run
-
-        cases: dict[str, Callable[[], float]] = {"base": lambda: timed(unet, given)}
-        results = in_turn(cases, 3)  # memory is touched for the first time
-        for number in range(3):
-            ours.load(number)
-            peft.load(number)
-        one, three = {"a0": 1.0}, {f"a{number}": 0.5 for number in range(3)}
-        cases = {
-            "base": after(ours.loras.disable),
-            "ours 1": after(lambda: (ours.loras.enable(), ours.set(one))),
-            "peft 1": after(lambda: peft.set(one), model=peft.unet),
-            "ours 3": after(lambda: ours.set(three)),
-            "peft 3": after(lambda: peft.set(three), model=peft.unet),
-        }
-        for case in cases.values():
-            case()
-        results = in_turn(cases, repeats)
-        ours.loras.enable()
-        peft.unload()
-        for number in range(3, LOADED):
-            ours.load(number)
-        own = [{f"a{number}": 1.0} for number in range(BATCH)]
-        cases = {
-            "ours 1 of 10 loaded": after(lambda: ours.set({"a4": 1.0})),
-            "ours batch, one for all": after(lambda: ours.set(one), batch),
-            "ours batch, one each": after(lambda: ours.loras.per_sample(own, guidance=1), batch),
-        }
-        for case in cases.values():
-            case()
-        return {**results, **in_turn(cases, repeats)}
+        plain = make_unet(size, device)
+        files = write_files(plain, coverage, LOADED, Path(folder))
+        return _rounds(make_cases(plain, files, inputs(size, side, batch, device), size), repeats)
 
 
-def print_results(times: dict[str, float]) -> None:
-    """Print the medians, and what the targets are about."""
+def _nothing() -> None:
+    pass
+
+
+def _twin(plain: nn.Module, size: str) -> nn.Module:
+    """Return another UNet with the same weights in memory."""
+    with init_empty_weights():
+        twin = UNet2DConditionModel(**SIZES[size])
+    twin.load_state_dict(plain.state_dict(), assign=True)
+    return twin.eval().requires_grad_(False)
+
+
+def _rounds(cases: Mapping[str, Case], repeats: int) -> dict[str, list[float]]:
+    """Time every case once a round, after a forward that does not count: a picture has many steps."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(repeats + 1):  # in the first round memory is touched for the first time
+        for name, (model, prepare, given) in cases.items():
+            prepare()
+            model(**given, return_dict=False)
+            spent = milliseconds(lambda model=model, given=given: model(**given, return_dict=False))
+            if number:
+                times[name].append(spent)
+    return times
+
+
+def print_results(times: Mapping[str, list[float]]) -> None:
+    """Print the medians, and what the targets are about: ratios within rounds."""
     for name, spent in times.items():
-        print(f"{name:26} {spent:10.2f} ms   {spent / times['base']:6.3f} x the base")
-    above = {name: spent - times["base"] for name, spent in times.items()}
-    print(f"above the base, 1 adapter : {above['ours 1'] / above['peft 1']:.2f} of PEFT's")
-    print(f"above the base, 3 adapters: {above['ours 3'] / above['peft 3']:.2f} of PEFT's")
-    print(f"above the base, 3 adapters: {above['ours 3'] / above['ours 1']:.2f} of 1 adapter")
-    print(f"10 loaded, 1 acting       : {times['ours 1 of 10 loaded'] / times['ours 1']:.3f} of 1 loaded")
-    each = times["ours batch, one for all"] / times["ours batch, one each"]
-    print(f"one adapter each sample   : {each:.3f} of the throughput of one for all")
+        print(f"{name:20} {median(spent):10.2f} ms")
+    if "base" in times:
+        own, theirs = ({count: _above(times, f"{side} {count}") for count in (1, 3)} for side in ("ours", "peft"))
+        for count in own:
+            print(f"above the base, {count}: {own[count]:.2f} ms, {own[count] / theirs[count]:.2f} of PEFT's")
+        print(f"above the base, 3 in parts of 1: {own[3] / own[1]:.2f}")
+    if "1 of 10 loaded" in times:
+        print(f"10 loaded, 1 acting: {_ratio(times, '1 of 10 loaded', '1 of 1 loaded'):.3f} of 1 loaded")
+    if "batch, one each" in times:
+        print(f"one each: {_ratio(times, 'batch, one for all', 'batch, one each'):.3f} of one for all's throughput")
+
+
+def _above(times: Mapping[str, list[float]], name: str) -> float:
+    """Return the median of what a case took more than the base of its round."""
+    return median(spent - base for spent, base in zip(times[name], times["base"], strict=True))
+
+
+def _ratio(times: Mapping[str, list[float]], name: str, other: str) -> float:
+    return median(one / two for one, two in zip(times[name], times[other], strict=True))
 
 
 def main() -> None:
@@ -96,13 +147,17 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--part", choices=PARTS, action="append", help="measure only this; the default is everything")
     given = parser.parse_args()
-    results = measure(given.size, given.coverage, given.side, given.repeats, given.device)
-    print_results(results)
-    where = Path(__file__).parent / "results" / f"forward_{given.size}_{given.coverage}.json"
+    where = Path(__file__).parent / "results" / f"forward_{given.size}_{given.coverage}_{given.side}.json"
     where.parent.mkdir(exist_ok=True)
+    stored = json.loads(where.read_text()) if where.exists() else {"milliseconds": {}}
+    for part in given.part or PARTS:
+        times = measure(part, given.size, given.coverage, given.side, given.repeats, given.device)
+        print_results(times)
+        stored["milliseconds"] |= {name: [round(one, 3) for one in spent] for name, spent in times.items()}
     machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
-    where.write_text(json.dumps({"milliseconds": results, "side": given.side, **machine}, indent=1) + "\n")
+    where.write_text(json.dumps({**stored, **machine}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
-from lorica.runtime import thin
+from lorica.runtime import rows
 from lorica.runtime.samples import for_batch
 from sample_kinds import SAMPLES
 from sample_layers import LAYERS, NORMS, make_lora, one, relative_error, sample_input
@@ -33,7 +33,7 @@ def alone(loras: Any, model: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("split", [True, False], ids=["sample by sample", "stacked"])
 @pytest.mark.parametrize("name", LAYERS | NORMS)
 def test_a_batch_gives_what_each_sample_gives_alone(name: str, split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(thin, "WORK_OF_A_CALL", -1 if split else 2**60)
+    monkeypatch.setattr(rows, "APART", 0 if split else 2**60)
     for sample, (is_for, make) in SAMPLES.items():
         torch.manual_seed(0)
         layer = (LAYERS | NORMS)[name]()

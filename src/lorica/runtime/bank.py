@@ -24,6 +24,9 @@ CHILD = "lorica_bank"  # the name of a bank among the children of the layer that
 
 THIN_KINDS = ("lora", "locon")  # kinds that a bank holds as they are, whatever the layer
 
+# How layers whose output is a new tensor compute it; a class of its own may give its input, or what it keeps.
+FRESH = frozenset((nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Embedding.forward))
+
 Part = Thin | Stack
 CPU = torch.device("cpu")
 
@@ -115,11 +118,21 @@ class Bank(nn.Module):
         if x.device != y.device:
             x = x.to(y.device)
         factors = None if self.limit is None else self.limit.factors(layer, content.parts(), y)
-        for part in (content.thin, content.weights, content.biases):
-            if part is not None:
-                if part.strength.device != y.device:  # with CPU offload, a layer computes elsewhere than it rests
-                    part.moved(partial(Tensor.to, device=y.device))
-                y = part.forward(layer, x, y) if factors is None else change_within(part, layer, x, y, factors)
+        if factors is not None:
+            for part in content.parts():
+                _follow(part, y)
+                y = change_within(part, layer, x, y, factors)
+            return y
+        thin, weights, biases = content.thin, content.weights, content.biases
+        if thin is not None and thin.acts():
+            _follow(thin, y)
+            y = thin.forward(layer, x, y, in_place=not torch.is_grad_enabled() and _is_fresh(layer))
+        if weights is not None:
+            _follow(weights, y)
+            y = weights.forward(layer, x, y)
+        if biases is not None:
+            _follow(biases, y)
+            y = biases.forward(layer, x, y)
         return y
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bank:
@@ -145,12 +158,29 @@ class Bank(nn.Module):
         return twin
 
 
+def _follow(part: Part, y: Tensor) -> None:
+    """Move a part to where the layer computes: with CPU offload that is elsewhere than it rests."""
+    if part.strength.device != y.device:
+        part.moved(partial(Tensor.to, device=y.device))
+
+
+def _is_fresh(layer: nn.Module) -> bool:
+    """Tell whether nobody else has a layer's output: a known class made it, and no other hook saw it before."""
+    hooks = layer._forward_hooks  # pyright: ignore[reportPrivateUsage]
+    return (
+        type(layer).forward in FRESH
+        and "forward" not in layer.__dict__
+        and (len(hooks) == 1 or next(iter(hooks.values())) is serve)
+    )
+
+
 Original = Callable[[str], "Tensor | None"]
 
 
 def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
     """Add what the layer's bank adds: the forward hook of every served layer."""
-    return getattr(layer, CHILD)(args[0] if args else next(iter(kwargs.values())), output)
+    bank = cast("Bank", layer._modules[CHILD])  # pyright: ignore[reportPrivateUsage]  # quicker than getattr
+    return bank.forward(args[0] if args else next(iter(kwargs.values())), output)  # a bank has no hooks of its own
 
 
 def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Original, where: Iterable[str]) -> Shares:

@@ -6,38 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from lorica.adapters import Factors
+from lorica.adapters.operation import CONVOLUTIONS
 from lorica.errors import StateError
-from lorica.runtime.acting import Acting, Names
-from lorica.runtime.products import change_in_place, change_output
-from lorica.runtime.samples import for_batch, runs
+from lorica.runtime.acting import Acting
+from lorica.runtime.roads import Road, Slot, Stacked, change_with_rows
+from lorica.runtime.rows import Rows
+from lorica.runtime.samples import for_batch
 
 # How many times the rows that two adapters need are set aside when a second one comes. On the CPU, memory that nothing
 # was written to costs nothing, and a later adapter then needs no copy of those before it; on a device a copy is quick.
 ROOM = {"cpu": 4}
 
-# Multiplications that a CPU does while it makes one more call; a GPU does so many that splitting never pays there.
-WORK_OF_A_CALL = 2**20
-
-
-Span = tuple[int, int]  # first row, and the one after the last
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """The columns of a strength tensor that belong to one adapter, and what its strength is multiplied by there."""
-
-    start: int
-    stop: int
-    scaling: float
-
-
+NEVER = -1  # no version of a tensor
 NOTHING = torch.zeros(1, 0)  # the strengths of what was never linked
 NOBODY = Acting()
 
@@ -60,7 +47,7 @@ class Thin:
         down: as above.
         up: as above.
         slots: the rows of each adapter.
-        width: how many rows a compiled graph reads; an eager forward reads the span of those that act.
+        width: how many rows a compiled graph reads; an eager forward reads those that act.
         reserved: whether ``width`` stays what it is whatever is loaded.
     """
 
@@ -69,9 +56,10 @@ class Thin:
         self.slots = slots
         self.strength = NOTHING
         self.now = NOBODY
-        self._seen: Names | None = None  # who acted when the spans were found
-        self._found: tuple[Span, ...] = ()
-        self._window: Window | None = None
+        self._seen = NEVER  # the version of the strengths that what follows was made for
+        self._acting: Rows | None = None
+        self._stacked: Stacked | None = None
+        self._road: Road | None = None
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Thin:
@@ -172,50 +160,57 @@ class Thin:
                 self.down[slot.start : slot.stop].zero_()
                 self.up[slot.start : slot.stop].zero_()
 
-    def forward(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``y``, the layer's own output for ``x``, with what the adapters add."""
+    def acts(self) -> bool:
+        """Tell whether any row acts; a compiled graph reads all rows, whether they do or not."""
         if torch.compiler.is_compiling():
-            window = Window(self.down[: self.width], self.up[: self.width].T, self.strength)
-            return change_output(layer, x, y, *self._suited(window, x, y))
-        if not any(start < stop for start, stop in self._spans):
-            return y
-        if len(self._spans) > 1 and not torch.is_grad_enabled() and self._is_worth_splitting(x):
-            return self._sample_by_sample(layer, x, y)
-        if self._window is None:
-            self._window = self._rows(min(start for start, _ in self._spans), max(stop for _, stop in self._spans))
-        change = change_output if torch.is_grad_enabled() else change_in_place
-        return change(layer, x, y, *self._suited(self._window, x, y))
+            return True
+        if self._seen != self.strength._version:  # it was written to, or is another tensor
+            self._look()
+        return self._acting is not None
+
+    def forward(self, layer: nn.Module, x: Tensor, y: Tensor, *, in_place: bool) -> Tensor:
+        """Return ``y``, the layer's own output for ``x``, with what the adapters add.
+
+        Args:
+            layer: what it serves.
+            x: the layer's input.
+            y: the layer's output.
+            in_place: whether ``y`` may be written to, and no gradients are wanted.
+        """
+        if torch.compiler.is_compiling():
+            rows = self.down[: self.width], self.up[: self.width]
+            return change_with_rows(layer, x, y, *rows, self.strength, self.guidance)
+        if x.ndim < self.down.ndim and isinstance(layer, CONVOLUTIONS):  # a picture without a batch
+            return self.forward(layer, x[None], y[None], in_place=in_place)[0]
+        if self._seen == NEVER:  # it was moved
+            self._look()
+        acting = cast("Rows", self._acting)
+        if not in_place or x.dtype is not y.dtype or x.dtype is not self.down.dtype:
+            self._stacked = self._stacked or acting.stacked()
+            return self._stacked.change(layer, x, y)
+        self._road = self._road or acting.best(layer, y)
+        return self._road.add(layer, x, y)
+
+    def _look(self) -> None:
+        """Note which rows act. Of strengths on another device than the CPU only the names are known without waiting."""
+        known = self.strength.tolist() if self.strength.device.type == "cpu" else None
+        samples: list[dict[Slot, float | None]] = []
+        for sample, names in enumerate(self.now.names):
+            slots = [self.slots[name] for name in names if name in self.slots]
+            values = {slot: known[sample][slot.start] if known else None for slot in slots}
+            samples.append({slot: value for slot, value in values.items() if value != 0.0})
+        acts = any(samples)
+        self._acting = Rows(self.down, self.up, self.strength, samples, self.guidance) if acts else None
+        self._stacked, self._road, self._seen = None, None, self.strength._version
 
     def acting(self, x: Tensor, y: Tensor) -> tuple[int, Window] | None:
         """Return the rows from the first to the last that acts for any sample, and the number of the first."""
-        spans = [(start, stop) for start, stop in self._spans if start < stop]
-        if not spans:
+        slots = [slot for name, slot in self.slots.items() if any(name in one for one in self.now.names)]
+        if not slots:
             return None
-        first = min(start for start, _ in spans)
-        return first, self._suited(self._rows(first, max(stop for _, stop in spans)), x, y)
-
-    def _is_worth_splitting(self, x: Tensor) -> bool:
-        """Tell whether giving each sample its own rows alone saves more work than the additional calls cost."""
-        widths = [stop - start for start, stop in self._spans]
-        every = max(stop for _, stop in self._spans) - min(start for start, _ in self._spans)
-        saved = x.numel() * (every - sum(widths) / len(widths))  # multiplications of the first product
-        return x.device.type == "cpu" and saved > WORK_OF_A_CALL * len(widths)
-
-    def _sample_by_sample(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Give each sample the rows of its own adapters alone: a row of the batch costs what its adapters cost."""
-        for sample, rows in runs(len(self.strength), len(x), self.guidance):
-            start, stop = self._spans[sample]
-            if start < stop:
-                window = self._rows(start, stop)
-                window = self._suited(window._replace(strength=window.strength[sample : sample + 1]), x, y)
-                part = y[rows]
-                changed = change_in_place(layer, x[rows], part, *window)
-                if changed is not part:
-                    part.copy_(changed)
-        return y
-
-    def _rows(self, start: int, stop: int) -> Window:
-        return Window(self.down[start:stop], self.up[start:stop].T, self.strength[:, start:stop])
+        first, last = min(slot.start for slot in slots), max(slot.stop for slot in slots)
+        window = Window(self.down[first:last], self.up[first:last].T, self.strength[:, first:last])
+        return first, self._suited(window, x, y)
 
     def _suited(self, window: Window, x: Tensor, y: Tensor) -> Window:
         """Return the window in the precision of the input where the two differ, with a strength for each sample."""
@@ -226,21 +221,9 @@ class Thin:
             window = window._replace(down=window.down.to(dtype), up=window.up.to(dtype))
         return window
 
-    @property
-    def _spans(self) -> tuple[Span, ...]:
-        """For each sample, the rows that an eager forward reads: those of its adapters and what lies between."""
-        if self._seen is not self.now.names:
-            self._seen, self._window = self.now.names, None
-            self._found = tuple(self._span(one) for one in self.now.names)
-        return self._found
-
-    def _span(self, names: Collection[str]) -> Span:
-        slots = [slot for name, slot in self.slots.items() if name in names]
-        return (min(slot.start for slot in slots), max(slot.stop for slot in slots)) if slots else (0, 0)
-
     def link(self, strength: Tensor, now: Acting) -> None:
         """Take the strengths from this tensor from now on, and look there who acts."""
-        self.strength, self.now, self._seen, self._window = strength, now, None, None
+        self.strength, self.now, self._seen = strength, now, NEVER
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> None:
         """Follow a move or cast of the layer in place; rows that were set aside are left behind."""
@@ -251,13 +234,15 @@ class Thin:
         else:
             self.down, self.up = self.down.to(down.device), self.up.to(up.device)
         self.now.moved = True
-        self.link(self.strength.to(down.device), self.now)
+        with torch.inference_mode(False):  # else it could not be seen later whether it was written to
+            self.link(self.strength.to(down.device), self.now)
 
     def copy(self) -> Thin:
         """Return one that shares no memory with this."""
         rows = slice(self.width)
         twin = Thin(self.down[rows].clone(), self.up[rows].clone(), self.slots, self.width, reserved=self.reserved)
-        twin.link(self.strength.clone(), replace(self.now))
+        with torch.inference_mode(False):
+            twin.link(self.strength.clone(), replace(self.now))
         return twin
 
     def _empty(self) -> Thin:
