@@ -18,6 +18,11 @@ from lorica.runtime.roads import Stacked, Whole
 from sample_layers import LAYERS, make_lora, moved, one, relative_error, sample_input
 
 FP32_NOISE = 2e-6  # relative; as in the contracts
+POINTS = {  # convolutions of one point that are no linear layers
+    "strided 1x1": lambda: nn.Conv2d(5, 7, 1, stride=2),
+    "padded 1x1": lambda: nn.Conv2d(5, 7, 1, padding=1),
+    "padded and strided 1x1": lambda: nn.Conv2d(5, 7, 1, padding=(4, 5), stride=2),  # as many points as before
+}
 SAMPLES = [{"a": 0.7}, {"b": -1.3}, {"c": 0.4, "a": 0.2}]
 
 
@@ -37,7 +42,7 @@ def attached(layer: nn.Module) -> tuple[nn.Sequential, Any, dict[str, LoRA]]:
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("onednn", [0, 2**60])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", LAYERS | POINTS)
 @torch.no_grad()
 def test_all_roads_give_what_the_changed_weight_gives(
     name: str, onednn: int, whole: bool, monkeypatch: pytest.MonkeyPatch
@@ -47,7 +52,7 @@ def test_all_roads_give_what_the_changed_weight_gives(
         monkeypatch.setattr(module, "is_less_work", lambda *_: whole)
     monkeypatch.setattr(products, "WORK_FOR_ONEDNN", onednn)
     monkeypatch.setattr(rows, "APART", 0)
-    layer = LAYERS[name]()
+    layer = (LAYERS | POINTS)[name]()
     plain = copy.deepcopy(layer)
     model, loras, changes = attached(layer)
     x = torch.cat([sample_input(layer) for _ in range(6)])  # twelve rows
@@ -166,6 +171,8 @@ def test_with_gradients_the_output_is_new_and_they_pass() -> None:
     model = nn.Sequential(layer)
     lorica.attach(model).load(one(change), name="a")
     (got,) = torch.autograd.grad(model(x).square().sum(), x)
+    y = nn.functional.linear(x, layer.weight)
+    assert getattr(layer, CHILD)(x, y) is not y
     assert relative_error(got, wanted) < FP32_NOISE
 
 
@@ -190,3 +197,24 @@ def test_a_picture_without_a_batch(grad: bool) -> None:
     lorica.attach(model).load(one(change), name="a", strength=0.7)
     with torch.set_grad_enabled(grad):
         assert relative_error(model(x), expected) < FP32_NOISE
+
+
+@pytest.mark.parametrize("name", ["linear wide", "conv2d 1x1", "conv2d wide"])
+@torch.no_grad()
+def test_samples_take_the_rows_of_their_adapters_in_any_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(apart, "is_less_work", lambda *_: False)
+    layer = LAYERS[name]()
+    plain, model = copy.deepcopy(layer), nn.Sequential(layer)
+    changes, loras = [make_lora(layer, rank=2) for _ in range(4)], lorica.attach(model)
+    for index, change in enumerate(changes):
+        loras.load(one(change), name=str(index), strength=0.0)
+    x = torch.cat([sample_input(layer), sample_input(layer)])
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3], [3, 2, 1, 0]):
+        loras.per_sample([{str(index): 0.6} for index in order])
+        rows = [moved(plain, [(changes[index], 0.6)])(x[row : row + 1]) for row, index in enumerate(order)]
+        assert relative_error(model(x), torch.cat(rows)) < FP32_NOISE
+        road = thin_of(layer)._road
+        assert type(road) is Apart
+        assert road.strength == pytest.approx(0.6 * 0.75)  # alpha / rank
+        assert (road.down.data_ptr() == thin_of(layer).down.data_ptr()) is (order == [0, 1, 2, 3])  # a view of the bank
