@@ -72,6 +72,13 @@ def test_a_file_with_a_problem_gets_no_advice(facts: Facts) -> None:
     assert len(describe(replace(facts, problem="it is broken"))) == 2
 
 
+def test_no_command_is_told_for_a_control_net_that_no_pipeline_has(facts: Facts) -> None:
+    (part,) = facts.components
+    facts = replace(facts, components=(replace(part, name="controlnet"),))
+    assert command(facts) == ""
+    assert describe(facts)[-1].startswith("It can be looked into, not run")
+
+
 def test_new_words_are_told(facts: Facts) -> None:
     words = replace(facts, embeddings={"<cat>": {"text_encoder": (2, 768)}}, training=Training())
     assert "It brings 1 new word: <cat>." in describe(words)[1]

@@ -34,8 +34,8 @@ def print_facts(facts: Facts, *, with_metadata: bool = False) -> None:
         console.print(Text(paragraph), end="\n\n")
     if facts.problem:
         console.print(Text.assemble(("It cannot be used as it is. ", "bold red"), facts.problem), end="\n\n")
-    elif facts.modules:
-        console.print(Text(f"  {command(facts)}", style="bold"), end="\n\n", soft_wrap=True)  # one line, to be copied
+    elif line := command(facts):
+        console.print(Text(f"  {line}", style="bold"), end="\n\n", soft_wrap=True)  # one line, to be copied
     console.print(Group(*_tables(facts, with_metadata=with_metadata)))
 
 

@@ -36,7 +36,9 @@ NETWORKS: dict[str, str] = {
     "text_encoder": "what words mean",
     "text_encoder_2": "what words mean",
     "text_encoder_3": "what words mean",
+    "controlnet": "the base model into a control net",
 }
+NOT_RUN = frozenset({"controlnet"})  # networks that nothing here draws with
 TAGS_SHOWN, WORDS_SHOWN = 8, 6
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
@@ -47,7 +49,9 @@ def describe(facts: Facts) -> list[str]:
 
 
 def command(facts: Facts) -> str:
-    """Return a command line that draws a picture with the file."""
+    """Return a command line that draws a picture with the file, or nothing if none can."""
+    if facts.problem or not facts.modules or not _can_run(facts):
+        return ""
     words = ["lorica", "generate", "--base", base_argument(facts), "--lora", facts.source, "--prompt", _prompt(facts)]
     return " ".join(word if word.startswith("YOUR_") else shlex.quote(word) for word in words)
 
@@ -104,6 +108,8 @@ def _what_for(facts: Facts) -> str:
 def _how(facts: Facts) -> str:
     if facts.problem or not (facts.modules or facts.embeddings):
         return ""
+    if not _can_run(facts):
+        return "It can be looked into, not run: its names are those of the original control net, which no pipeline has."
     words = [*facts.training.trigger_words[:WORDS_SHOWN], *facts.embeddings]
     hint = facts.training.settings.get("usage hint")
     asked = (
@@ -113,6 +119,10 @@ def _how(facts: Facts) -> str:
     )
     said = f" Its author says: {hint}" if hint else ""
     return f"{asked}{said} Begin with strength 1 and turn it down if it is too much."
+
+
+def _can_run(facts: Facts) -> bool:
+    return NOT_RUN.isdisjoint(part.name for part in facts.components)
 
 
 def _prompt(facts: Facts) -> str:
