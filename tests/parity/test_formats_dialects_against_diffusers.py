@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, LTXPipeline, QwenImagePipeline, WanPipeline
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from lorica.runtime.targets import target_of
 from sample_layers import make_lora, relative_error
 from tiny_models import flux
 from tiny_pipelines import sd_pipeline, sdxl_pipeline
+from tiny_transformers import ltx, qwen_image, wan
 
 FP32_NOISE = 2e-5  # relative; worst measured 3e-6
 PEFT_CHATTER = "ignore::UserWarning"
@@ -153,3 +154,36 @@ def test_a_dora_in_the_format_of_diffusers_is_a_dora_in_stock_diffusers(tmp_path
         loaded.merge(adapter_names=["a"])
         moved = loaded.base_layer.weight.detach()
         assert relative_error(base + dora.delta(base), moved) < FP32_NOISE, path
+
+
+TRANSFORMERS = {"wan": (wan, WanPipeline), "qwen_image": (qwen_image, QwenImagePipeline)}
+PATHS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+
+@pytest.mark.filterwarnings(PEFT_CHATTER)
+@pytest.mark.parametrize("name", ["kohya", "comfyui"])
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_a_file_for_another_transformer_changes_what_stock_diffusers_changes(family: str, name: str) -> None:
+    make, pipeline = TRANSFORMERS[family]
+    model, _ = make()
+    target = Target("tiny", {"transformer": target_of(model).components["transformer"]})
+    adapter = adapter_on(model, "transformer", PATHS)
+    tensors, _ = FORMATS[name].compose(adapter, target)
+    read = lorica.read(tensors, target=target)
+    assert read == adapter
+    state: Any = pipeline.lora_state_dict({key: tensor.clone() for key, tensor in tensors.items()})
+    pipeline.load_lora_into_transformer(state, model, adapter_name="a")
+    assert_same_changes(model, read.components["transformer"])
+
+
+@pytest.mark.filterwarnings(PEFT_CHATTER)
+def test_stock_diffusers_leaves_out_the_alpha_of_a_file_for_ltx_and_we_do_not() -> None:
+    model, _ = ltx()
+    target = Target("tiny", {"transformer": target_of(model).components["transformer"]})
+    adapter = adapter_on(model, "transformer", ("to_q", "to_k"))
+    tensors, _ = FORMATS["comfyui"].compose(adapter, target)
+    layers = lorica.read(tensors, target=target).components["transformer"]
+    state: Any = LTXPipeline.lora_state_dict(dict(tensors))
+    LTXPipeline.load_lora_into_transformer(state, model, adapter_name="a")
+    for path, delta in peft_deltas(model).items():
+        assert relative_error(layers[path].delta(delta), delta * (3.0 / 2)) < FP32_NOISE, path
