@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lorica.errors import FileError, ModelError, UnknownNameError
 from lorica.models import FAMILIES
+from lorica.models.original import original_names
 from lorica.tools.base_model import open_base
 
 
@@ -110,6 +111,23 @@ def test_a_single_file_is_told_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_bytes(b"x")
     with pytest.raises(ModelError, match="is a single file"):
         open_base(tmp_path / "model.ckpt")
+
+
+def test_a_checkpoint_in_one_file_is_told_by_its_names_and_sizes(tmp_path: Path) -> None:
+    parts = FAMILIES["bundled"].target.components["unet"]
+    names = {f"model.diffusion_model.{name}.weight": parts[path] for path, name in original_names(parts).items()}
+    tensors = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in names.items()}
+    save_file({**tensors, "first_stage_model.encoder.conv_in.weight": torch.zeros(3, 5)}, tmp_path / "a.safetensors")
+    base = open_base(tmp_path / "a.safetensors")
+    assert base.target is FAMILIES["bundled"].target
+    with pytest.raises(ModelError, match="only the shapes"):
+        base.weight("unet", "conv_in")
+
+
+def test_an_adapter_is_no_checkpoint(tmp_path: Path) -> None:
+    save_file({"mid_block.down.weight": torch.zeros(3, 5)}, tmp_path / "a.safetensors")
+    with pytest.raises(ModelError, match="no checkpoint"):
+        open_base(tmp_path / "a.safetensors")
 
 
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:

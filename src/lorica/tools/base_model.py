@@ -18,6 +18,7 @@ from lorica.models import FAMILIES, Target
 from lorica.models.bundled import FOLDER as BUNDLED_FOLDER
 from lorica.models.bundled import NAME as BUNDLED
 from lorica.models.clip import spellings
+from lorica.models.detect import detect
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +30,8 @@ PASSED_OVER = frozenset({"vae", "vae_decoder", "vqgan", "movq", "safety_checker"
 CLASSES = {"UNet": "unet", "Prior": "prior", "Transformer": "transformer", "Text": "text_encoder", "T5": "text_encoder"}
 CONFIG = "config.json"
 WEIGHT = ".weight"
+NETWORK = "model.diffusion_model."  # what the names of the drawing network begin with in a whole checkpoint
+KNOWN = 0.9  # share of its modules that must be a family's
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class BaseModel:
 
 
 def open_base(model: str | Path) -> BaseModel:
-    """Return a base model by the name of its family, or from a folder in diffusers' layout.
+    """Return a base model by the name of its family, from a folder in diffusers' layout, or told by a single file.
 
     Raises:
         FileError: if there is no such folder, or its files cannot be read.
@@ -77,9 +80,7 @@ def open_base(model: str | Path) -> BaseModel:
     if str(model) in FAMILIES:
         return BaseModel(FAMILIES[str(model)].target)
     if path.exists():
-        raise ModelError(
-            f"{path} is a single file. A base model is named by its folder in diffusers' layout, or by its family."
-        )
+        return _from_checkpoint(path)
     if path.parent != Path() or path.suffix:
         raise FileError(f"there is no folder {path}. Known families: {', '.join(FAMILIES)}.")
     raise UnknownNameError.choose("base model", str(model), FAMILIES)
@@ -94,6 +95,27 @@ def _from_folder(folder: Path) -> BaseModel:
         )
     shapes = {name: {path: tuple(weight.shape) for path, weight in part.items()} for name, part in weights.items()}
     return BaseModel(Target(folder.resolve().name, shapes), weights)
+
+
+def _from_checkpoint(path: Path) -> BaseModel:
+    """Return the known family whose network a single file holds, which its header tells. Its weights are not used."""
+    candidates = detect({"model": dict(_matrices_in(path))}) if path.suffix == ".safetensors" else []
+    best = candidates[0] if candidates else None
+    if best is None or best.fitting < KNOWN * best.modules:
+        raise ModelError(
+            f"{path} is a single file, and no checkpoint (.safetensors) of a base model that is known here by its "
+            "original names. A base model is named by its folder in diffusers' layout, or by its family."
+        )
+    return BaseModel(FAMILIES[best.family].target)
+
+
+def _matrices_in(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the modules of the network that draws, with the shapes of their weights."""
+    tensors = peek(path).tensors
+    start = NETWORK if any(key.startswith(NETWORK) for key in tensors) else ""
+    for key, tensor in tensors.items():
+        if key.startswith(start) and key.endswith(WEIGHT) and len(tensor.shape) > 1:
+            yield key.removeprefix(start).removesuffix(WEIGHT), tuple(tensor.shape)
 
 
 def _networks(folder: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
