@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     epilog="No model is loaded. The hashes and norms are the only parts that read the whole file.",
 )
 @click.argument("source", metavar="FILE")
-@click.option("--model", metavar="PATH|NAME", help="Also say how well it fits this base model: a folder, a checkpoint or a family.")
+@click.option(
+    "--model", metavar="PATH|NAME", help="Also say how well it fits a base model: a folder, checkpoint or family."
+)
 @click.option("--norms/--no_norms", default=None, help="Measure how large the changes are.  [on for one file]")
 @click.option("--hashes/--no_hashes", default=None, help="Compute and verify the hashes.  [on for one file]")
 @click.option("--metadata", "with_metadata", is_flag=True, help="Also show every entry of the metadata as it is.")
