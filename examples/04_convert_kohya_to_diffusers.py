@@ -14,12 +14,11 @@ report = adapter.report
 print(f"{source} is in {report.format} format, for {report.base_model or 'an unnamed base model'}")
 print(f"{len(report.used)} keys are used, {len(report.unused)} are not")
 
-ranks = {layer.rank for _, _, layer in adapter.layers()}
-alphas = {layer.alpha for _, _, layer in adapter.layers()}
 for component, layers in adapter.components.items():
     print(f"{component}: {len(layers)} modules")
-print(f"ranks {sorted(ranks)}, alphas {sorted(alphas)}")
+print(f"ranks {sorted({layer.rank for _, _, layer in adapter.layers()})}")
 
-lorica.write(adapter, destination, format="diffusers")
-same = lorica.read(destination) == adapter  # compares every tensor, bit for bit
-print(f"wrote {destination}; it holds {'the same' if same else 'other'} tensors")
+done = lorica.convert(source, destination, to="diffusers")  # refused with a list if the format cannot hold it
+same = lorica.read(done.path) == adapter  # compares every tensor, bit for bit
+print(f"wrote {done.path}: {done.modules} modules, {done.size} bytes")
+print(f"it holds {'the same' if same else 'other'} tensors")
