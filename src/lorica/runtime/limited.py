@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lorica.adapters.operation import CONVOLUTIONS
-from lorica.runtime.products import along, change_output
+from lorica.runtime.products import along
+from lorica.runtime.roads import change_with_rows
+from lorica.runtime.samples import for_batch
 from lorica.runtime.stack import Stack
 from lorica.runtime.thin import Thin
 
@@ -30,19 +32,19 @@ def change_within(part: Thin | Stack, layer: nn.Module, x: Tensor, y: Tensor, fa
 
 
 def _thin(part: Thin, layer: nn.Module, x: Tensor, y: Tensor, factors: Factors) -> Tensor:
-    found = part.acting(x, y)
-    if found is None:
+    window = part.window()
+    if window is None:
         return y
-    first, window = found
     last = not is_channels_second(layer)
-    strength = cast("Tensor", along(window.strength, y.ndim, last=last))  # (1 or b, *ones, R), or (1 or b, R, *ones)
+    rows = for_batch(window.strength, len(x), part.now.guidance)
+    strength = cast("Tensor", along(rows, y.ndim, last=last))  # (1 or b, *ones, R), or (1 or b, R, *ones)
     shape = torch.broadcast_shapes(strength.shape, *(factor.shape for factor in factors.values()))
     field = strength.expand(shape).clone()
     for name, factor in factors.items():
         slot = part.slots.get(name)
-        if slot is not None and first <= slot.start < first + len(window.down):
-            field.narrow(-1 if last else 1, slot.start - first, slot.stop - slot.start).mul_(factor)
-    return change_output(layer, x, y, window.down, window.up, field)
+        if slot is not None and window.first <= slot.start < window.first + len(window.down):
+            field.narrow(-1 if last else 1, slot.start - window.first, slot.stop - slot.start).mul_(factor)
+    return change_with_rows(layer, x, y, window.down, window.up, field)
 
 
 def _stack(part: Stack, layer: nn.Module, x: Tensor, y: Tensor, factors: Factors) -> Tensor:

@@ -28,7 +28,7 @@ class Slot:
 
 
 def change_with_rows(
-    layer: nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, strength: Strength, guidance: int | None
+    layer: nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, strength: Strength, guidance: int | None = None
 ) -> Tensor:
     """Return a new tensor with the change of these rows, ``up`` being ``(R, out)``; in every precision."""
     dtype = x.dtype if x.is_floating_point() else y.dtype
@@ -38,9 +38,7 @@ def change_with_rows(
 
 
 def _for_batch(strength: Strength, x: Tensor, guidance: int | None) -> Strength:
-    if not isinstance(strength, Tensor) or len(strength) == 1:
-        return strength
-    return for_batch(strength, len(x), guidance)
+    return for_batch(strength, len(x), guidance) if isinstance(strength, Tensor) else strength
 
 
 class Road(Protocol):

@@ -8,14 +8,14 @@ from lorica.errors import StateError
 
 
 def for_batch(strength: Tensor, batch: int, guidance: int | None = None) -> Tensor:
-    """Return one row of strengths for each row of a batch.
+    """Return one row of strengths for each row of a batch; strengths that are the same for all samples as they are.
 
     A batch may be several times as long as the list of samples. First the whole list is repeated ``guidance`` times
     (the unconditional half stands before the conditional one), then each row is repeated in its place (several
     pictures a prompt, and the frames of a video that are merged into the batch).
 
     Args:
-        strength: ``(samples, R)``.
+        strength: ``(1 or samples, R)``.
         batch: how many rows the layer got.
         guidance: how often the list stands in the batch; None stands for 2 if the batch is an even multiple of the
             list, and 1 otherwise.
@@ -23,6 +23,8 @@ def for_batch(strength: Tensor, batch: int, guidance: int | None = None) -> Tens
     Raises:
         StateError: if the batch is no multiple.
     """
+    if len(strength) == 1:
+        return strength
     halves, times = spread(len(strength), batch, guidance)
     return strength.repeat(halves, 1).repeat_interleave(times, dim=0) if batch > len(strength) else strength
 
@@ -42,9 +44,3 @@ def spread(samples: int, batch: int, guidance: int | None = None) -> tuple[int, 
     given = guidance or 2 - times % 2
     halves = given if times % given == 0 else 1
     return halves, times // halves
-
-
-def runs(samples: int, batch: int, guidance: int | None = None) -> list[tuple[int, slice]]:
-    """Return the neighbouring rows of a batch that belong to one sample: ``(sample, rows)``."""
-    halves, times = spread(samples, batch, guidance)
-    return [(run % samples, slice(run * times, (run + 1) * times)) for run in range(halves * samples)]

@@ -50,11 +50,6 @@ class Stack(ABC):
         return self.values.device
 
     @property
-    def guidance(self) -> int | None:
-        """How often the list of samples stands in a batch, if that is known."""
-        return self.now.guidance
-
-    @property
     def _acting(self) -> list[int]:
         """The changes that an eager forward reads."""
         return [slot.start for name, slot in self.slots.items() if any(name in one for one in self.now.names)]
@@ -71,12 +66,12 @@ class Stack(ABC):
         acting = range(self.width) if torch.compiler.is_compiling() else self._acting
         if not acting:
             return y
-        strength = self.strength if len(self.strength) == 1 else for_batch(self.strength, len(x), self.guidance)
+        strength = for_batch(self.strength, len(x), self.now.guidance)
         return y + self._change(layer, x, y, strength, acting)
 
     def each(self, layer: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield of each adapter that acts its name, its strengths ``(1 or batch, 1)`` and its change at strength 1."""
-        strength = self.strength if len(self.strength) == 1 else for_batch(self.strength, len(x), self.guidance)
+        strength = for_batch(self.strength, len(x), self.now.guidance)
         for name, slot in self.slots.items():
             if slot.start in self._acting:
                 column = strength[:, slot.start : slot.stop]

@@ -18,7 +18,6 @@ from lorica.errors import StateError
 from lorica.runtime.acting import Acting
 from lorica.runtime.roads import Road, Slot, Stacked, change_with_rows
 from lorica.runtime.rows import Rows
-from lorica.runtime.samples import for_batch
 
 # How many times the rows that two adapters need are set aside when a second one comes. On the CPU, memory that nothing
 # was written to costs nothing, and a later adapter then needs no copy of those before it; on a device a copy is quick.
@@ -30,8 +29,9 @@ NOBODY = Acting()
 
 
 class Window(NamedTuple):
-    """The rows from the first to the last that acts, as they enter the products."""
+    """Rows that follow each other, the number of the first, and their strengths."""
 
+    first: int
     down: Tensor
     up: Tensor
     strength: Tensor
@@ -88,11 +88,6 @@ class Thin:
     def device(self) -> torch.device:
         """Where it lies."""
         return self.down.device
-
-    @property
-    def guidance(self) -> int | None:
-        """How often the list of samples stands in a batch, if that is known."""
-        return self.now.guidance
 
     def edited(self, gone: Collection[str], new: Mapping[str, Factors]) -> Thin:
         """Return the same without some adapters and with others.
@@ -179,7 +174,7 @@ class Thin:
         """
         if torch.compiler.is_compiling():
             rows = self.down[: self.width], self.up[: self.width]
-            return change_with_rows(layer, x, y, *rows, self.strength, self.guidance)
+            return change_with_rows(layer, x, y, *rows, self.strength, self.now.guidance)
         if x.ndim < self.down.ndim and isinstance(layer, CONVOLUTIONS):  # a picture without a batch
             return self.forward(layer, x[None], y[None], in_place=in_place)[0]
         if self._seen == NEVER:  # it was moved
@@ -200,26 +195,16 @@ class Thin:
             values = {slot: known[sample][slot.start] if known else None for slot in slots}
             samples.append({slot: value for slot, value in values.items() if value != 0.0})
         acts = any(samples)
-        self._acting = Rows(self.down, self.up, self.strength, samples, self.guidance) if acts else None
+        self._acting = Rows(self.down, self.up, self.strength, samples, self.now.guidance) if acts else None
         self._stacked, self._road, self._seen = None, None, self.strength._version
 
-    def acting(self, x: Tensor, y: Tensor) -> tuple[int, Window] | None:
-        """Return the rows from the first to the last that acts for any sample, and the number of the first."""
+    def window(self) -> Window | None:
+        """Return the rows from the first to the last that acts for any sample."""
         slots = [slot for name, slot in self.slots.items() if any(name in one for one in self.now.names)]
         if not slots:
             return None
         first, last = min(slot.start for slot in slots), max(slot.stop for slot in slots)
-        window = Window(self.down[first:last], self.up[first:last].T, self.strength[:, first:last])
-        return first, self._suited(window, x, y)
-
-    def _suited(self, window: Window, x: Tensor, y: Tensor) -> Window:
-        """Return the window in the precision of the input where the two differ, with a strength for each sample."""
-        if len(window.strength) > 1:
-            window = window._replace(strength=for_batch(window.strength, len(x), self.guidance))
-        dtype = x.dtype if x.is_floating_point() else y.dtype
-        if dtype != window.down.dtype and not torch.is_autocast_enabled(y.device.type):
-            window = window._replace(down=window.down.to(dtype), up=window.up.to(dtype))
-        return window
+        return Window(first, self.down[first:last], self.up[first:last], self.strength[:, first:last])
 
     def link(self, strength: Tensor, now: Acting) -> None:
         """Take the strengths from this tensor from now on, and look there who acts."""
