@@ -8,8 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters.operation import CONVOLUTIONS
-from lorica.runtime.products import along
+from lorica.runtime.products import along, is_channels_second
 from lorica.runtime.roads import change_with_rows
 from lorica.runtime.samples import for_batch
 from lorica.runtime.stack import Stack
@@ -52,8 +51,3 @@ def _stack(part: Stack, layer: nn.Module, x: Tensor, y: Tensor, factors: Factors
         scale = along(strength, y.ndim, last=not is_channels_second(layer))
         y = y + (change * (scale * factors[name] if name in factors else scale)).to(y.dtype)
     return y
-
-
-def is_channels_second(layer: nn.Module) -> bool:
-    """Tell whether the channels of a layer's output are its second axis, and not its last."""
-    return isinstance(layer, (*CONVOLUTIONS, nn.GroupNorm))

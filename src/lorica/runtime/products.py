@@ -136,6 +136,11 @@ def _change_of_convolution(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor
     return convolution_of(layer)(hidden.to(up.dtype), up.reshape(*up.shape, *[1] * (x.ndim - 2)), groups=groups)
 
 
+def is_channels_second(layer: nn.Module) -> bool:
+    """Tell whether the channels of a layer's output are its second axis, and not its last."""
+    return isinstance(layer, (*CONVOLUTIONS, nn.GroupNorm))
+
+
 def along(strength: Strength, ndim: int, *, last: bool) -> Strength:
     """Shape strengths ``(1 or b, R)`` for a hidden tensor whose rank axis is the last of ``ndim``, or the second.
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lorica.errors import ModelError, StateError
-from lorica.runtime.limited import is_channels_second
 from lorica.runtime.owner import owner_of
+from lorica.runtime.products import is_channels_second
 from lorica.runtime.region_masks import shrunk
 from lorica.runtime.sides import Side, side_of
 from lorica.runtime.token_grids import Canvas, Grid, canvas_of

@@ -23,11 +23,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-NARROW, WIDER = (
-    384,
-    4,
-)  # inputs of a linear layer at most, and outputs for each at least, for its product to be repeated
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+from lorica.adapters.operation import CONVOLUTIONS
+
+# A linear layer's product is repeated if it has at most so many inputs, and at least so many outputs for each.
+NARROW, WIDER = 384, 4
 OWNER = "lorica.owner"  # in the metadata of a node of autograd: the norm that made it, or the wide product
 
 Make = Callable[[], Tensor]

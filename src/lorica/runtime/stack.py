@@ -5,19 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorica.adapters.operation import CONVOLUTIONS, operate
+from lorica.adapters.operation import operate
 from lorica.runtime.acting import Acting
+from lorica.runtime.products import along, is_channels_second
 from lorica.runtime.samples import for_batch
 from lorica.runtime.thin import NOBODY, NOTHING, Slot
-
-CHANNELS_SECOND = (*CONVOLUTIONS, nn.GroupNorm)
 
 
 class Stack(ABC):
@@ -121,13 +120,7 @@ class Biases(Stack):
         del x
         places = list(acting)
         rows = strength[:, places] @ self.values[places].float()  # (1 or b, out)
-        return along_channels(layer, rows, y.ndim).to(y.dtype)
-
-
-def along_channels(layer: nn.Module, rows: Tensor, ndim: int) -> Tensor:
-    """Shape ``(1 or b, out)`` to be added to a layer's output of ``ndim`` axes."""
-    ones = [1] * (ndim - 2)
-    return rows.view(len(rows), -1, *ones) if isinstance(layer, CHANNELS_SECOND) else rows.view(len(rows), *ones, -1)
+        return cast("Tensor", along(rows, y.ndim, last=not is_channels_second(layer))).to(y.dtype)
 
 
 def _operated(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from lorica.adapters.operation import CONVOLUTIONS
 from lorica.errors import ModelError, UnknownNameError
 from lorica.models.target import Target
 from lorica.runtime.served import SERVED, can_serve, weight_shape
@@ -25,14 +26,13 @@ _FEED_FORWARD = (
     "*.mlp.fc1",
     "*.mlp.fc2",
 )
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 PRESETS: dict[str, tuple[str, ...]] = {
     "attention": (*_ATTENTION, *_JOINT_ATTENTION),
     "attention+ff": (*_ATTENTION, *_JOINT_ATTENTION, *_FEED_FORWARD),
 }
 PRESETS_BY_TYPE: dict[str, tuple[type[nn.Module], ...]] = {
     "all-linear": (nn.Linear,),
-    "all": (nn.Linear, *_CONVOLUTIONS),
+    "all": (nn.Linear, *CONVOLUTIONS),
 }
 
 
