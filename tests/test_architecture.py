@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Each may import only what stands before it. The public names (__init__) stand last: everybody's door, nobody's tool.
 LAYERS = (
-    "errors", "linalg", "adapters", "models", "formats", "runtime", "merging", "tools", "data", "training",
+    "errors", "linalg", "dtypes", "adapters", "models", "formats", "runtime", "merging", "tools", "data", "training",
     "generating", "diffusers", "demo", "cli", "web", "__init__",
 )  # fmt: skip
 

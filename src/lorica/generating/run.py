@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lorica.errors import ConfigError, FileError, UnknownNameError
+from lorica.dtypes import dtype_named
+from lorica.errors import ConfigError, FileError
 from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.sampling import Advance, Settings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
@@ -22,15 +23,6 @@ from lorica.runtime.tags import Tag, parse_tags
 from lorica.training.pipelines import load_pipeline
 from lorica.training.preview import write_picture
 from lorica.training.progress import Reporter
-
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,8 +59,7 @@ class Request:
             raise ConfigError("--grid compares strengths of adapters: name at least one with --lora.")
         if self.output.suffix.lower() != ".png":
             raise ConfigError(f"--output must end in .png, got {self.output}.")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise UnknownNameError.choose("dtype", self.dtype, DTYPES)
+        dtype_named(self.dtype)  # refuses a name that there is not
 
     @property
     def shots(self) -> list[Shot]:
@@ -124,7 +115,7 @@ def prepare_pipeline(base: str, *, device: str | None = None, dtype: str | None 
     place = device or best_device()
     try:
         chosen = torch.device(place)
-        precision = DTYPES[dtype] if dtype else torch.float16 if chosen.type == "cuda" else torch.float32
+        precision = dtype_named(dtype) or (torch.float16 if chosen.type == "cuda" else torch.float32)
         return load_pipeline(base, dtype=precision).to(chosen)
     except (RuntimeError, AssertionError) as error:
         if device is None:

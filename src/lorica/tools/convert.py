@@ -13,6 +13,7 @@ import torch
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.adapters.base import ANY
+from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
 from lorica.formats import FORMATS, Source, model_named_by, read, write
 from lorica.formats.sources import FILE_NAME
@@ -21,14 +22,6 @@ from lorica.models.clip import spellings
 from lorica.tools.as_lora import Rewritten, rewrite
 from lorica.tools.base_model import BaseModel, open_base
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
 OF_ONE_METHOD = ("peft",)  # formats whose files hold layers of one method, that several must share
 SHOWN = 8  # layers that a refusal lists
 Place = tuple[str, str]
@@ -117,7 +110,8 @@ def convert(
     base = open_base(model) if model is not None else None
     original = read(source, target=base.target if base else None)
     target = base.target if base else _target_of(original, to)
-    adapter = _cast(original, DTYPES[dtype]) if dtype else original
+    cast = dtype_named(dtype)
+    adapter = _cast(original, cast) if cast else original
     held, changed = _made_to_fit(adapter, to, target, _Rewriting(base, target, approximate, dtype))
     path = _write(held, file, to, target)
     report = original.report
@@ -150,14 +144,13 @@ class _Rewriting:
         if ANY in shape:
             return "its tensors do not say the shape of the weight. Name the base model: model= (--model)."
         base = partial(self.base.weight, component, path) if self.base else None
-        return rewrite(layer, shape, rank=self.rank, dtype=DTYPES[self.dtype] if self.dtype else None, base=base)
+        return rewrite(layer, shape, rank=self.rank, dtype=dtype_named(self.dtype), base=base)
 
 
 def _check(source: Source, destination: Path, to: str, approximate: int | None, dtype: str | None) -> None:
     if to not in FORMATS:
         raise UnknownNameError.choose("format", to, FORMATS)
-    if dtype is not None and dtype not in DTYPES:
-        raise UnknownNameError.choose("dtype", dtype, DTYPES)
+    dtype_named(dtype)  # refuses a name that there is not
     if approximate is not None and approximate < 1:
         raise ConfigError(f"the rank of an approximation must be at least 1, got {approximate}.")
     if not isinstance(source, Mapping):

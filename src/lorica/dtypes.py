@@ -1,0 +1,29 @@
+"""What users call the floating-point types of tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from lorica.errors import UnknownNameError
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def dtype_named(name: str | None) -> torch.dtype | None:
+    """Return the type of a name; None for None, which leaves the choice to whoever asks.
+
+    Raises:
+        UnknownNameError: if there is no such type.
+    """
+    if name is None:
+        return None
+    if name not in DTYPES:
+        raise UnknownNameError.choose("dtype", name, DTYPES)
+    return DTYPES[name]
