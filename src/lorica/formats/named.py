@@ -198,16 +198,19 @@ def sizes_of(stored: Stored, kinds: Kinds, naming: Naming) -> dict[str, dict[str
     A prefix that several components have gives the component of :data:`BARE_MODULE`: any.
     """
     starts = naming.starts()
+    longest = max(map(len, starts), default=0)
     begin = re.compile("|".join(map(re.escape, starts))).match
     found: dict[str, dict[str, Shape | None]] = {}
-    homes: dict[str, dict[str, Shape | None]] = {}
+    homes: dict[str, tuple[dict[str, Shape | None], int]] = {}  # by the beginnings that occur, of which there are few
     sizes = [_size(stored.tensors, leaves) for leaves in kinds.samples]
     for name, kind in kinds.of.items():
-        started = begin(name)
-        start = started[0] if started else ""
-        if start not in homes:
-            homes[start] = found.setdefault(starts.get(start, BARE_MODULE), {})
-        homes[start][name[len(start) :]] = sizes[kind]
+        head = name[:longest]
+        if head not in homes:
+            started = begin(head)
+            start = started[0] if started else ""
+            homes[head] = found.setdefault(starts.get(start, BARE_MODULE), {}), len(start)
+        home, cut = homes[head]
+        home[name[cut:]] = sizes[kind]
     return found
 
 
