@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from torch import Tensor
-
 from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats import peft_bias
@@ -188,7 +186,7 @@ class ModuleReader:
     def _meant(self, alpha: float, leaves: Leaves) -> float | None:
         return None if alpha == 0 and self._parsed.zero_is_rank and "oft.blocks" not in leaves else float(alpha)
 
-    def _note(self, used: Mapping[str, Place]) -> None:
+    def _note(self, used: dict[str, Place]) -> None:
         """Note which modules were used, and how the file spells them."""
         spelling, tensors = self._account.spelling, self._stored.tensors
         modules = {name: self._parsed.modules[name] for name in used}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -138,7 +138,7 @@ def _count(group: _Group, tallies: dict[str, _Tally]) -> None:
     """Add to each family's tally what it has of a group."""
     families, same = _having(group.name, _is_text(group), group.size)
     if not families <= tallies.keys():
-        tallies.update({family: _Tally() for family in families - tallies.keys()})
+        tallies.update({family: _Tally() for family in families if family not in tallies})
     for family, reaches in same:
         if group.highest in reaches:
             tallies[family].reached += 1
@@ -148,7 +148,7 @@ def _count(group: _Group, tallies: dict[str, _Tally]) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _having(name: str, text: bool | None, size: Size | None) -> tuple[Collection[str], _Reached]:
+def _having(name: str, text: bool | None, size: Size | None) -> tuple[Set[str], _Reached]:
     """Return the families that have modules of a starred name, and how far those go that have them in a size."""
     families = read_index().reaches(name, text=text)
     same = ((family, _of_size(size, reaches)) for family, reaches in families.items())
