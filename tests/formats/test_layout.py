@@ -70,8 +70,14 @@ def test_each_file_has_its_own_tensors_and_alphas() -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [file_of(rank=5), file_of(dtype=torch.float16), dict(reversed(file_of().items())), dict(list(file_of().items())[3:])]
-)  # fmt: skip
+    "other",
+    [
+        file_of(rank=5),
+        file_of(dtype=torch.float16),
+        dict(reversed(file_of().items())),
+        dict(list(file_of().items())[3:]),
+    ],
+)
 def test_another_rank_dtype_order_or_number_of_keys_is_another_layout(other: dict[str, Tensor]) -> None:
     first = layout_of(file_of())
     assert layout_of(file_of(2.5)) is first
