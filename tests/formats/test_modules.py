@@ -12,7 +12,7 @@ from lorica.errors import FormatError
 from lorica.formats.files import load, peek
 from lorica.formats.kinds import Kinds
 from lorica.formats.layers import group
-from lorica.formats.named import split_flat
+from lorica.formats.layout import split_flat
 from lorica.models import FAMILIES
 
 BLOCKS = [

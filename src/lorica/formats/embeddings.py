@@ -30,6 +30,8 @@ def read_embeddings(stored: Stored, account: Account) -> Embeddings:
     Raises:
         FormatError: if two keys are the vectors of one token for one text encoder, or one holds no vectors.
     """
+    if START not in "\n".join(stored.tensors):
+        return {}
     found: dict[str, dict[str, Tensor]] = {}
     owner: dict[tuple[str, str], str] = {}
     for key, vectors in stored.tensors.items():

@@ -6,12 +6,34 @@ A file has the same few kinds in block after block, so what was found out of one
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
+
+from torch import Tensor
 
 from lorica.formats.files import Stored
 from lorica.formats.layers import Leaves
 from lorica.formats.unread import Unread
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The shapes and dtypes of a file's tensors, in its order; a dtype that all of them have stands once."""
+
+    shapes: tuple[Any, ...]
+    dtypes: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Forms:
+        """Return those of a file, whose tensors are all unread, or none."""
+        unread = isinstance(next(iter(tensors.values()), None), Unread)
+        dtypes = tuple(map(attrgetter("stored_dtype" if unread else "dtype"), tensors.values()))
+        return cls(tuple(map(attrgetter("shape"), tensors.values())), dtypes[:1] if len(set(dtypes)) == 1 else dtypes)
+
+    def each(self) -> tuple[Any, ...]:
+        """Return for each tensor something that is the same for those of one shape and dtype."""
+        return self.shapes if len(self.dtypes) == 1 else tuple(zip(self.shapes, self.dtypes, strict=True))
 
 
 class Kinds:
@@ -20,15 +42,15 @@ class Kinds:
     Args:
         stored: the content of the file.
         modules: its modules by name.
+        forms: the shapes and dtypes of its tensors, if they were looked at.
     """
 
-    def __init__(self, stored: Stored, modules: Mapping[str, Leaves]) -> None:
-        tensor = stored.tensors.__getitem__
-        first = next(iter(stored.tensors.values()), None)  # all are unread, or none
-        form: Any = attrgetter("shape", "stored_dtype" if isinstance(first, Unread) else "dtype")
+    def __init__(self, stored: Stored, modules: Mapping[str, Leaves], forms: Forms | None = None) -> None:
+        forms = forms or Forms.of(stored.tensors)
+        form = dict(zip(stored.tensors, forms.each(), strict=True)).__getitem__
         numbers: dict[tuple[Any, ...], int] = {}
         self.of: dict[str, int] = {
-            name: numbers.setdefault((*leaves, *map(form, map(tensor, leaves.values()))), len(numbers))
+            name: numbers.setdefault((*leaves, *map(form, leaves.values())), len(numbers))
             for name, leaves in modules.items()
         }
         samples = {number: name for name, number in reversed(self.of.items())}

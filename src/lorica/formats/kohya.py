@@ -17,7 +17,7 @@ from lorica.formats.dialect import Parsed
 from lorica.formats.embeddings import embedding_tensors
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
-from lorica.formats.named import Naming, compose_named, model_for, parse_named, split_flat
+from lorica.formats.named import Naming, compose_named, model_for, parse_flat
 from lorica.formats.names import Prefixes
 from lorica.formats.spelling import spelling_of
 from lorica.formats.writing import LYCORIS_LEAVES
@@ -44,7 +44,7 @@ def recognises(keys: Keys) -> bool:
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
-    return parse_named(stored, target, account, NAMING, split_flat(stored.tensors))
+    return parse_flat(stored, target, account, NAMING)
 
 
 def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:

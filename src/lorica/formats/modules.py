@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats import peft_bias
 from lorica.formats.account import Account
-from lorica.formats.dialect import Parsed
+from lorica.formats.dialect import Parsed, as_it_is
 from lorica.formats.files import Stored
 from lorica.formats.fused import split
 from lorica.formats.kinds import Kinds
@@ -23,6 +24,7 @@ from lorica.formats.recipes import recipe_for, with_alpha
 from lorica.formats.widened import too_narrow
 
 Layers = dict[str, AdapterLayer]
+Case = tuple[int, "Shape | None"]  # the kind of a module, and the shape of the weight that it is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,12 @@ class Pattern:
 
     Args:
         rank: the rank of the layers.
-        leaves: what they call their tensors, to the meanings in the file.
-        layers: the alpha that is told (None stands for the rank) to the layer that was made.
+        leaves: what they call their tensors, each with the meaning in the file.
+        layers: the alpha as a file has it, or the configuration (None stands for the rank), to the layer that was made.
     """
 
     rank: int
-    leaves: Mapping[str, str]
+    leaves: tuple[tuple[str, str], ...]
     layers: dict[float | None, AdapterLayer]
 
 
@@ -55,7 +57,7 @@ class ModuleReader:
         self._account = account
         self._kinds = parsed.kinds or Kinds(stored, parsed.modules)
         self._shapes: Mapping[str, Mapping[str, Shape]] = parsed.target.components if parsed.target else {}
-        self._patterns: dict[tuple[int, Shape | None], Pattern] = {}
+        self._patterns: dict[Case, Pattern] = {}
 
     def read(self) -> dict[str, Layers]:
         """Return component to module path to layer; keys of which nothing comes are left in the account.
@@ -64,40 +66,59 @@ class ModuleReader:
             FormatError: if tensors are not numbers that a layer can hold, or two modules are one of the model's.
             ShapeError: if the tensors of a module do not fit each other.
         """
+        locate, kinds, all_shapes = self._parsed.locate, self._kinds.of, self._shapes
         components: dict[str, Layers] = {}
+        used: dict[str, Place] = {}
         for name, leaves in self._parsed.modules.items():
-            place = self._parsed.locate(name)
+            place = locate(name)
             if isinstance(place, str):
                 self._account.leave_stranger(leaves.values(), name, place)
                 continue
-            layers = self._whole(name, leaves, place) if place.is_whole else self._parts(leaves, place)
+            component, (part, *others) = place
+            shapes = all_shapes.get(component)
+            case = kinds[name], None if shapes is None else shapes[part.path]
+            whole = not others and part.rows is None
+            layer = self._like(case, leaves, place) if whole and case in self._patterns else None
+            layers = {part.path: layer} if layer else self._new(case, leaves, place)
             if isinstance(layers, str):
                 self._account.leave(leaves.values(), layers)
                 continue
-            component = components.setdefault(place.component, {})
+            home = components.setdefault(component, {})
             for path, layer in layers.items():
-                if path in component:
-                    raise self._named_twice(place.component, path, leaves)
-                component[path] = layer
-            self._note(name, leaves, place)
+                if path in home:
+                    raise self._named_twice(used, component, path, leaves)
+                home[path] = layer
+            used[name] = place
+        self._note(used)
         return components
 
-    def _whole(self, name: str, leaves: Leaves, place: Place) -> Layers | str:
+    def _like(self, case: Case, leaves: Leaves, place: Place) -> AdapterLayer | None:
+        """Return the layer that a module of a known kind makes, or None if it has another alpha."""
+        pattern = self._patterns[case]
+        layer = pattern.layers.get(self._alpha(leaves, place, pattern.rank))
+        if layer is None:
+            return None
+        tensors, own = self._stored.tensors, {}
+        for leaf, meaning in pattern.leaves:
+            own[leaf] = tensors[leaves[meaning]]
+        layer = layer.twin(own)
+        revise = self._parsed.revise
+        return layer if revise is as_it_is or revise(place.parts[0].path, layer, case[1]) is layer else None
+
+    def _new(self, case: Case, leaves: Leaves, place: Place) -> Layers | str:
+        """Return the layers, by path, that a module makes when all of it is looked at, or why there are none."""
+        return self._whole(case, leaves, place) if place.is_whole else self._parts(leaves, place)
+
+    def _whole(self, case: Case, leaves: Leaves, place: Place) -> Layers | str:
         """Return the layer of one module of the model, or the reason why there is none."""
-        path, shapes = place.parts[0].path, self._shapes.get(place.component)
-        shape = None if shapes is None else shapes[path]
-        case = self._kinds.of[name], shape
-        pattern = self._patterns.get(case)
-        layer = pattern and self._like(pattern, leaves, place)
-        if layer and self._parsed.revise(path, layer, shape) is layer:
-            return {path: layer}
+        path, shape = place.parts[0].path, case[1]
         layer = self._made(leaves, place, shape)
         if isinstance(layer, str):
             return layer
         revised = self._parsed.revise(path, layer, shape)
         if isinstance(revised, str):
             return revised
-        fit = _fit({path: revised}, shapes)
+        fit = _fit({path: revised}, self._shapes.get(place.component))
         if isinstance(fit, str):
             return fit
         if fit[path] is layer:
@@ -140,25 +161,20 @@ class ModuleReader:
             layer = layer if alpha is None else with_alpha(layer, alpha)
         return peft_bias.with_scaled_bias(layer) if leaves.get("bias", "").endswith(peft_bias.LEAF) else layer
 
-    def _like(self, pattern: Pattern, leaves: Leaves, place: Place) -> AdapterLayer | None:
-        """Return the layer that a module makes after a pattern, or None if it has another alpha."""
-        tensors = self._stored.tensors
-        like = pattern.layers.get(self._told_alpha(leaves, place, pattern.rank))
-        return like and like.twin({leaf: tensors[leaves[meaning]] for leaf, meaning in pattern.leaves.items()})
-
-    def _remember(self, case: tuple[int, Shape | None], leaves: Leaves, place: Place, layer: AdapterLayer) -> None:
+    def _remember(self, case: Case, leaves: Leaves, place: Place, layer: AdapterLayer) -> None:
         """Take a layer as a pattern, if it is nothing but the module's tensors and the alpha that is told."""
         tensors = {id(self._stored.tensors[key]): meaning for meaning, key in leaves.items() if meaning != "alpha"}
         names = {name: tensors.pop(id(tensor), None) for name, tensor in layer.tensors.items()}
-        meanings = {name: meaning for name, meaning in names.items() if meaning is not None}
+        meanings = tuple((name, meaning) for name, meaning in names.items() if meaning is not None)
         if not tensors and len(meanings) == len(names) and layer.kind != "dora":
             pattern = self._patterns.setdefault(case, Pattern(layer.rank, meanings, {}))
-            pattern.layers[self._told_alpha(leaves, place, layer.rank)] = layer
+            pattern.layers[self._alpha(leaves, place, layer.rank)] = layer
 
-    def _told_alpha(self, leaves: Leaves, place: Place, rank: int) -> float | None:
-        """Return the alpha that a module that can be read or the configuration tells; None stands for the rank."""
-        if "alpha" in leaves:
-            return self._meant(self._stored.tensors[leaves["alpha"]].item(), leaves)
+    def _alpha(self, leaves: Leaves, place: Place, rank: int) -> float | None:
+        """Return the number that stands under a module's alpha, or else what the configuration tells."""
+        key = leaves.get("alpha")
+        if key is not None:
+            return self._stored.tensors[key].item()
         return self._parsed.default_alpha(place.component, place.parts[0].path, rank)
 
     def _stored_alpha(self, leaves: Leaves) -> float | None:
@@ -170,23 +186,24 @@ class ModuleReader:
     def _meant(self, alpha: float, leaves: Leaves) -> float | None:
         return None if alpha == 0 and self._parsed.zero_is_rank and "oft.blocks" not in leaves else float(alpha)
 
-    def _note(self, name: str, leaves: Leaves, place: Place) -> None:
-        """Note that a module was used, and how the file spells it."""
+    def _note(self, used: dict[str, Place]) -> None:
+        """Note which modules were used, and how the file spells them."""
         spelling, tensors = self._account.spelling, self._stored.tensors
-        self._account.used.extend(leaves.values())
-        spelling.places[name], spelling.leaves[name] = place, leaves
-        if "magnitude" in leaves:
-            spelling.shapes[leaves["magnitude"]] = tuple(tensors[leaves["magnitude"]].shape)
-        for number in TOLD:
-            if number in leaves:
-                spelling.numbers[leaves[number]] = tensors[leaves[number]]
+        modules = {name: self._parsed.modules[name] for name in used}
+        self._account.used.extend(chain.from_iterable(map(Leaves.values, modules.values())))
+        spelling.places, spelling.leaves = used, modules
+        for leaves in modules.values():
+            for number in TOLD:
+                if number in leaves:
+                    spelling.numbers[leaves[number]] = tensors[leaves[number]]
+            if "magnitude" in leaves:
+                spelling.shapes[leaves["magnitude"]] = tuple(tensors[leaves["magnitude"]].shape)
 
-    def _named_twice(self, component: str, path: str, leaves: Leaves) -> FormatError:
+    def _named_twice(self, used: Mapping[str, Place], component: str, path: str, leaves: Leaves) -> FormatError:
         """Return the error for a module of the model that two of the file are."""
-        spelling = self._account.spelling
         other = next(
-            spelling.leaves[name]
-            for name, place in spelling.places.items()
+            self._parsed.modules[name]
+            for name, place in used.items()
             if place.component == component and path in place.paths()
         )
         meaning = next((meaning for meaning in leaves if meaning in other), next(iter(leaves)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,11 +14,11 @@ from lorica.errors import FormatError
 from lorica.formats import looks
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
-from lorica.formats.embeddings import START, read_embeddings
+from lorica.formats.embeddings import START, Embeddings, read_embeddings
 from lorica.formats.files import Stored
-from lorica.formats.kinds import Kinds
-from lorica.formats.layers import Leaves, group
-from lorica.formats.leaves import LEAVES, split_dotted
+from lorica.formats.layers import Leaves
+from lorica.formats.layout import LAYOUTS, Layout, Split
+from lorica.formats.leaves import split_dotted
 from lorica.formats.model import model_of
 from lorica.formats.names import BARE_MODULE, Prefixes, name_table
 from lorica.formats.places import Place, Shape
@@ -29,10 +29,7 @@ from lorica.models import FAMILIES, Target
 from lorica.models.detect import Candidate, detect
 
 EVERY = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
-FLAT_LEAVES = {**LEAVES, "weight": "ia3.scale"}  # behind a dotted name, ``weight`` would be the end of many a leaf
-_EMBEDDINGS = START.rstrip(".")
 _CANDIDATES = 6  # families that fit a file alike and whose names are compared
-Split = Iterable[tuple[str, str, str]]  # key, module's name, meaning
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +71,25 @@ class Naming:
 def parse_named(stored: Stored, target: Target | None, account: Account, naming: Naming, split: Split) -> Parsed:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
     embeddings = read_embeddings(stored, account)
-    modules = group(split, stored.source)
-    kinds = Kinds(stored, modules)
+    return _parsed(stored, target, account, naming, Layout.of(stored, split), embeddings)
+
+
+def parse_flat(stored: Stored, target: Target | None, account: Account, naming: Naming) -> Parsed:
+    """Return the same of a file with flat names, whose layout may be known from another file."""
+    return _parsed(stored, target, account, naming, LAYOUTS.of(stored), read_embeddings(stored, account))
+
+
+def _parsed(
+    stored: Stored, target: Target | None, account: Account, naming: Naming, layout: Layout, embeddings: Embeddings
+) -> Parsed:
+    modules = layout.modules
     if target is None:
-        account.candidates = detect(sizes_of(stored, kinds, naming))
+        account.candidates = _detected(layout, naming)
     models = [target] if target else best_families(stored, modules, naming, account.candidates)
     table = naming.table(models[0])
     if account.candidates and not account.candidates[0].fits:
-        known = ((table[name], leaves) for name, leaves in modules.items() if name in table)
-        sizes = ((place.component, place.parts[0].path, _size(stored.tensors, leaves)) for place, leaves in known)
-        models = [widened(models[0], sizes)]
+        known = ((table[name], layout.sizes[kind]) for name, kind in layout.kinds.of.items() if name in table)
+        models = [widened(models[0], ((place.component, place.parts[0].path, size) for place, size in known))]
     model, account.spelling.models = models[0], models
     missing = f"no module of {model.name} has this name."
     return Parsed(
@@ -92,16 +98,15 @@ def parse_named(stored: Stored, target: Target | None, account: Account, naming:
         model,
         known=lambda: list(table),
         embeddings=embeddings,
-        kinds=kinds,
+        kinds=layout.kinds,
     )
 
 
-def split_flat(keys: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield each key with the module's name, which ends at the first dot, and its meaning."""
-    for key in keys:
-        name, _, leaf = key.partition(".")
-        if name != _EMBEDDINGS:
-            yield key, name, FLAT_LEAVES.get(leaf, leaf)
+def _detected(layout: Layout, naming: Naming) -> Sequence[Candidate]:
+    """Return the families that the modules of a layout may be for; looked for once."""
+    if naming not in layout.detected:
+        layout.detected[naming] = detect(sizes_of(layout, naming))
+    return layout.detected[naming]
 
 
 def split_all(keys: Collection[str], account: Account) -> Iterator[tuple[str, str, str]]:
@@ -192,50 +197,22 @@ def _count_named(candidate: Candidate, modules: Mapping[str, Leaves], naming: Na
     return sum(map(naming.table(FAMILIES[candidate.family].target).__contains__, modules))
 
 
-def sizes_of(stored: Stored, kinds: Kinds, naming: Naming) -> dict[str, dict[str, Shape | None]]:
+def sizes_of(layout: Layout, naming: Naming) -> dict[str, dict[str, Shape | None]]:
     """Return component to the names behind its prefix to outputs and inputs, as far as the file tells.
 
     A prefix that several components have gives the component of :data:`BARE_MODULE`: any.
     """
     starts = naming.starts()
+    longest = max(map(len, starts), default=0)
     begin = re.compile("|".join(map(re.escape, starts))).match
     found: dict[str, dict[str, Shape | None]] = {}
-    homes: dict[str, dict[str, Shape | None]] = {}
-    sizes = [_size(stored.tensors, leaves) for leaves in kinds.samples]
-    for name, kind in kinds.of.items():
-        started = begin(name)
-        start = started[0] if started else ""
-        if start not in homes:
-            homes[start] = found.setdefault(starts.get(start, BARE_MODULE), {})
-        homes[start][name[len(start) :]] = sizes[kind]
+    homes: dict[str, tuple[dict[str, Shape | None], int]] = {}  # by the beginnings that occur, of which there are few
+    for name, kind in layout.kinds.of.items():
+        head = name[:longest]
+        if head not in homes:
+            started = begin(head)
+            start = started[0] if started else ""
+            homes[head] = found.setdefault(starts.get(start, BARE_MODULE), {}), len(start)
+        home, cut = homes[head]
+        home[name[cut:]] = layout.sizes[kind]
     return found
-
-
-def _size(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape | None:
-    """Return the outputs and the inputs of a module, if its leaves tell at a glance."""
-    return (
-        _of_lora(tensors, leaves)
-        or _of_lokr(tensors, leaves)
-        or _product(tensors, leaves, "loha.w1")
-        or tuple(_shape(tensors, leaves, "full.diff"))
-        or None
-    )
-
-
-def _shape(tensors: Mapping[str, Tensor], leaves: Leaves, leaf: str) -> Shape:
-    return tensors[leaves[leaf]].shape if leaf in leaves else ()
-
-
-def _of_lora(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape:
-    up, down = _shape(tensors, leaves, "lora.up"), _shape(tensors, leaves, "lora.down")
-    return (up[0], down[1]) if len(up) > 1 and len(down) > 1 else ()
-
-
-def _of_lokr(tensors: Mapping[str, Tensor], leaves: Leaves) -> Shape:
-    sizes = [_shape(tensors, leaves, whole) or _product(tensors, leaves, whole) for whole in ("lokr.w1", "lokr.w2")]
-    return (sizes[0][0] * sizes[1][0], sizes[0][1] * sizes[1][1]) if all(len(size) > 1 for size in sizes) else ()
-
-
-def _product(tensors: Mapping[str, Tensor], leaves: Leaves, whole: str) -> Shape:
-    left, right = _shape(tensors, leaves, f"{whole}_a"), _shape(tensors, leaves, f"{whole}_b")
-    return (left[0], right[1]) if min(len(left), len(right)) > 1 and left[1] == right[0] else ()

@@ -35,7 +35,7 @@ class Spelling:
     """
 
     places: dict[str, Place] = field(default_factory=dict[str, Place])
-    leaves: dict[str, Leaves] = field(default_factory=dict[str, Leaves])
+    leaves: Mapping[str, Leaves] = field(default_factory=dict[str, Leaves])
     numbers: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     shapes: dict[str, Shape] = field(default_factory=dict[str, Shape])
     embeddings: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])

@@ -14,7 +14,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
-from lorica.formats.named import Naming, compose_named, parse_named, split_flat
+from lorica.formats.named import Naming, compose_named, parse_flat
 from lorica.formats.writing import LYCORIS_LEAVES, refuse_embeddings
 from lorica.models import Target
 
@@ -34,7 +34,7 @@ def recognises(keys: Keys) -> bool:
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
-    return parse_named(stored, target, account, NAMING, split_flat(stored.tensors))
+    return parse_flat(stored, target, account, NAMING)
 
 
 def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:

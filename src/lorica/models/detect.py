@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import islice
-from operator import le
+from operator import itemgetter, le
 
 from lorica.models import FAMILIES
 from lorica.models.folding import Shape
@@ -18,6 +18,7 @@ _UNKNOWN = ("", "model")  # components whose kind a file does not say
 _CROSS_ATTENTION = "_attn2_to_k"  # in a UNet, its input is the text
 _UNETS = ("down_blocks_", "mid_block_", "up_blocks_", "input_blocks_", "middle_block_", "output_blocks_")
 _EXAMPLES = 2
+_NUMBERS = itemgetter(1)  # of a member of a group
 _Reached = Sequence[tuple[str, Sequence[Numbers]]]  # family, and how far its modules go
 
 
@@ -52,6 +53,8 @@ class Candidate:
     @property
     def evidence(self) -> tuple[str, ...]:
         """What speaks for it and against it, as sentences, the weightiest first."""
+        if self.fits:
+            return self._summary(self.modules), *_marks(self.groups)
         every = ((group, read_index().reaches(group.name, text=_is_text(group))) for group in self.groups)
         named = {group: families[self.family] for group, families in every if self.family in families}
         misfits = (_misfit(group, reaches) for group, reaches in named.items() if not _has_all(group, reaches))
@@ -74,11 +77,7 @@ class _Group:
     name: str
     size: Size | None
     members: Sequence[tuple[str, Numbers]]  # the path as the file has it, and its numbers
-
-    @cached_property
-    def highest(self) -> Numbers:
-        """The highest number at each star."""
-        return tuple(map(max, zip(*(numbers for _, numbers in self.members), strict=True)))
+    highest: Numbers  # at each star
 
     def __len__(self) -> int:
         return len(self.members)
@@ -87,7 +86,7 @@ class _Group:
         """Return how many of the members have no number above the highest."""
         if _within(self.highest, highest):
             return len(self.members)
-        return sum(_within(numbers, highest) for _, numbers in self.members)
+        return sum(all(map(le, numbers, highest)) for _, numbers in self.members)
 
 
 @dataclass(slots=True)
@@ -128,18 +127,18 @@ def detect(modules: Modules) -> list[Candidate]:
 def _groups(modules: Modules) -> Iterator[_Group]:
     for component, shapes in modules.items():
         members: defaultdict[tuple[str, Size | None], list[tuple[str, Numbers]]] = defaultdict(list)
-        for (path, shape), (name, numbers) in zip(shapes.items(), starred_all(shapes), strict=True):
+        for path, shape, (name, numbers) in zip(shapes, shapes.values(), starred_all(shapes), strict=True):
             members[name, shape and shape[:2]].append((path, numbers))
         for (name, size), found in members.items():
-            yield _Group(component, name, size, found)
+            highest = map(max, zip(*map(_NUMBERS, found), strict=True))
+            yield _Group(component, name, size, found, tuple(highest))
 
 
 def _count(group: _Group, tallies: dict[str, _Tally]) -> None:
     """Add to each family's tally what it has of a group."""
     families, same = _having(group.name, _is_text(group), group.size)
-    for family in families:
-        if family not in tallies:
-            tallies[family] = _Tally()
+    if not families <= tallies.keys():
+        tallies.update({family: _Tally() for family in families if family not in tallies})
     for family, reaches in same:
         if group.highest in reaches:
             tallies[family].reached += 1
@@ -149,7 +148,7 @@ def _count(group: _Group, tallies: dict[str, _Tally]) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _having(name: str, text: bool | None, size: Size | None) -> tuple[Collection[str], _Reached]:
+def _having(name: str, text: bool | None, size: Size | None) -> tuple[Set[str], _Reached]:
     """Return the families that have modules of a starred name, and how far those go that have them in a size."""
     families = read_index().reaches(name, text=text)
     same = ((family, _of_size(size, reaches)) for family, reaches in families.items())

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,16 @@ def starred(path: str) -> tuple[str, Numbers]:
 
 
 def starred_all(paths: Collection[str]) -> Iterator[tuple[str, Numbers]]:
-    """Yield for each path what :func:`starred` returns: a thousand of them at once are found in half the time."""
+    """Return for each path what :func:`starred` returns: a thousand of them at once are found in half the time."""
     text = _START.join(["", *paths]) + "\n"
     if text.count("\n") > len(paths) + 1:
         text = _START.join(["", *(path.replace("\n", " ") for path in paths)]) + "\n"
     flat = text.replace(".", "_").replace("*", "?").replace(_START + _WRAPPER, _START)
     pieces = _NUMBER.split(flat)
     numbers = map(int, pieces[1::2])
-    for name in "_*".join(pieces[::2])[:-1].split(_START)[1:]:
-        yield name, tuple(islice(numbers, name.count("*")))
+    names = "_*".join(pieces[::2])[:-1].split(_START)[1:]
+    counts = map(str.count, names, repeat("*"))
+    return zip(names, map(tuple, map(islice, repeat(numbers), counts)), strict=True)
 
 
 @lru_cache(maxsize=1)
