@@ -239,6 +239,23 @@ def test_a_replaced_layer_that_is_put_back_acts_again() -> None:
     assert loras.active == ["a"]
 
 
+@pytest.mark.parametrize("path", ["0", "1"])
+def test_a_layer_replaced_before_or_after_another_load_is_noticed(path: str) -> None:
+    model, loras = replaceable()
+    if path == "0":
+        model(torch.randn(3, 5))
+        model[0] = nn.Sequential(nn.Linear(5, 7))
+    loras.load(one(make_lora(model[1], rank=2), "1"), name="b")
+    if path == "1":
+        loras.remove("a")
+        model(torch.randn(3, 5))  # it is known now where the layers of "b" stand
+        loras.load(one(make_lora(model[0][0]), "0.0"), name="c")
+        model(torch.randn(3, 5))
+        model[0][0] = nn.Linear(5, 7)
+    with pytest.raises(StateError, match=r"the layer model\.0\.0 was replaced"):
+        model(torch.randn(3, 5))
+
+
 def test_detaching_turns_what_is_loaded_afterwards_on() -> None:
     model, loras = replaceable()
     adapter, x = loras["a"], torch.randn(3, 5)

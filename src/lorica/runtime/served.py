@@ -40,7 +40,7 @@ def weight_shape(layer: nn.Module) -> tuple[int, ...]:
 def lacks_batch(layer: nn.Module, y: Tensor) -> bool:
     """Tell whether a layer's output is that of one sample, without the axis of a batch."""
     axes = getattr(layer, "normalized_shape", None) or getattr(layer, "dim", None)  # of a norm that has them
-    return y.ndim < (max(len(weight_shape(layer)), 2) if axes is None else len(axes) + 1)
+    return y.ndim < (len(weight_shape(layer)) if axes is None else len(axes) + 1)
 
 
 def check_fits(layer: nn.Module, change: AdapterLayer) -> None:
