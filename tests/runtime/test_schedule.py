@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -307,6 +308,22 @@ def test_pipelines_and_schedulers_have_their_own_classes_again() -> None:
     probe.loras.detach()
     assert type(pipe) is StableDiffusionPipeline
     assert not [name for name in vars(pipe) if "lorica" in name]
+
+
+@pytest.mark.parametrize("road", ["copy", "pickle"])
+def test_a_copy_of_a_pipeline_gives_the_same_picture_and_hears_nothing(road: str) -> None:
+    probe = Probe()
+    probe.pipe.unet._forward_pre_hooks.clear()  # the probe's own, which cannot be pickled
+    expected = probe.call(2)
+    twin = copy.deepcopy(probe.pipe) if road == "copy" else pickle.loads(pickle.dumps(probe.pipe))  # noqa: S301
+    assert type(twin) is StableDiffusionPipeline
+    assert not [name for name in vars(twin) if "lorica" in name]
+    assert type(probe.pipe) is not StableDiffusionPipeline
+    probe.loras.set({"a": -1.0})
+    changed = probe.call(2)
+    probe.pipe = twin
+    assert torch.equal(probe.call(2), expected)
+    assert not torch.equal(changed, expected)
 
 
 def test_a_pipeline_that_shares_the_components_follows_schedules_once_attached() -> None:

@@ -98,7 +98,7 @@ class GLoRA(AdapterLayer):
         if not is_thin(self.rank * (points + 1), weight.shape):
             return None
         inner = torch.einsum("oi...,ir->or...", weight.float(), near).flatten(1)  # (out, r * kernel)
-        outer = torch.kron(far, torch.eye(points, device=far.device))  # (r * kernel, in * kernel)
+        outer = torch.kron(far, torch.eye(points, dtype=far.dtype, device=far.device))  # (r * kernel, in * kernel)
         down = torch.cat([outer, right.flatten(1)]).view(-1, *weight.shape[1:])
         return Factors(down, torch.cat([inner, left], dim=1), self.scaling)
 

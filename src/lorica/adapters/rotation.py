@@ -27,7 +27,7 @@ def limited(q: Tensor, limit: float) -> Tensor:
 
 def cayley(q: Tensor) -> Tensor:
     """Return ``(I + Q) (I - Q)^-1 - I = 2 Q (I - Q)^-1`` for each block."""
-    one = torch.eye(q.shape[-1], device=q.device)
+    one = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
     return torch.linalg.solve(one - q, 2 * q, left=False)
 
 
@@ -54,7 +54,7 @@ def block_size(numbers: int) -> int | None:
 def skew_of_vectors(vectors: Tensor) -> Tensor:
     """Return the skew-symmetric blocks ``(n, b, b)`` whose upper triangles, row by row, are ``vectors``, in float32."""
     size = block_size(vectors.shape[1]) or 1
-    upper = torch.zeros(len(vectors), size, size, device=vectors.device)
+    upper = torch.zeros(len(vectors), size, size, dtype=torch.float32, device=vectors.device)
     rows, columns = torch.triu_indices(size, size, 1, device=vectors.device)
     upper[:, rows, columns] = vectors.float()
     return upper - upper.transpose(1, 2)

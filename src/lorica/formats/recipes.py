@@ -93,7 +93,7 @@ def leaves_of(layer: AdapterLayer) -> dict[str, Tensor]:
     shared = () if method == "norm" else ("magnitude", "bias")
     leaves = {name if name in shared else f"{method}.{name}": tensor for name, tensor in layer.tensors.items()}
     for flag in _FLAGS.get(inner.kind, ()):
-        leaves[f"{method}.{flag}"] = torch.tensor(float(getattr(inner, flag)))
+        leaves[f"{method}.{flag}"] = torch.tensor(float(getattr(inner, flag)), dtype=torch.float32, device="cpu")
     return leaves
 
 

@@ -167,7 +167,7 @@ def view(content: mmap | bytes, entry: Entry) -> Tensor:
         return torch.from_numpy(np.ndarray(entry.shape, _NUMPY[entry.dtype], content, entry.start))
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[entry.dtype])
     if entry.start == entry.stop:
-        return torch.empty(entry.shape, dtype=dtype)
+        return torch.empty(entry.shape, dtype=dtype, device="cpu")
     if entry.start % dtype.itemsize:  # cannot be mapped: copied out
         return torch.frombuffer(bytearray(content[entry.start : entry.stop]), dtype=dtype).view(entry.shape)
     count = (entry.stop - entry.start) // dtype.itemsize

@@ -223,7 +223,7 @@ def flat_or_dotted(names: Mapping[str, Place], start: str, joint: str) -> dict[s
 def exact_scalar(value: float, dtype: torch.dtype) -> Tensor:
     """Return a number as a tensor of the given dtype if that holds it exactly, else of 32 or 64 bits."""
     for kind in (dtype, torch.float32):
-        number = torch.tensor(value, dtype=kind)
+        number = torch.tensor(value, dtype=kind, device="cpu")
         if number.item() == value:
             return number
-    return torch.tensor(value, dtype=torch.float64)
+    return torch.tensor(value, dtype=torch.float64, device="cpu")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as every_module
 
 from lorica.adapters import AdapterLayer, Factors
 from lorica.errors import LoRAError, ModelError, StateError
@@ -169,6 +170,7 @@ def _is_fresh(layer: nn.Module) -> bool:
     hooks = layer._forward_hooks  # pyright: ignore[reportPrivateUsage]
     return (
         type(layer).forward in FRESH
+        and not every_module._global_forward_hooks  # pyright: ignore[reportPrivateUsage]  # they come before the layer's
         and "forward" not in layer.__dict__
         and (len(hooks) == 1 or next(iter(hooks.values())) is serve)
     )

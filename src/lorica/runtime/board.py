@@ -14,6 +14,8 @@ from lorica.runtime.bank import Part
 from lorica.runtime.everywhere import Everywhere, acts
 from lorica.runtime.plan import Place
 
+CPU = torch.device("cpu")  # whatever torch's default device and dtype are just now
+
 Key = tuple[Place, int]  # a part of a bank: the layer, and which of its content
 Row = Mapping[str, Mapping[Place, float]]  # the strength of each adapter in each layer
 
@@ -33,17 +35,18 @@ class Entry:
     def place(self, offsets: Mapping[Key, int]) -> Tensor:
         """Return the column of every strength."""
         if self.columns is None or self.offsets is not offsets:
-            starts = self.starts + torch.tensor([offsets[key] for key in self.keys], dtype=torch.int64)
+            starts = self.starts + torch.tensor([offsets[key] for key in self.keys], dtype=torch.int64, device=CPU)
             ends = self.counts.cumsum(0)
             shifts = (starts - ends + self.counts).repeat_interleave(self.counts)
-            self.columns, self.offsets = torch.arange(int(ends[-1])) + shifts, offsets
+            self.columns, self.offsets = torch.arange(int(ends[-1]), device=CPU) + shifts, offsets
         return self.columns
 
     def values(self, strengths: Mapping[Place, float]) -> Tensor:
         """Return the strength of every column."""
         if isinstance(strengths, Everywhere):
             return (self.spread * strengths.value).to(torch.float32)
-        by_part = torch.tensor([strengths.get(place, 0.0) for place, _ in self.keys], dtype=torch.float64)
+        numbers = [strengths.get(place, 0.0) for place, _ in self.keys]
+        by_part = torch.tensor(numbers, dtype=torch.float64, device=CPU)
         return (by_part * self.scalings).to(torch.float32).repeat_interleave(self.counts)
 
 
@@ -66,7 +69,7 @@ class State:
     offsets: Mapping[Key, int] = field(default_factory=dict[Key, int])
     flats: Mapping[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
     views: Mapping[Key, Tensor] = field(default_factory=dict[Key, Tensor])
-    host: Tensor = field(default_factory=lambda: torch.zeros(1, 0))
+    host: Tensor = field(default_factory=lambda: torch.zeros(1, 0, dtype=torch.float32, device=CPU))
     acting: tuple[frozenset[str], ...] = (frozenset(),)
     guidance: int | None = None
     width: int = 0
@@ -117,7 +120,7 @@ class Board:
         before = self.state
         same = parts is before.parts and len(rows) == len(before.host) and not self._now.moved
         laid = before if same or before.fits(parts, len(rows)) else _lay_out(parts, len(rows))
-        host = torch.zeros(len(rows), laid.width)
+        host = torch.zeros(len(rows), laid.width, dtype=torch.float32, device=CPU)
         acting: list[set[str]] = [set() for _ in rows]
         for sample, row, names in zip(host, rows, acting, strict=True):
             for name, strengths in row.items():
@@ -149,11 +152,11 @@ class Board:
     def _entry(self, name: str, parts: Mapping[Key, Part]) -> Entry:
         if name not in self._entries:
             slots = [(key, part.slots[name]) for key, part in parts.items() if name in part.slots]
-            counts = torch.tensor([slot.stop - slot.start for _, slot in slots], dtype=torch.int64)
-            scalings = torch.tensor([slot.scaling for _, slot in slots], dtype=torch.float64)
+            counts = torch.tensor([slot.stop - slot.start for _, slot in slots], dtype=torch.int64, device=CPU)
+            scalings = torch.tensor([slot.scaling for _, slot in slots], dtype=torch.float64, device=CPU)
             self._entries[name] = Entry(
                 [key for key, _ in slots],
-                torch.tensor([slot.start for _, slot in slots], dtype=torch.int64),
+                torch.tensor([slot.start for _, slot in slots], dtype=torch.int64, device=CPU),
                 counts,
                 scalings,
                 scalings.repeat_interleave(counts),
@@ -166,7 +169,7 @@ def _lay_out(parts: Mapping[Key, Part], samples: int) -> State:
     widths = [part.width for part in parts.values()]
     starts = [0, *accumulate(widths)]
     devices = {part.device for part in parts.values()}
-    flats = {device: torch.zeros(samples, starts[-1], device=device) for device in devices}
+    flats = {device: torch.zeros(samples, starts[-1], dtype=torch.float32, device=device) for device in devices}
     pieces = {device: flat.split(widths, dim=1) for device, flat in flats.items()}
     views = {key: pieces[part.device][place] for place, (key, part) in enumerate(parts.items())}
     return State(parts, dict(zip(parts, starts, strict=False)), flats, views, width=starts[-1])

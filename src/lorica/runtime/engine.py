@@ -13,12 +13,12 @@ from lorica.runtime.fuse import Change, Fused
 from lorica.runtime.layout import Layout
 from lorica.runtime.originals import Backup
 from lorica.runtime.owner import check_owned, mark
+from lorica.runtime.placed import Placed
 from lorica.runtime.plan import Place
 from lorica.runtime.projections import Projections
 from lorica.runtime.regions import Bounds
 from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples
-from lorica.runtime.served import layer_at
 from lorica.runtime.strengths import Strength
 from lorica.runtime.turns import Turns
 from lorica.runtime.vocabulary import Vocabulary
@@ -33,16 +33,17 @@ class Engine:
         self._layout = Layout(self.components)
         self._projections = Projections(self.components)
         self._looked_at: object = None
+        self._placed = Placed(self.components)
         self._roster = Roster()
-        self._fused = Fused(self._layer, self.components)
-        self._banks = Banks(self._layer, self._fused.originals.get)
+        self._fused = Fused(self._placed.find, self.components)
+        self._banks = Banks(self._placed.find, self._fused.originals.get)
         self._residents = Residents(self._banks)
         self._enabled = True
         self._turns = Turns()
         self._dials = Dials(self._roster, self._turn)
-        self._calls = Calls(self._turns, self.components, self._dials, self._check_rows)
+        self._calls = Calls(self._turns, self.components, self._dials, self._check_layers)
         self._vocabulary = Vocabulary(self.components, lambda: self._calls.pipelines)
-        self.watch = Watch(self._turns, self._check_rows)
+        self.watch = Watch(self._turns, self._check_layers)
         self.bounds = Bounds(lambda: self._banks.acting)
 
     def _move(
@@ -111,7 +112,9 @@ class Engine:
         """Stand around forwards as long as banks hold anything: what is fused costs nothing."""
         if self._looked_at is not self._banks.plans:
             self._looked_at = self._banks.plans
-            self._projections.watch({*self._banks.places, *self._fused.changes})
+            places = {*self._banks.places, *self._fused.changes}
+            self._placed.hold(places)
+            self._projections.watch(places)
         if self._banks.plans or self._banks.reserved:
             self.watch.begin(list(self.components.values()), self._banks.plans)
         else:
@@ -129,8 +132,10 @@ class Engine:
         """Raise if the model calls other layers than those that adapters were put on."""
         self._projections.check()
 
-    def _layer(self, place: Place) -> nn.Module:
-        return layer_at(self.components[place[0]], place[1])
+    def _check_layers(self) -> None:
+        """Raise if the model no longer has the layers that adapters were put on, or does not call them."""
+        self._check_rows()
+        self._placed.check()
 
 
 def guidance_of(samples: Samples | None) -> int | None:

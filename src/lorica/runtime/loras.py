@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from lorica.runtime.originals import Backup
 from lorica.runtime.plan import plan_load
 from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.roster import Source, resolve_plan
+from lorica.runtime.shared import check_alone
 from lorica.runtime.shown import Shown
 from lorica.runtime.strengths import Strength
 from lorica.runtime.turns import in_turn
@@ -47,6 +49,7 @@ class Loras(Live, Shown):
         roster, name = self._roster, self._roster.free_name(source, name, replace=replace)
         self._check_live()
         plan = plan_load(adapter, self._layout, name)
+        strength = copy.deepcopy(strength)  # the caller may go on changing the mappings within
         resolved = resolve_plan(strength, plan)
         roster.check_no_samples("loading another adapter")
         words = self._vocabulary.prepare(name, adapter.embeddings)
@@ -76,8 +79,10 @@ class Loras(Live, Shown):
             StateError: if a weight was fused into without a backup, or an adapter is limited to a region. The model
                 is unchanged after any error.
         """
+        strengths = copy.deepcopy(dict(strengths))  # the caller may go on changing the mappings within
         resolved = {name: values for name, (_, values) in self._roster.resolved(strengths).items()}
         self.bounds.check_free(strengths)
+        check_alone(self.components, (place for values in resolved.values() for place in values))
         self._move(
             {**self._roster.in_weights, **strengths}, self._fused.with_more(resolved, self._roster.plans), backup=backup
         )
@@ -106,8 +111,7 @@ class Loras(Live, Shown):
     @in_turn
     def clear(self) -> None:
         """Take all adapters off the model."""
-        for name in self.names:
-            self.remove(name)
+        self._move({}, self._fused.without(self.names), gone=self.names)
 
     @in_turn
     def detach(self) -> None:
@@ -117,6 +121,7 @@ class Loras(Live, Shown):
         """
         self._move({}, self._fused.without(self.names, lost=False), gone=self.names, bare=True)
         self._fused.let_be()
+        self._enabled = True
 
     @in_turn
     def reserve(self, rank: int, modules: str | Sequence[str] = "all") -> None:

@@ -32,24 +32,41 @@ def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
         part = _component(component, layout.components, name, alone=len(adapter.components) == 1)
         modules = layout.layers(part)
         for path, change in layers.items():
-            found = _place(path, change, modules)
-            if isinstance(found, str):
+            found = _place(path, change, modules, layout.components[part])
+            if isinstance(found, str) and (part, found) not in plan:
                 plan[part, found] = change
             else:
-                misfits.append(f"{component}.{path}: {found}")
+                why = f"another layer of the adapter is for {part}.{found} too" if isinstance(found, str) else found
+                misfits.append(f"{component}.{path}: {why}")
     if misfits:
         raise ModelError(_misfit_message(name, misfits, len(adapter)))
     return join_projections(plan, layout.components)
 
 
-def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module]) -> str | LoRAError:
+def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module], component: nn.Module) -> str | LoRAError:
     """Return the live path for one layer, or why it has no place."""
     try:
         found = live_path(path, modules)
         check_fits(modules[found], change)
+    except UnknownNameError as error:
+        return _other_place(path, change, modules, component) or error
     except LoRAError as error:
         return error
     return found
+
+
+def _other_place(
+    path: str, change: AdapterLayer, modules: Mapping[str, nn.Module], component: nn.Module
+) -> str | LoRAError | None:
+    """Return the first path of a layer that stands under several, or why a module is no layer for adapters."""
+    try:
+        module = component.get_submodule(path)
+        check_fits(module, change)
+    except LoRAError as error:
+        return error
+    except AttributeError:
+        return None
+    return next((known for known, layer in modules.items() if layer is module), None)
 
 
 def live_path(path: str, modules: Mapping[str, nn.Module]) -> str:

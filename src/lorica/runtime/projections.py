@@ -67,7 +67,7 @@ class JoinedRows(AdapterLayer):
         }
         if all(change is None for change in found.values()):
             return None
-        total = torch.zeros(self.shape[0])
+        total = torch.zeros(self.shape[0], dtype=torch.float32, device="cpu")
         for (start, stop), change in found.items():
             if change is not None:
                 total = total.to(change.device)
@@ -91,7 +91,7 @@ class JoinedRows(AdapterLayer):
         if len(thin) < len(found):
             return None
         down = torch.cat([part.down for part in thin.values()])
-        up = torch.zeros(self.shape[0], len(down), device=down.device)
+        up = torch.zeros(self.shape[0], len(down), dtype=torch.float32, device=down.device)
         column = 0
         for (start, stop), part in thin.items():
             up[start:stop, column : column + len(part.down)] = part.up.float() * part.scaling

@@ -209,7 +209,7 @@ class Limit:
     def _factor(self, name: str, spot: tuple[Grid, tuple[int, ...]] | None, y: Tensor) -> Tensor:
         """Return what the strength is multiplied by, shaped to be spread over ``y``."""
         if spot is None:
-            return torch.full([1] * y.ndim, self._bounds.elsewhere, device=y.device)
+            return torch.full([1] * y.ndim, self._bounds.elsewhere, dtype=torch.float32, device=y.device)
         grid, shape = spot
         line = self._bounds.line(name, grid, y.device)
         return line.repeat(y.shape[0] // len(line) if shape[0] != 1 else 1).view(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,7 +143,8 @@ class Roster:
             UnknownNameError: if an adapter, component, block or module is unknown.
             ConfigError: if a strength is not a finite number.
         """
-        return {name: (value, resolve_plan(value, self.plans[self.known(name)])) for name, value in strengths.items()}
+        kept = copy.deepcopy(dict(strengths))  # the caller may go on changing the mappings within
+        return {name: (value, resolve_plan(value, self.plans[self.known(name)])) for name, value in kept.items()}
 
     def plans_beside(self, in_weights: Mapping[str, Strength]) -> dict[str, Plan]:
         """Return the plans of the adapters that banks hold: those that are not in the weights."""

@@ -71,7 +71,7 @@ class Rows:
         padded = any(0.0 in row for row in mask)
         strength: Strength | None = None if padded else _only(value for one in self.samples for value in one.values())
         if strength is None:
-            strength = self.strength.gather(1, where) * torch.tensor(mask, device=device)
+            strength = self.strength.gather(1, where) * torch.tensor(mask, dtype=torch.float32, device=device)
         return Apart(_taken(self.down, flat, where), _taken(self.up, flat, where), strength, self.guidance)
 
 

@@ -37,6 +37,12 @@ def weight_shape(layer: nn.Module) -> tuple[int, ...]:
     return tuple(cast("Tensor", layer.weight).shape)
 
 
+def lacks_batch(layer: nn.Module, y: Tensor) -> bool:
+    """Tell whether a layer's output is that of one sample, without the axis of a batch."""
+    axes = getattr(layer, "normalized_shape", None) or getattr(layer, "dim", None)  # of a norm that has them
+    return y.ndim < (len(weight_shape(layer)) if axes is None else len(axes) + 1)
+
+
 def check_fits(layer: nn.Module, change: AdapterLayer) -> None:
     """Raise unless ``change`` is one of this layer.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 from lorica.adapters import Adapter
@@ -28,12 +29,12 @@ class Shown(Engine):
     @property
     def strengths(self) -> dict[str, Strength]:
         """The strength of each live adapter, as it was given; none while :meth:`per_sample` holds."""
-        return {name: strength for name, (strength, _) in self._roster.live.items()}
+        return {name: copy.deepcopy(strength) for name, (strength, _) in self._roster.live.items()}
 
     @property
     def fused(self) -> dict[str, Strength]:
         """The adapters inside the weights, and the strength that each was fused at."""
-        return dict(self._roster.in_weights)
+        return copy.deepcopy(self._roster.in_weights)
 
     def __getitem__(self, name: str) -> Adapter:
         """Return a loaded adapter as a value."""

@@ -16,6 +16,7 @@ from lorica.adapters.operation import operate
 from lorica.runtime.acting import Acting
 from lorica.runtime.products import along, is_channels_second
 from lorica.runtime.samples import for_batch
+from lorica.runtime.served import lacks_batch
 from lorica.runtime.thin import NOBODY, NOTHING, Slot
 
 
@@ -62,6 +63,8 @@ class Stack(ABC):
 
     def forward(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Return ``y``, the layer's own output for ``x``, with what the changes add."""
+        if lacks_batch(layer, y):
+            return self.forward(layer, x[None], y[None])[0]
         acting = range(self.width) if torch.compiler.is_compiling() else self._acting
         if not acting:
             return y
@@ -103,7 +106,7 @@ class Weights(Stack):
     def _change(self, layer: nn.Module, x: Tensor, y: Tensor, strength: Tensor, acting: Collection[int]) -> Tensor:
         if len(strength) == 1:
             total = sum(
-                (self.values[place] * strength[0, place] for place in acting), start=torch.zeros(()).to(y.device)
+                (self.values[place] * strength[0, place] for place in acting), start=torch.zeros((), device=y.device)
             )
             return _operated(layer, x, total).to(y.dtype)
         change = torch.zeros_like(y)

@@ -16,6 +16,8 @@ UNET = ("down_blocks.", "mid_block.", "up_blocks.")  # how the layers of a UNet'
 # kind) or a further mapping. What is not named has strength 1. Numbers may be negative, and above 1.
 Strength = float | Sequence[float] | Mapping[str, Any]
 
+LARGEST = 3.4e38  # about the largest number of 32 bits, which strengths have
+
 # Short names of the parts of a UNet, as diffusers' users write them, and of a transformer, as Flux's authors do.
 PARTS: dict[str, tuple[str, ...]] = {
     "down": ("down_blocks",),
@@ -113,6 +115,6 @@ def _choose(key: str, prefix: str, paths: list[str]) -> tuple[str, list[str]]:
 
 def _number(value: Any, what: str) -> float:
     number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else float("nan")
-    if number - number != 0:
+    if not abs(number) <= LARGEST:
         raise ConfigError(f"{what} must be a finite number, got {value!r}.")
     return number

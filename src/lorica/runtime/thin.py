@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lorica.adapters import Factors
-from lorica.adapters.operation import CONVOLUTIONS
 from lorica.errors import StateError
 from lorica.runtime.acting import Acting
 from lorica.runtime.roads import Road, Slot, Stacked, change_with_rows
@@ -24,7 +23,7 @@ from lorica.runtime.rows import Rows
 ROOM = {"cpu": 4}
 
 NEVER = -1  # no version of a tensor
-NOTHING = torch.zeros(1, 0)  # the strengths of what was never linked
+NOTHING = torch.zeros(1, 0, dtype=torch.float32, device="cpu")  # the strengths of what was never linked
 NOBODY = Acting()
 
 
@@ -172,11 +171,11 @@ class Thin:
             y: the layer's output.
             in_place: whether ``y`` may be written to, and no gradients are wanted.
         """
+        if y.ndim < self.down.ndim:  # one sample, without the axis of a batch
+            return self.forward(layer, x[None], y[None], in_place=in_place)[0]
         if torch.compiler.is_compiling():
             rows = self.down[: self.width], self.up[: self.width]
             return change_with_rows(layer, x, y, *rows, self.strength, self.now.guidance)
-        if x.ndim < self.down.ndim and isinstance(layer, CONVOLUTIONS):  # a picture without a batch
-            return self.forward(layer, x[None], y[None], in_place=in_place)[0]
         if self._seen == NEVER:  # it was moved
             self._look()
         acting = cast("Rows", self._acting)

@@ -181,7 +181,8 @@ def _of_places(component: nn.Module, places: Tensor) -> Grid:
     ids = places.reshape(-1, *places.shape[-2:])[0].detach().cpu()
     own = ids[ids[:, 0] == ids[0, 0]]
     rows, columns = (int(own[:, axis].max()) + 1 for axis in (1, 2))
-    expected = torch.stack([torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)], dim=1)
+    down, across = (torch.arange(size, device="cpu") for size in (rows, columns))
+    expected = torch.stack([down.repeat_interleave(columns), across.repeat(rows)], dim=1)
     if len(own) != rows * columns or not torch.equal(ids[: len(own), 1:3].long(), expected):
         raise _unknown(component, f"the {len(own)} places of its tokens are not those of a grid, row by row")
     return Grid(1, rows, columns)

@@ -7,10 +7,11 @@ other objects of the class, ``isinstance``, signatures, saving.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from lorica.errors import StateError
 
@@ -81,7 +82,24 @@ def _ear_of(thing: Any) -> _Ear | None:
 def _twin(own: type, methods: tuple[tuple[str, Around], ...]) -> type:
     """Return the subclass that stands in for ``own``."""
     names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-    return type(own.__name__, (own,), {**names, **{name: _told(own, name, around) for name, around in methods}})
+    told = {name: _told(own, name, around) for name, around in methods}
+    return type(own.__name__, (own,), {**names, **told, "__reduce_ex__": _reduce})
+
+
+def _reduce(self: Any, protocol: Any) -> Any:
+    """Let a pickle or copy be an object of the own class, with nobody who listens."""
+    twin = type(self)
+    own: Any = twin.__base__
+    make, given, *rest = own.__reduce_ex__(self, protocol)
+    if rest and isinstance(rest[0], dict):
+        rest[0] = {name: value for name, value in cast("dict[str, Any]", rest[0]).items() if name != _EAR}
+    usual: Any = copyreg.__newobj__  # type: ignore[attr-defined]
+    makers = {twin: own, usual: _new}  # pickle refuses the usual one for an object of a subclass
+    return (makers.get(make, make), tuple(own if one is twin else one for one in given), *rest)
+
+
+def _new(own: Any, *given: Any) -> Any:
+    return own.__new__(own, *given)
 
 
 def _told(own: type, name: str, around: Around) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ parts are compiled one by one is not observed either: watching its operations wo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -29,6 +30,13 @@ Layers = Mapping[str, nn.Module]
 SHOWN = 3  # silent layers that a message names
 
 
+class Observing(threading.local):
+    """The forwards of one thread that are observed, the innermost last."""
+
+    def __init__(self) -> None:
+        self.running: list[tuple[nn.Module, Observation]] = []
+
+
 class Watch:
     """Stands around the forwards of the components of one model.
 
@@ -43,7 +51,7 @@ class Watch:
         self._components: list[nn.Module] = []
         self._held: object = None
         self._unproven: list[nn.Module] = []  # components whose banks have not been seen to run
-        self._observing: list[tuple[nn.Module, Observation]] = []
+        self._here = Observing()
 
     def begin(self, components: Sequence[nn.Module], held: object) -> None:
         """Stand around these components' forwards; if the banks hold something else by now, observe the next ones."""
@@ -66,7 +74,7 @@ class Watch:
         if self._turns.enter():
             self._check()
         if any(part is component for part in self._unproven) and not has_compiled_parts(component):
-            self._observing.append((component, Observation(_served(component))))
+            self._here.running.append((component, Observation(_served(component))))
 
     def after(self, component: nn.Module, *, whole: bool) -> None:
         """End a forward, whether it ran as a whole or broke off.
@@ -75,8 +83,8 @@ class Watch:
             ModelError: if a weight was used whose bank did not run.
         """
         self._turns.leave()
-        if self._observing and self._observing[-1][0] is component:
-            self._observing.pop()[1].close(judge=whole)
+        if self._here.running and self._here.running[-1][0] is component:
+            self._here.running.pop()[1].close(judge=whole)
             if not whole:
                 return
             self._unproven = [part for part in self._unproven if part is not component]
@@ -89,7 +97,7 @@ class Observation(TorchFunctionMode):
         super().__init__()
         self._paths = {id(cast("Tensor", layer.weight)): path for path, layer in layers.items()}
         self._used: set[str] = set()
-        self._called: set[str] = set()
+        self._called = {""}  # the component itself is, or there would be no observation
         self._stack = ExitStack()
         for path, layer in layers.items():
             handle = layer.register_forward_pre_hook(partial(self._note, path))
