@@ -17,7 +17,8 @@ import json
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from sized_unets import COVERAGES, DTYPES, SIZES, inputs, make_unet, millisecond
 from torch import Tensor, nn
 
 import lorica
-from lorica.runtime.originals import Originals
+from lorica.runtime import fuse
 
 ADAPTERS = 5
 PARTS = ("load", "set", "fuse1", "fuse2", "memory")
 ROWS_AT_ONCE = 1 << 20  # numbers of a bfloat16 weight that the floor of fusing widens to float32 at a time
+PAGE = 4096  # bytes
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative; that both sides do the same work
 
 
@@ -205,24 +207,29 @@ def copy_back(pairs: list[tuple[Tensor, Tensor]]) -> float:
     return milliseconds(floor)
 
 
-class Kept:
-    """How long copies of originals took since it was last asked."""
+@contextmanager
+def memory_apart() -> Iterator[list[float]]:
+    """Let fusing touch fresh memory before it computes; give the list of how long each weight's took."""
+    spent: list[float] = []
+    room_for = fuse.room_for
 
-    def __init__(self) -> None:
-        self.spent = 0.0
-        keep = Originals.keep
+    def touched(parameter: nn.Parameter) -> Tensor | None:
+        found: list[Tensor | None] = []
 
-        def timed(originals: Originals, place: tuple[str, str], leaf: str) -> Tensor:
-            found: list[Tensor] = []
-            self.spent += milliseconds(lambda: found.append(keep(originals, place, leaf)))
-            return found[0]
+        def touch() -> None:
+            found.append(room_for(parameter))
+            if found[0] is not None:
+                step = PAGE // found[0].itemsize
+                found[0].as_strided((found[0].numel() // step,), (step,)).zero_()
 
-        Originals.keep = timed
+        spent.append(milliseconds(touch))
+        return found[0]
 
-    def taken(self) -> float:
-        """Return it in milliseconds, and begin anew."""
-        spent, self.spent = self.spent, 0.0
-        return spent
+    fuse.room_for = touched
+    try:
+        yield spent
+    finally:
+        fuse.room_for = room_for
 
 
 Times = dict[str, dict[str, list[float]]]  # operation to side to milliseconds
@@ -242,7 +249,6 @@ class Comparison:
         self.size, self.files = size, write_files(unet, coverage, ADAPTERS, folder)
         self.ours, self.peft = Ours(unet, self.files), Peft(make_unet(size), self.files)
         self.times: Times = {}
-        self.kept = Kept()
 
     def note(self, operation: str, **spent: float) -> None:
         """Enter one round of an operation."""
@@ -296,19 +302,18 @@ class Comparison:
         for _ in range(repeats):
             floor = add_products(layers)
             before = [layer.weight.clone() for layer, _ in layers[:3]]
-            self.kept.taken()
-            ours = self.ours.fuse(names)
-            kept = self.kept.taken()
-            peft = self.peft.fuse(names)
-            self.note(f"fuse {count}", ours=ours - kept, peft=peft, floor=floor)
+            ours, peft = self.ours.fuse(names), self.peft.fuse(names)
+            self.note(f"fuse {count}, with fresh memory", ours=ours, peft=peft, floor=floor)
             again = milliseconds(lambda: self.ours.loras.fuse(dict.fromkeys(names, 0.5)))
-            self.note(f"fuse {count}, originals kept", ours=again, peft=peft, floor=floor)
-            self.note(f"fuse {count}, with the first backup", ours=ours)
-            floor = copy_back(self.ours.originals())
-            self.note(f"unfuse {count}", ours=self.ours.unfuse(), peft=self.peft.unfuse(), floor=floor)
-            exact = all(torch.equal(layer.weight, was) for (layer, _), was in zip(layers, before, strict=False))
-            if not exact:
+            self.note(f"fuse {count} at other strengths", ours=again, peft=peft, floor=floor)
+            back = copy_back(self.ours.originals())
+            self.note(f"unfuse {count}", ours=self.ours.unfuse(), peft=self.peft.unfuse(), floor=back)
+            if not all(torch.equal(layer.weight, was) for (layer, _), was in zip(layers, before, strict=False)):
                 raise RuntimeError("unfusing was not exact")
+            with memory_apart() as taken:
+                ours = self.ours.fuse(names)
+            self.note(f"fuse {count}", ours=ours - sum(taken), peft=peft, floor=floor)
+            self.ours.unfuse()
         self._unload()
 
     def memory(self, repeats: int) -> None:

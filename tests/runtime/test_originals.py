@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import FileError, ModelError, StateError, UnknownNameError
+from lorica.runtime.fuse import rows_at_once
 from sample_layers import make_lora, one, relative_error
 from tiny_models import sd15
 
@@ -173,8 +174,9 @@ def test_channels_last_weights_are_fused_in_place(dtype: torch.dtype) -> None:
 
 def test_a_large_half_precision_weight_is_summed_in_float32_block_by_block() -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(700, 900).to(torch.bfloat16)  # more than one block
-    change = LoRA(torch.randn(3, 700) / 3, torch.randn(900, 3) / 4, 1.5)
+    layer = nn.Linear(1500, 1700).to(torch.bfloat16)
+    assert rows_at_once(1700, 1500) < 1700  # more than one block
+    change = LoRA(torch.randn(3, 1500) / 3, torch.randn(1700, 3) / 4, 1.5)
     exact = layer.weight.double() + 0.7 * 0.5 * change.tensors["up"].double() @ change.tensors["down"].double()
     loras = lorica.attach(layer_in := nn.Sequential(layer))
     loras.load(one(change), name="a")

@@ -7,6 +7,7 @@ likewise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -16,12 +17,16 @@ from torch import Tensor, nn
 
 from lorica.adapters import AdapterLayer
 from lorica.errors import ModelError, UnknownNameError
+from lorica.runtime.exchange import room_for
 from lorica.runtime.originals import BACKUPS, LEAVES, Backup, Kept, Originals, find_stored
 from lorica.runtime.plan import Place, Plan
 
 Change = tuple[AdapterLayer, float]  # what is fused into one weight, and how strongly
 Changes = Mapping[str, Change]  # by adapter
-ROWS_AT_ONCE = 1 << 20  # numbers of a half-precision weight that are widened to float32 at a time: they stay in cache
+NUMBERS_AT_ONCE = 1 << 21  # of a half-precision weight are widened to float32 at a time: they stay in cache
+ROWS_TOGETHER = (
+    64  # a product of as many rows, or a multiple, is quickest, and the same bits with any number of threads
+)
 
 
 @dataclass(slots=True)
@@ -122,6 +127,18 @@ class Fused:
                     f"{where}: the adapter changes its bias, but it has none, so there is nothing to fuse that into. "
                     "Keep the adapter live with set()."
                 )
+        self._check_apart({**self.changes, **wanted})
+
+    def _check_apart(self, places: Iterable[Place]) -> None:
+        """Raise if two layers have one weight: what is fused for one would act in the other too."""
+        homes: dict[int, Place] = {}
+        for place in places:
+            other = homes.setdefault(_leaf(self.find(place), "weight").data_ptr(), place)
+            if other != place:
+                raise ModelError(
+                    f"{'.'.join(other)} and {'.'.join(place)} have one weight in common, so what is fused for one "
+                    "would act in the other too. Keep the adapter live with set()."
+                )
 
     def _stored(self, wanted: Mapping[Place, Changes]) -> dict[Place, Kept]:
         """Return where the checkpoint holds what would be changed."""
@@ -142,10 +159,18 @@ class Fused:
         for leaf in self.originals.kept.get(place, {}).keys() - set(leaves):  # an adapter that is gone had changed it
             _leaf(layer, leaf).copy_(cast("Tensor", self.originals.get(place, leaf)))
         for leaf in leaves:
-            live, known = _leaf(layer, leaf), self.originals.has(place, leaf)
-            original = self.originals.keep(place, leaf)
-            WRITERS[leaf](live, original if known else live, changes.values())
+            room = None if self.originals.has(place, leaf) else room_for(_parameter(layer, leaf))
+            if room is None:
+                self._write_in_place(place, leaf, changes)
+            else:
+                WRITERS[leaf](room, _leaf(layer, leaf), changes.values())
+                self.originals.leave(place, leaf, room)
         self.changes[place] = dict(changes)
+
+    def _write_in_place(self, place: Place, leaf: str, changes: Changes) -> None:
+        live, known = _leaf(self.find(place), leaf), self.originals.has(place, leaf)
+        original = self.originals.keep(place, leaf)
+        WRITERS[leaf](live, original if known else live, changes.values())
 
 
 def write_weight(weight: Tensor, original: Tensor, changes: Iterable[Change]) -> None:
@@ -198,10 +223,16 @@ def _write_product(weight: Tensor, base: Tensor, up: Tensor, down: Tensor) -> No
     elif weight.dtype == base.dtype == torch.float32:
         torch.addmm(sums, up, down, out=rows)
     else:
-        step = max(ROWS_AT_ONCE // rows.shape[1], 1) if weight.device.type == "cpu" else len(rows)
+        step = rows_at_once(*rows.shape) if weight.device.type == "cpu" else len(rows)
         buffer = torch.empty_like(rows[:step], dtype=torch.float32)
         for part, was, factors in zip(rows.split(step), sums.split(step), up.split(step), strict=True):
             part.copy_(buffer[: len(part)].copy_(was).addmm_(factors, down))
+
+
+def rows_at_once(rows: int, columns: int) -> int:
+    """Return how many rows of a matrix are widened at a time: parts that fit in cache, and are about equally large."""
+    parts = max(math.ceil(rows * columns / NUMBERS_AT_ONCE), 1)
+    return math.ceil(rows / parts / ROWS_TOGETHER) * ROWS_TOGETHER
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -219,8 +250,12 @@ def _leaves_of(layer: nn.Module, changes: Changes) -> tuple[str, ...]:
     return tuple(leaf for leaf in LEAVES if touched[leaf])
 
 
+def _parameter(layer: nn.Module, leaf: str) -> nn.Parameter:
+    return cast("nn.Parameter", getattr(layer, leaf))
+
+
 def _leaf(layer: nn.Module, leaf: str) -> Tensor:
-    return cast("nn.Parameter", getattr(layer, leaf)).data
+    return _parameter(layer, leaf).data
 
 
 def _check_plain(where: str, weight: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lorica.errors import FileError, ModelError, StateError
 from lorica.models.clip import spellings
+from lorica.runtime.exchange import write_back
 from lorica.runtime.pages import empty_like
 
 Place = tuple[str, str]
@@ -74,6 +75,12 @@ class Originals:
             held[leaf] = empty_like(live).copy_(live)
         return cast("Tensor", self.get(place, leaf))
 
+    def leave(self, place: Place, leaf: str, room: Tensor) -> None:
+        """Keep the original of a weight or bias where it lies, and let the layer compute with ``room`` instead."""
+        parameter = cast("nn.Parameter", getattr(self.find(place), leaf))
+        self.kept.setdefault(place, {})[leaf] = parameter.data
+        parameter.data = room
+
     def expect(self, found: Mapping[Place, Kept]) -> None:
         """Take these originals from the checkpoint instead of copying them, where none is kept yet."""
         for place, stored in found.items():
@@ -97,10 +104,15 @@ class Originals:
                 )
 
     def restore(self, place: Place) -> None:
-        """Write the originals back, if anything was changed, and forget them."""
-        layer = self.find(place)
-        for leaf in self.kept.get(place, {}):
-            _leaf(layer, leaf).copy_(cast("Tensor", self.get(place, leaf)))
+        """Put the originals back, if anything was changed, and forget them."""
+        layer, held = self.find(place), self.kept.get(place, {})
+        for leaf, original in tuple(held.items()):
+            parameter = cast("nn.Parameter", getattr(layer, leaf))
+            if isinstance(original, Stored):
+                parameter.data.copy_(original.read(parameter.data))
+            else:
+                write_back(parameter, original)
+            del held[leaf]  # it may be what the layer computes with now
         self.kept.pop(place, None)
 
     def give_up(self, place: Place) -> None:
