@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 import lorica
 from lorica.adapters import Adapter, LoRA
-from lorica.errors import ModelError
 from lorica.runtime import exchange, fuse
 from lorica.runtime.exchange import may_move
 from sample_layers import make_lora, one
@@ -144,25 +143,6 @@ def test_another_parameter_on_the_same_memory_changes_too() -> None:
     loras.fuse({"a": 0.7})
     assert torch.equal(other, layer.weight)
     assert not torch.equal(other, before)
-
-
-def test_layers_with_one_weight_in_common_are_refused() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
-    model[2].weight = model[0].weight
-    before = model[0].weight.detach().clone()
-    loras = lorica.attach(model)
-    for name, places in {"a": "02", "b": "0", "c": "2"}.items():
-        loras.load(Adapter({"model": {place: make_lora(model[int(place)]) for place in places}}), name=name)
-    with pytest.raises(ModelError, match=r"model\.0 and model\.2 have one weight in common.*Keep the adapter live"):
-        loras.fuse({"a": 1.0})
-    loras.fuse({"b": 1.0})
-    with pytest.raises(ModelError, match=r"one weight in common"):
-        loras.fuse({"c": 1.0})
-    loras.unfuse()
-    assert torch.equal(model[0].weight, before)
-    loras.fuse({"c": 1.0})
-    assert loras.fused == {"c": 1.0}
 
 
 def test_a_model_of_inference_tensors_and_fusing_within_inference_mode() -> None:

@@ -127,18 +127,6 @@ class Fused:
                     f"{where}: the adapter changes its bias, but it has none, so there is nothing to fuse that into. "
                     "Keep the adapter live with set()."
                 )
-        self._check_apart({**self.changes, **wanted})
-
-    def _check_apart(self, places: Iterable[Place]) -> None:
-        """Raise if two layers have one weight: what is fused for one would act in the other too."""
-        homes: dict[int, Place] = {}
-        for place in places:
-            other = homes.setdefault(_leaf(self.find(place), "weight").data_ptr(), place)
-            if other != place:
-                raise ModelError(
-                    f"{'.'.join(other)} and {'.'.join(place)} have one weight in common, so what is fused for one "
-                    "would act in the other too. Keep the adapter live with set()."
-                )
 
     def _stored(self, wanted: Mapping[Place, Changes]) -> dict[Place, Kept]:
         """Return where the checkpoint holds what would be changed."""
