@@ -49,6 +49,11 @@ def lokr(name: str, first: tuple[int, int], second: tuple[int, int]) -> Shapes:
     return {**{f"{name}.lokr_{part}": shape for part, shape in parts.items()}, f"{name}.alpha": []}
 
 
+def leaves(name: str, **shapes: list[int]) -> Shapes:
+    """Return the keys of one module by their leaves; ``__`` stands for a dot."""
+    return {f"{name}.{leaf.replace('__', '.')}": shape for leaf, shape in shapes.items()}
+
+
 def together(*parts: Shapes) -> Shapes:
     """Return all keys."""
     return {key: shape for part in parts for key, shape in part.items()}
@@ -174,6 +179,87 @@ LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, int], str, Shapes]] = {
         together(
             lokr(f"lora_unet_{FLAT_ATTN}_attn2_to_k", (8, 8), (160, 96)),
             lokr(f"lora_unet_{FLAT_ATTN}_attn1_to_q", (8, 8), (160, 160)),
+        ),
+    ),
+    "kohya_sd1_ia3": (
+        "kohya",
+        "sd1",
+        "sd1",
+        {"unet": 2},
+        "LyCORIS through sd-scripts: IA3, both of inputs",
+        together(
+            leaves(f"lora_unet_{FLAT_ATTN}_attn2_to_k", weight=[768], on_input=[]),
+            leaves(f"lora_unet_{FLAT_ATTN}_ff_net_2", weight=[5120], on_input=[]),
+        ),
+    ),
+    "kohya_sdxl_glora": (
+        "kohya",
+        "sdxl",
+        "sdxl",
+        {"unet": 2},
+        "LyCORIS through sd-scripts: GLoRA",
+        together(
+            leaves(
+                f"lora_unet_{FLAT_ATTN}_attn2_to_k",
+                a1__weight=[2048, RANK],
+                a2__weight=[RANK, 2048],
+                b1__weight=[1280, RANK],
+                b2__weight=[RANK, 2048],
+                alpha=[],
+            ),
+            leaves(
+                "lora_unet_down_blocks_0_resnets_0_conv1",
+                a1__weight=[320, RANK, 1, 1],
+                a2__weight=[RANK, 320, 1, 1],
+                b1__weight=[320, RANK, 1, 1],
+                b2__weight=[RANK, 320, 3, 3],
+                alpha=[],
+            ),
+        ),
+    ),
+    "kohya_sdxl_oft": (
+        "kohya",
+        "sdxl",
+        "sdxl",
+        {"unet": 3},
+        "LyCORIS through sd-scripts: OFT, with rescaling, and BOFT",
+        together(
+            leaves("lora_unet_middle_block_1_transformer_blocks_9_attn2_to_k", oft_blocks=[160, 8, 8], alpha=[]),
+            leaves("lora_unet_middle_block_1_proj_in", oft_blocks=[320, 4, 4], rescale=[1280, 1], alpha=[]),
+            leaves("lora_unet_input_blocks_4_1_proj_out", oft_blocks=[3, 80, 8, 8], alpha=[]),
+        ),
+    ),
+    "kohya_sd1_whole": (
+        "kohya",
+        "sd1",
+        "sd1",
+        {"unet": 5},
+        "LyCORIS' full, norms and biases, and ComfyUI's set_weight",
+        together(
+            leaves("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k", diff=[320, 768]),
+            leaves(
+                "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out_0",
+                diff=[320, 320],
+                diff_b=[320],
+            ),
+            leaves("lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_norm1", w_norm=[320], b_norm=[320]),
+            leaves("lora_unet_down_blocks_0_resnets_0_norm1", b_norm=[320]),
+            leaves("lora_unet_conv_in", set_weight=[320, 4, 3, 3]),
+        ),
+    ),
+    "kohya_sd1_dora": (
+        "kohya",
+        "sd1",
+        "sd1",
+        {"unet": 3},
+        "DoRA of outputs (LyCORIS) and of inputs (OneTrainer), and on LoHa",
+        together(
+            pair(f"lora_unet_{FLAT_ATTN}_attn2_to_k", 1280, 768),
+            leaves(f"lora_unet_{FLAT_ATTN}_attn2_to_k", dora_scale=[1280, 1]),
+            pair("lora_unet_conv_in", 320, 4, kernel=3),
+            leaves("lora_unet_conv_in", dora_scale=[1, 4, 1, 1]),
+            loha(f"lora_unet_{FLAT_ATTN}_attn2_to_v", 1280, 768),
+            leaves(f"lora_unet_{FLAT_ATTN}_attn2_to_v", dora_scale=[1, 768]),
         ),
     ),
     "kohya_sd1_embeddings": (

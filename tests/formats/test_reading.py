@@ -13,6 +13,7 @@ from lorica.errors import FormatError, LoRAError, ModelError, ShapeError, Unknow
 from lorica.formats import FORMATS
 from lorica.formats.files import Stored
 from lorica.formats.reading import interpret, recognise
+from lorica.formats.recipes import WITHOUT_ALPHA
 from lorica.models import FAMILIES, Target
 
 SD1 = FAMILIES["sd1"].target
@@ -46,9 +47,9 @@ def test_every_kind_of_file_is_read_completely_and_bit_for_bit(name: str, with_t
     held = [tensor for _, _, layer in adapter.layers() for tensor in layer.tensors.values()] + words
     places = {tensor.untyped_storage().data_ptr() for tensor in held}
     assert places == {tensor.data_ptr() for tensor in tensors.values() if tensor.numel() > 1}  # views of it, no copies
-    of_rank = [layer for _, _, layer in adapter.layers() if layer.kind != "set_weight"]
+    of_rank = [layer for _, _, layer in adapter.layers() if layer.kind not in WITHOUT_ALPHA]
     stored_alpha = {1.5 * RANKS.get(facts["format"], 1)} if any(key.endswith(".alpha") for key in tensors) else set()
-    assert {layer.alpha for layer in of_rank} == (stored_alpha or {adapter_rank(adapter)})
+    assert {layer.alpha for layer in of_rank} == (stored_alpha or {layer.rank for layer in of_rank})
 
 
 RANKS = {"hcp": 3}  # where the stored number is the scaling itself
@@ -65,11 +66,6 @@ def test_a_file_that_was_read_is_written_back_bit_for_bit_in_its_own_spelling(na
         assert again.keys() == tensors.keys()
         assert all(again[key].dtype == tensors[key].dtype for key in tensors)
         assert all(torch.equal(again[key], tensors[key]) for key in tensors)
-
-
-def adapter_rank(adapter: Adapter) -> int:
-    (rank,) = {layer.rank for _, _, layer in adapter.layers() if layer.kind != "set_weight"}
-    return rank
 
 
 def test_all_spellings_of_one_adapter_are_equal() -> None:

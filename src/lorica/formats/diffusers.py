@@ -25,7 +25,6 @@ from lorica.models import Target
 from lorica.models.clip import with_wrapper
 
 NAME = "diffusers"
-_NAMED = re.compile(r"(?P<path>.+\.lora_[AB])\.[^.]+(?P<end>\.weight|\.bias)")  # PEFT with an adapter's name in the key
 # What the attention processors wrote behind a dot: ``to_q_lora.down.weight``.
 _PROCESSOR_ENDINGS = {"_lora.down.weight": "lora.down", "_lora.up.weight": "lora.up"}
 # The attention of the first diffusers versions kept its adapter in the processor, under names of its own.
@@ -88,8 +87,7 @@ def split_key(key: str) -> tuple[str, str] | None:
     for ending, meaning in _PROCESSOR_ENDINGS.items():
         if key.endswith(ending):
             return _from_processor(key.removesuffix(ending)), meaning
-    named = _NAMED.fullmatch(key)
-    return split_dotted(named["path"] + named["end"]) if named else None
+    return None
 
 
 def _split(keys: Iterable[str], account: Account) -> Iterator[tuple[str, str, str]]:

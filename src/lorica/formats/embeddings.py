@@ -19,7 +19,8 @@ from lorica.formats.spelling import Spelling
 
 START = "bundle_emb."
 _ANY = "string_to_param.*"  # A1111: of the only text encoder
-_COMPONENTS = {_ANY: "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+_PARAMETERS = "emb_params"  # the same of a .safetensors file that was packed into the bundle
+_COMPONENTS = {_ANY: "text_encoder", _PARAMETERS: "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 _OUT = "_out"
 Embeddings = Mapping[str, Mapping[str, Tensor]]  # token to component to vectors
 
@@ -78,6 +79,8 @@ def embedding_tensors(adapter: Adapter, spelling: Spelling, *, alone: str = "cli
 
 
 def _component_of(leaf: str, *, has_clip_g: bool) -> str:
+    if leaf.startswith("<"):  # a diffusers' concept, which has the token for a key
+        return "text_encoder"
     bare, out = (leaf.removesuffix(_OUT), _OUT) if leaf.endswith(_OUT) else (leaf, "")
     t5 = "text_encoder_3" if has_clip_g else "text_encoder_2"  # Stable Diffusion 3 has both, Flux has no clip_g
     return (t5 if bare == "t5" else _COMPONENTS.get(bare, bare)) + out

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import pickle
+import re
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,11 +18,13 @@ import torch
 from torch import Tensor
 
 from lorica.errors import FileError, FormatError
-from lorica.formats.header import LENGTH_BYTES, SIZES, TORCH_NAMES, Entry, Header, parse_header
+from lorica.formats.header import LENGTH_BYTES, SIZES, START, TORCH_NAMES, Entry, Header, parse_header, refuse_impostor
 from lorica.formats.unread import Unread, view
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _STORED_NAMES = {f"torch.{name}": stored for stored, name in TORCH_NAMES.items()}
+_OWN_STARTS = (b"PK\x03\x04", b"\x80\x02")  # of torch checkpoints, new and old
+_OBJECT = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")  # in what torch says of an object that it does not load
 _PADDING = 8  # tensors start at a multiple of this, so that they can be mapped
 
 
@@ -153,20 +156,39 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
     if not path.stat().st_size:
         raise FileError(f"{path} is empty (0 bytes): it was not written or downloaded completely.")
     try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise FormatError(
-            f"{path} cannot be read as plain tensors: it is broken, or holds Python objects, which could run code when "
-            f"loaded and are refused. Convert it to .safetensors where it came from. ({error!r:.200})"
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a broken file looks like
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # an unpickler raises whatever a broken file makes of it
+        with path.open("rb") as file:
+            start = file.read(START)
+        refuse_impostor(b"" if start.startswith(_OWN_STARTS) else start, str(path), "a torch checkpoint")
+        raise FormatError(f"{path} cannot be read as plain tensors: {_why_not(error, start)}") from error
     return tensors_of(raw, str(path))
+
+
+def _why_not(error: Exception, start: bytes) -> str:
+    """Return what is wrong with a torch checkpoint, in our words: torch's advise to load it without care."""
+    if start[LENGTH_BYTES : LENGTH_BYTES + 2] == b'{"':
+        return "it is a safetensors file under the wrong name: rename it to .safetensors."
+    refused = _OBJECT.search(str(error))
+    if refused:
+        return (
+            f"it holds Python objects ({refused[1]}), which could run code when loaded and are refused. Convert it to "
+            ".safetensors where it came from."
+        )
+    return "it is cut short or broken. Download or save it again."
 
 
 def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
     """Return the state dict in what was given, also one level down under ``state_dict``.
 
+    An alpha that is a plain number becomes a tensor.
+
     Raises:
-        FormatError: if it is not a mapping of names to tensors.
+        FormatError: if it is not a mapping of names to tensors that have numbers.
     """
     if isinstance(raw, list):
         return _numbered(cast("list[Any]", raw), source)
@@ -175,10 +197,18 @@ def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
     items = cast("Mapping[Any, Any]", raw)
     if isinstance(items.get("state_dict"), Mapping):
         return tensors_of(items["state_dict"], source)
-    for name, value in items.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise FormatError(f"{source} holds a {type(value).__name__} under {name!r}; expected only named tensors.")
-    return dict(items)
+    return {name: _tensor_of(name, value, source) for name, value in items.items()}
+
+
+def _tensor_of(name: Any, value: Any, source: str) -> Tensor:
+    if type(value) in (int, float) and str(name).endswith(".alpha"):
+        value = torch.tensor(value, dtype=torch.float64)
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise FormatError(f"{source} holds a {type(value).__name__} under {name!r}; expected only named tensors.")
+    if value.is_meta or value.layout is not torch.strided:
+        what = "on the meta device, without numbers" if value.is_meta else f"of layout {value.layout}"
+        raise FormatError(f"{source}: the tensor {name!r} is {what}; expected a dense one with its numbers.")
+    return value
 
 
 def _numbered(raw: list[Any], source: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed, read_only
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
+from lorica.formats.leaves import unknown
 from lorica.formats.named import Naming, parse_named
 from lorica.models import Target
 
@@ -58,7 +59,7 @@ def _split(stored: Stored, account: Account) -> Iterator[tuple[str, str, str]]:
     for key in stored.tensors:
         found = _KEY.fullmatch(key)
         if found:
-            yield key, found["name"], _LEAVES.get(found["leaf"], found["leaf"])
+            yield key, found["name"], _LEAVES.get(found["leaf"]) or unknown(found["leaf"])
         else:
             account.leave([key], "it is not of a plugin: '.___.' stands between a module and its adapter.")
 

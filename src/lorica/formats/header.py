@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from lorica.errors import FileError, FormatError
 
 LENGTH_BYTES = 8
+START = 64  # bytes of a file that tell what it is
 LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
 # The bytes of one number, and what torch calls its dtype: by name, because reading a header needs no torch.
 SIZES = {
@@ -77,7 +78,7 @@ def parse_header(content: memoryview, source: str) -> Header:
     """
     length = _header_length(content, source)
     raw = _json(content[LENGTH_BYTES : LENGTH_BYTES + length], source)
-    metadata = _metadata(raw.pop("__metadata__", {}), source)
+    metadata = _metadata(raw.pop("__metadata__", None), source)
     base = LENGTH_BYTES + length
     entries = _entries(raw, base) or tuple(_entry(name, value, base, source) for name, value in raw.items())
     _check_extent(entries, base, len(content), source)
@@ -90,7 +91,7 @@ def _header_length(content: memoryview, source: str) -> int:
         raise FileError(f"{source} is empty (0 bytes): it was not written or downloaded completely.")
     length = int.from_bytes(content[:LENGTH_BYTES], "little")
     if size < LENGTH_BYTES or length > size - LENGTH_BYTES:
-        _refuse_impostor(content, source)
+        refuse_impostor(bytes(content[:START]), source, "a safetensors file")
         raise FileError(
             f"{source} is cut short or not a safetensors file: its header claims {length} bytes, and the file has "
             f"{size}. Download or save it again."
@@ -100,12 +101,23 @@ def _header_length(content: memoryview, source: str) -> int:
     return length
 
 
-def _refuse_impostor(content: memoryview, source: str) -> None:
-    """Say what the file is, if it is one of the usual others. Each of them claims an impossible header length."""
-    start = bytes(content[:64]).lstrip().lower()
-    for mark, meaning in IMPOSTORS.items():
-        if start.startswith(mark.lower()):
-            raise FormatError(f"{source} is not a safetensors file: {meaning}.")
+def refuse_impostor(start: bytes, source: str, expected: str) -> None:
+    """Say what a file is instead, if it is one of the usual others.
+
+    Args:
+        start: its first bytes. Each of the others claims an impossible header length.
+        source: what to call it in messages.
+        expected: what it should have been.
+
+    Raises:
+        FormatError: if it is one of them.
+    """
+    bare = start.lstrip()
+    meaning = next((meaning for mark, meaning in IMPOSTORS.items() if bare.lower().startswith(mark.lower())), None)
+    if meaning is None and len(bare) > 1 and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in bare):
+        meaning = f"it is text, {bare.decode('ascii')!r}, such as a server sends in place of a file"
+    if meaning is not None:
+        raise FormatError(f"{source} is not {expected}: {meaning}.")
 
 
 def _json(text: memoryview, source: str) -> dict[str, Any]:
@@ -119,6 +131,8 @@ def _json(text: memoryview, source: str) -> dict[str, Any]:
 
 
 def _metadata(raw: Any, source: str) -> dict[str, str]:
+    if raw is None:
+        return {}
     if not isinstance(raw, dict):
         raise FormatError(f"{source}: the metadata in its header is a {type(raw).__name__}, not an object of texts.")
     items = cast("dict[str, Any]", raw)
@@ -155,7 +169,7 @@ def _entry(name: str, raw: Any, base: int, source: str) -> Entry:
         raise FormatError(f"{source}: the header's entry for {name!r} is malformed: {raw!r:.200}.") from error
     if not whole:
         raise FormatError(f"{source}: the header's entry for {name!r} is malformed: {raw!r:.200}.")
-    if dtype not in SIZES:
+    if not isinstance(dtype, str) or dtype not in SIZES:
         raise FormatError(f"{source}: {name!r} has the dtype {dtype!r:.40}. Known: {', '.join(SIZES)}.")
     if prod(shape) * SIZES[dtype] != end - begin:
         raise FileError(

@@ -1,5 +1,7 @@
 """The kinds of module in a file: of one kind are those whose leaves have the same meanings, shapes and dtypes.
 
+Of an IA3 a number decides too: whether its factors are of inputs or of outputs.
+
 A file has the same few kinds in block after block, so what was found out of one module holds for many.
 """
 
@@ -15,6 +17,9 @@ from torch import Tensor
 from lorica.formats.files import Stored
 from lorica.formats.layers import Leaves
 from lorica.formats.unread import Unread
+
+
+_SWITCH = "ia3.on_input"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +59,14 @@ class Kinds:
             for name, leaves in modules.items()
         }
         samples = {number: name for name, number in reversed(self.of.items())}
+        told = {number for number, name in samples.items() if _SWITCH in modules[name]}
+        self.are_told = bool(told)  # by numbers of the file, and not by its shapes alone
+        for name, number in self.of.items() if told else ():
+            if number in told and _is_on(stored.tensors[modules[name][_SWITCH]]):
+                self.of[name] = numbers.setdefault((number, True), len(numbers))
+        samples |= {number: name for name, number in reversed(self.of.items())} if told else {}
         self.samples: list[Leaves] = [modules[samples[number]] for number in range(len(numbers))]  # one of each kind
+
+
+def _is_on(switch: Tensor) -> bool:
+    return switch.numel() == 1 and bool(switch.item())

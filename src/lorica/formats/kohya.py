@@ -27,7 +27,7 @@ NAME = "kohya"
 # Component to the prefixes of its flat names: all are read, and the first is the one that is written.
 PREFIXES: dict[str, tuple[str, ...]] = {
     "unet": ("lora_unet",),
-    "text_encoder": ("lora_te1", "lora_te"),
+    "text_encoder": ("lora_te1", "lora_te", "lora_prior_te"),
     "text_encoder_2": ("lora_te2",),
     "text_encoder_3": ("lora_te3",),
     "transformer": ("lora_unet",),
@@ -61,10 +61,15 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
 
 
 def prefixes(model: Target) -> Prefixes:
-    """Return the prefixes for a model: an only text encoder has no number, and Flux' T5, its second, the third's."""
+    """Return the prefixes for a model: an only text encoder has no number, and Flux' T5, its second, the third's.
+
+    The only text encoder of the refiner of Stable Diffusion XL is the second of its base.
+    """
     known = model.components
     if "text_encoder_2" not in known:
-        return {**PREFIXES, "text_encoder": ("lora_te", "lora_te1")}
+        return {**PREFIXES, "text_encoder": ("lora_te", "lora_te1", "lora_prior_te")}
+    if "text_encoder" not in known and "unet" in known:
+        return {**PREFIXES, "text_encoder": (), "text_encoder_2": ("lora_te2", "lora_te")}
     if "transformer" in known and "text_encoder_3" not in known:
         return {**PREFIXES, "text_encoder_2": ("lora_te3", "lora_te2")}
     return PREFIXES

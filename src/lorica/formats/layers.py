@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import isfinite
 
 from torch import Tensor
 
@@ -12,8 +13,8 @@ from lorica.formats.files import Stored
 from lorica.formats.recipes import build, leaves_of, rebuild
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-NUMBERS = ("alpha", "scale", "reshape", "ia3.on_input", "oft_v2.scaled")  # leaves that may be of any dtype
 TOLD = ("alpha", "scale", "reshape")  # leaves that say something of a layer and are no part of it
+NUMBERS = (*TOLD, "ia3.on_input", "oft_v2.scaled")  # leaves that may be of any dtype, and are kept as they are
 PEFT_MAGNITUDE = "lora_magnitude_vector"  # always of outputs, also where its shape could be of inputs
 Leaves = dict[str, str]  # meaning (lora.down, alpha, ...) to the key that holds it
 
@@ -60,6 +61,21 @@ def make_layer(stored: Stored, leaves: Leaves, alpha: float | None, shape: tuple
         raise ShapeError(f"{stored.source}: {keys}: {error}") from error
 
 
+def alpha_in(stored: Stored, leaves: Leaves) -> float:
+    """Return the alpha that a module's own key holds.
+
+    That of a LoKr of two whole factors may be infinite: it means nothing, and trainers that store 9999999999 overflow
+    in half precision.
+
+    Raises:
+        FormatError: if it is not one number, or not finite where it counts.
+    """
+    alpha = one_number(stored, leaves["alpha"])
+    if isfinite(alpha) or (alpha > 0 and {"lokr.w1", "lokr.w2"} <= leaves.keys()):
+        return alpha
+    raise FormatError(f"{stored.source}: {leaves['alpha']!r} is {alpha}; expected a number, such as the rank.")
+
+
 def one_number(stored: Stored, key: str) -> float:
     """Return the number that a key holds.
 
@@ -79,7 +95,7 @@ def other_shape(stored: Stored, leaves: Leaves, layer: AdapterLayer) -> str | No
     key = leaves.get("reshape")
     if key is None:
         return None
-    told = tuple(int(size) for size in stored.tensors[key].flatten().tolist())
+    told = tuple(stored.tensors[key].flatten().tolist())
     if told == layer.weight_shape:
         return None
     return f"its reshape_weight is {told}, but its other tensors change a weight of shape {layer.weight_shape}."
@@ -101,8 +117,8 @@ def fitted(layer: AdapterLayer, shape: tuple[int, ...]) -> AdapterLayer | None:
     return again if again.fits(shape) else None
 
 
-def check_finite(stored: Stored) -> None:
-    """Refuse tensors that hold NaN or infinity.
+def check_finite(stored: Stored, modules: Mapping[str, Leaves]) -> None:
+    """Refuse tensors that hold NaN or infinity; alphas are looked at where they are used, or mean nothing.
 
     One sum over each block of the file: an infinite or undefined element makes the sum so too. A half-precision sum may
     also overflow, so after a suspect sum every tensor is looked at.
@@ -112,8 +128,9 @@ def check_finite(stored: Stored) -> None:
     """
     if stored.blocks and all(_sums_up(block) for block in stored.blocks):
         return
+    alphas = {leaves["alpha"] for leaves in modules.values() if "alpha" in leaves}
     for key, tensor in stored.tensors.items():
-        if _sums_up(tensor):
+        if key in alphas or _sums_up(tensor):
             continue
         finite = _wide(tensor).isfinite()
         if not finite.all():

@@ -17,7 +17,7 @@ from lorica.formats.embeddings import START
 from lorica.formats.files import Stored
 from lorica.formats.kinds import Forms, Kinds
 from lorica.formats.layers import Leaves, group
-from lorica.formats.leaves import LEAVES
+from lorica.formats.leaves import LEAVES, unknown
 from lorica.formats.places import Shape
 from lorica.formats.sizes import size_of
 from lorica.models.detect import Candidate
@@ -77,6 +77,8 @@ class Layouts:
                 self._known.move_to_end(key)
                 return self._known[key]
         layout = Layout.of(stored, split_flat(stored.tensors), forms)
+        if layout.kinds.are_told:
+            return layout  # another file of the same shapes may tell otherwise
         with self._lock:
             self._known[key] = layout
             while len(self._known) > self._kept:
@@ -97,4 +99,4 @@ def split_flat(keys: Iterable[str]) -> Split:
     for key in keys:
         name, _, leaf = key.partition(".")
         if name != _EMBEDDINGS:
-            yield key, name, FLAT_LEAVES.get(leaf, leaf)
+            yield key, name, FLAT_LEAVES.get(leaf) or unknown(leaf)

@@ -7,6 +7,8 @@ several methods share: ``alpha``, ``magnitude`` (DoRA), ``bias``, ``scale`` (A11
 
 from __future__ import annotations
 
+import re
+
 SHARED = ("alpha", "magnitude", "bias", "scale", "reshape")
 
 # Spelling to meaning. No spelling is the end of another behind a dot, so the order in which they are tried is free.
@@ -75,6 +77,12 @@ FOREIGN: dict[str, str] = {
     "bias_size": "a sparse residual of LyCORIS extraction",
 }
 _LONGEST = max(leaf.count(".") for leaf in LEAVES) + 1
+# What PEFT has in a live model, behind whose leaves stands the adapter's name: ``lora_A.default.weight``.
+_NAMED = re.compile(
+    r"(?P<leaf>.+\.(lora_(embedding_)?[AB]|lora_magnitude_vector|hada_\w+|lokr_\w+|oft_R|ia3_l|vera_lambda_[bd]))"
+    r"\.[^.]+(?P<end>\.weight|\.bias)?"
+)
+_UNKNOWN = "?"  # before a leaf that has no meaning, so that it cannot be taken for one
 
 
 def split_dotted(key: str) -> tuple[str, str] | None:
@@ -82,6 +90,23 @@ def split_dotted(key: str) -> tuple[str, str] | None:
 
     A longer leaf is preferred: ``lora_B.bias`` to a plain ``bias``.
     """
+    found = _split_end(key)
+    if found is None and (named := _NAMED.fullmatch(key)):
+        return _split_end(named["leaf"] + (named["end"] or ""))
+    return found
+
+
+def unknown(leaf: str) -> str:
+    """Return what stands for the meaning of a leaf that has none."""
+    return _UNKNOWN + leaf
+
+
+def as_written(meaning: str) -> str:
+    """Return a meaning, or the leaf for which :func:`unknown` made it."""
+    return meaning.removeprefix(_UNKNOWN)
+
+
+def _split_end(key: str) -> tuple[str, str] | None:
     cut = len(key)
     for _ in range(_LONGEST):
         cut = key.rfind(".", 0, cut)

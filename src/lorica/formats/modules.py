@@ -18,7 +18,7 @@ from lorica.formats.dialect import Parsed, as_it_is
 from lorica.formats.files import Stored
 from lorica.formats.fused import split
 from lorica.formats.kinds import Kinds
-from lorica.formats.layers import TOLD, Leaves, fitted, make_layer, one_number, other_shape, twice
+from lorica.formats.layers import NUMBERS, Leaves, alpha_in, fitted, make_layer, one_number, other_shape, twice
 from lorica.formats.places import Place, Shape
 from lorica.formats.recipes import recipe_for, with_alpha
 from lorica.formats.widened import too_narrow
@@ -181,7 +181,7 @@ class ModuleReader:
         """Return the alpha that a module's own key holds; None stands for the rank."""
         if "scale" in leaves or "alpha" not in leaves:
             return None
-        return self._meant(one_number(self._stored, leaves["alpha"]), leaves)
+        return self._meant(alpha_in(self._stored, leaves), leaves)
 
     def _meant(self, alpha: float, leaves: Leaves) -> float | None:
         return None if alpha == 0 and self._parsed.zero_is_rank and "oft.blocks" not in leaves else float(alpha)
@@ -193,7 +193,7 @@ class ModuleReader:
         self._account.used.extend(chain.from_iterable(map(Leaves.values, modules.values())))
         spelling.places, spelling.leaves = used, modules
         for leaves in modules.values():
-            for number in TOLD:
+            for number in NUMBERS:
                 if number in leaves:
                     spelling.numbers[leaves[number]] = tensors[leaves[number]]
             if "magnitude" in leaves:

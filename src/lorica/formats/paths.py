@@ -11,7 +11,8 @@ COMPONENTS = (
     "unet", "transformer", "transformer_2", "prior", "controlnet", "connectors", "text_conditioner",
     "text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4",
 )  # fmt: skip
-_WRAPPER = "base_model.model."
+_WRAPPERS = ("base_model.model.", "module.")  # PEFT's and that of training on several devices
+_COMPILED = "_orig_mod."  # torch.compile's, before any module
 
 
 class Paths:
@@ -38,20 +39,20 @@ class Paths:
         return found if isinstance(found, str) else whole(*found)
 
     def _find(self, path: str) -> tuple[str, str] | str:
-        bare = path.removeprefix(_WRAPPER)
+        bare = _bare(path)
         component, _, rest = bare.partition(".")
         if component not in self._components:
             return self._find_anywhere(bare)
-        return self._find_in(component, rest.removeprefix(_WRAPPER))
+        return self._find_in(component, rest)
 
     def _find_in(self, component: str, path: str) -> tuple[str, str] | str:
         target = self._target
         if target is None:
-            return component, with_wrapper(path)
+            return component, with_wrapper(_bare(path))
         home = BARE_MODULE if set(target.components) == {BARE_MODULE} else component
         if home not in target.components:
             return f"the model has no component {component!r}, only {', '.join(target.components)}."
-        for spelling in spellings(path):
+        for spelling in (path, *spellings(_bare(path))):
             if spelling in target.components[home]:
                 return home, spelling
         return f"the model has no module of this path in its {home}."
@@ -72,3 +73,11 @@ class Paths:
             names = " and ".join(sorted(name for name, _ in homes))
             return f"its path names no component, and {names} have such a module."
         return f"its path begins with no component ({', '.join(COMPONENTS[:3])}, ...), and no model known has it."
+
+
+def _bare(path: str) -> str:
+    """Return a path without what programs wrap a model in while they train it."""
+    bare = path.replace(_COMPILED, "") if _COMPILED in path else path
+    while wrapper := next((wrapper for wrapper in _WRAPPERS if bare.startswith(wrapper)), None):
+        bare = bare.removeprefix(wrapper)
+    return bare

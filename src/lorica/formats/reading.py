@@ -12,6 +12,7 @@ from lorica.errors import FormatError
 from lorica.formats import looks
 from lorica.formats.account import Account
 from lorica.formats.dialect import Dialect
+from lorica.formats.embeddings import START as BUNDLED
 from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
 from lorica.formats.layers import check_finite
@@ -64,7 +65,7 @@ def interpret(
     account = Account(dialect.NAME, stored.source)
     parsed = dialect.parse(stored, target, account)
     if check_values:
-        check_finite(stored)
+        check_finite(stored, parsed.modules)
     components = ModuleReader(stored, parsed, account).read()
     adapter = Adapter(components, metadata=_kept(stored.metadata), embeddings=parsed.embeddings)
     report = account.report(_base_model(adapter, account.candidates, parsed.target))
@@ -89,6 +90,8 @@ def _base_model(adapter: Adapter, candidates: Sequence[Candidate], fitted: Targe
 
 
 def _whole_model(tensors: Mapping[str, Tensor]) -> str:
+    if all(key.startswith(BUNDLED) for key in tensors):
+        return "It holds the embeddings of words alone (textual inversion), and no layer of an adapter."
     starts = ("model.diffusion_model.", "first_stage_model.", "conv_in.", "down_blocks.")
     if any(key.startswith(starts) for key in tensors):
         return "It looks like a whole model, not an adapter."

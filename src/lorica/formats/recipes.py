@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lorica.adapters import KINDS, AdapterLayer, LoRA
-from lorica.errors import FormatError
-from lorica.formats.leaves import FOREIGN, SHARED
+from lorica.errors import FormatError, ShapeError
+from lorica.formats.leaves import FOREIGN, SHARED, as_written
 
 Shape = tuple[int, ...]
 
@@ -129,6 +129,11 @@ def alike(one: AdapterLayer, other: AdapterLayer) -> bool:
     return one.kind == other.kind and one.settings == other.settings and same_alpha and shapes[0] == shapes[1]
 
 
+def untold_alpha(layer: AdapterLayer) -> float:
+    """Return the alpha of a layer of whose alpha a file says nothing: the rank, and no constraint for a rotation."""
+    return 0.0 if layer.kind in ("oft", "boft") else float(layer.rank)
+
+
 def with_alpha(layer: AdapterLayer, alpha: float) -> AdapterLayer:
     """Return the layer with another alpha."""
     return layer if alpha == layer.alpha else rebuild(layer, leaves_of(layer), alpha, layer.weight_shape)
@@ -160,6 +165,8 @@ def _choose(method: str, leaves: frozenset[str], meanings: frozenset[str]) -> Re
         return _reason_incomplete(method, recipes, leaves)
     if chosen.kind not in KINDS:
         return f"its module holds a {chosen.kind} layer, which cannot be read yet; the rest of it would be wrong."
+    if {"norm.bias", "bias"} <= meanings:
+        return "its module holds the change of its bias twice, once as a norm's (b_norm)."
     if "magnitude" not in meanings:
         return chosen
     if method not in WITH_MAGNITUDE:
@@ -172,9 +179,10 @@ def _is_of_a_method(meaning: str) -> bool:
     return bool(dot) and method in RECIPES
 
 
-def _reason_unknown(leaf: str) -> str:
-    meaning = f", which is of {FOREIGN[leaf]} and cannot be read" if leaf in FOREIGN else ", which is not known here"
-    return f"its module holds {leaf!r}{meaning}; without it the rest of the module would be wrong."
+def _reason_unknown(meaning: str) -> str:
+    leaf = as_written(meaning)
+    known = f", which is of {FOREIGN[leaf]} and cannot be read" if leaf in FOREIGN else ", which is not known here"
+    return f"its module holds {leaf!r}{known}; without it the rest of the module would be wrong."
 
 
 def _reason_incomplete(method: str, recipes: tuple[Recipe, ...], leaves: frozenset[str]) -> str:
@@ -190,7 +198,19 @@ def _lora(given: Given) -> AdapterLayer:
 
 def _table(given: Given) -> AdapterLayer:
     """Build the layer of an embedding table, whose tensors PEFT stores transposed."""
+    if given.bias is not None:
+        raise ShapeError(
+            f"an embedding table has no bias to change, and there are {given.bias.numel()} numbers for one."
+        )
+    _check_dimensions(given, "table_down", 2)
+    _check_dimensions(given, "table_up", 2)
     return LoRA(given.tensors["table_up"].T, given.tensors["table_down"].T, given.alpha)
+
+
+def _check_dimensions(given: Given, leaf: str, dimensions: int) -> None:
+    shape = tuple(given.tensors[leaf].shape)
+    if len(shape) != dimensions:
+        raise ShapeError(f"{leaf} has shape {shape}; expected {dimensions} dimension{'s' * (dimensions > 1)}.")
 
 
 def _named(kind: str) -> Build:
@@ -222,6 +242,7 @@ def _oft(given: Given) -> AdapterLayer:
 
 
 def _oft_v2(given: Given) -> AdapterLayer:
+    _check_dimensions(given, "vectors", 2)
     vectors = given.tensors["vectors"]
     block = (1 + isqrt(1 + 8 * vectors.shape[-1])) // 2
     own, inputs = len(vectors) * block, None if given.shape is None else prod(given.shape[1:])
@@ -231,18 +252,23 @@ def _oft_v2(given: Given) -> AdapterLayer:
 
 
 def _ia3(given: Given) -> AdapterLayer:
-    on_input = bool(given.tensors["on_input"].item())
+    told = given.tensors["on_input"]
+    if told.numel() != 1:
+        raise ShapeError(f"on_input has shape {tuple(told.shape)}; expected one number, 0 or 1.")
+    on_input = bool(told.item())
     return KINDS["ia3"](given.tensors["scale"], on_input, **given.extras())  # type: ignore[call-arg]
 
 
 def _ia3_of_peft(given: Given) -> AdapterLayer:
     """Build one whose factors stand along the axis that they are of: ``(1, in)`` or ``(out, 1)``."""
     factors = given.tensors["vector"]
-    return KINDS["ia3"](factors, factors.shape[0] == 1, is_factor=True, **given.extras())  # type: ignore[call-arg]
+    return KINDS["ia3"](factors, factors.shape[:1] == (1,), is_factor=True, **given.extras())  # type: ignore[call-arg]
 
 
 def _vera(given: Given) -> AdapterLayer:
     """Build one from its own part of the shared matrices: the first columns and the first rows."""
+    for leaf, dimensions in (("lambda_b", 1), ("lambda_d", 1), ("shared_a", 2), ("shared_b", 2)):
+        _check_dimensions(given, leaf, dimensions)
     tensors = dict(given.tensors)
     tensors["shared_b"] = tensors["shared_b"][: len(tensors["lambda_b"])]
     if given.shape is not None:

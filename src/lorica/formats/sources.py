@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 
 from torch import Tensor
 
-from lorica.errors import FileError
+from lorica.errors import FileError, FormatError
 from lorica.formats.files import PICKLED, Stored, load, tensors_of
 from lorica.formats.peft_config import CONFIG_FILE
 
@@ -57,7 +58,15 @@ def with_config(stored: Stored) -> Stored:
 
 
 def locate(source: str | Path) -> Path:
-    """Return the local file that a path, a folder or a Hub id stands for."""
+    """Return the local file that a path, a folder or a Hub id stands for.
+
+    Raises:
+        FileError: if there is none.
+        FormatError: if it is no such thing at all.
+    """
+    if not isinstance(source, str | PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not check
+        got = type(source).__name__
+        raise FormatError(f"an adapter is read from a path, a Hub id or a state dict, not from a {got}.")
     path = Path(source).expanduser()
     if path.is_dir():
         return path / choose_file(_names_in(path), f"the folder {path}")

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.formats import peft_bias
-from lorica.formats.layers import TOLD
+from lorica.formats.layers import NUMBERS, TOLD
 from lorica.formats.places import Place, Shape
-from lorica.formats.recipes import leaves_of
+from lorica.formats.recipes import leaves_of, untold_alpha
 from lorica.models import Target
 
 Leaves = Mapping[str, str]  # meaning to key
@@ -66,7 +66,7 @@ class Spelling:
             if bias is None:
                 return None
             leaves["bias"] = bias
-        tensors = {keys[meaning]: self._shaped(keys[meaning], tensor) for meaning, tensor in leaves.items()}
+        tensors = {keys[meaning]: self._own(keys[meaning], meaning, tensor) for meaning, tensor in leaves.items()}
         told_by = "scale" if "scale" in keys else "alpha"  # the one that counts; the other is kept as it is
         numbers = {
             meaning: self._number(key, meaning, layer) if meaning in (told_by, "reshape") else self.numbers[key]
@@ -74,12 +74,15 @@ class Spelling:
             if meaning in TOLD
         }
         if any(number is None for number in numbers.values()) or (
-            told_by not in numbers and not told and layer.alpha != layer.rank
+            told_by not in numbers and not told and layer.alpha != untold_alpha(layer)
         ):
             return None
         return {**tensors, **{keys[meaning]: number for meaning, number in numbers.items() if number is not None}}
 
-    def _shaped(self, key: str, tensor: Tensor) -> Tensor:
+    def _own(self, key: str, meaning: str, tensor: Tensor) -> Tensor:
+        """Return a tensor in the shape that the file has; a switch that is as it was, just as it was."""
+        if meaning in NUMBERS and bool(self.numbers[key]) == bool(tensor):
+            return self.numbers[key]
         return tensor.reshape(self.shapes[key]) if key in self.shapes else tensor
 
     def _number(self, key: str, meaning: str, layer: AdapterLayer) -> Tensor | None:
@@ -105,6 +108,8 @@ def _aligned(leaves: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor] |
         return leaves
     if wanted == {"lora.table_down", "lora.table_up"} and leaves.keys() == {"lora.down", "lora.up"}:
         return {"lora.table_down": leaves["lora.up"].T, "lora.table_up": leaves["lora.down"].T}
+    if wanted == {"norm.bias"} and leaves.keys() == {"bias"}:
+        return {"norm.bias": leaves["bias"]}
     renamed = {_AS_FULL.get(meaning, meaning): tensor for meaning, tensor in leaves.items()}
     return renamed if renamed.keys() == wanted else None
 

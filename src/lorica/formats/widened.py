@@ -31,7 +31,7 @@ def widened(model: Target, sizes: Iterable[tuple[str, str, Shape | None]]) -> Ta
 
 def is_wider(path: str, size: Shape, own: Shape) -> bool:
     """Tell whether a weight is that of a model's first layer with more inputs."""
-    return path in FIRST_LAYERS and size[:1] == own[:1] and size[1] > own[1]
+    return path in FIRST_LAYERS and size[:1] == own[:1] and size[1:2] > own[1:2]
 
 
 def too_narrow(path: str, size: Shape, own: Shape) -> str:

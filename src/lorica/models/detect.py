@@ -174,7 +174,8 @@ def _of_size(size: Size | None, reaches: Reaches) -> Sequence[Numbers]:
 def _may_be(size: Size | None, theirs: Size) -> bool:
     if size is None:
         return True
-    return len(size) == len(theirs) and all(one < 0 or one == other for one, other in zip(size, theirs, strict=True))
+    own = size if size[-1] >= 0 else size[: len(theirs)]  # a change of a bias may be a norm's, which has no inputs
+    return len(own) == len(theirs) and all(one < 0 or one == other for one, other in zip(own, theirs, strict=True))
 
 
 def _within(numbers: Numbers, highest: Numbers) -> bool:

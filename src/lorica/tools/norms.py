@@ -35,8 +35,11 @@ def norm_of(layer: AdapterLayer) -> float | None:
 def product_norm(down: NDArray[Any], up: NDArray[Any]) -> float:
     """Return the norm of ``up @ down``, for ``down (r, in)`` and ``up (out, r)`` in float32.
 
-    Two products that nearly cancel leave few digits; they are computed again in float64.
+    Two products that nearly cancel leave few digits; they are computed again in float64. Where the factors are not thin
+    the product itself is smaller than the Gram matrices.
     """
+    if len(down) * (up.shape[0] + down.shape[1]) > up.shape[0] * down.shape[1]:
+        return float(np.linalg.norm((up @ down).astype(np.float64)))
     inner, outer = down @ down.T, up.T @ up
     squared = float(np.sum(inner * outer, dtype=np.float64))
     if squared > CANCELLED * float(np.trace(inner)) * float(np.trace(outer)):

@@ -1,0 +1,302 @@
+"""Files that are odd but valid are read, and broken ones are refused by one sentence that says what they are."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lorica
+from lorica.errors import FileError, FormatError, LoRAError, ShapeError
+from lorica.formats.files import load, save
+from lorica.models import Target
+from lorica.models.detect import detect
+
+ATTN = "mid_block.attentions.0.transformer_blocks.0"
+FLAT = f"lora_unet_{ATTN.replace('.', '_')}"
+TO_Q, TO_K = f"{ATTN}.attn1.to_q", f"{ATTN}.attn2.to_k"  # (1280, 1280) and (1280, 768) in Stable Diffusion 1
+ONE = Target("one layer", {"unet": {"layer": (12, 20)}})
+
+
+def lora(name: str, down: str = "lora_down.weight", up: str = "lora_up.weight", rank: int = 3) -> dict[str, Tensor]:
+    return {f"{name}.{down}": torch.randn(rank, 1280), f"{name}.{up}": torch.randn(1280, rank)}
+
+
+def only_layer(adapter: lorica.Adapter) -> lorica.AdapterLayer:
+    ((_, _, layer),) = adapter.layers()
+    return layer
+
+
+# The base model of files that hold no pair of thin matrices
+
+
+@pytest.mark.parametrize(
+    ("leaves", "families"),
+    [
+        ({"attn2_to_k.weight": (768,), "attn2_to_k.on_input": 1}, {"sd1"}),
+        ({"attn2_to_k.weight": (1280,), "attn2_to_k.on_input": 0}, {"sd1", "sd2", "sdxl"}),
+        ({"attn1_to_q.oft_blocks": (4, 320, 320)}, {"sd1", "sd2", "sdxl"}),
+        ({"attn1_to_q.oft_blocks": (2, 4, 320, 320)}, {"sd1", "sd2", "sdxl"}),
+        ({"attn2_to_k.set_weight": (1280, 768)}, {"sd1"}),
+        ({"norm1.w_norm": (1280,), "norm1.b_norm": (1280,)}, {"sd1", "sd2", "sdxl"}),
+        ({"norm1.b_norm": (1280,)}, {"sd1", "sd2", "sdxl"}),
+        ({"attn2_to_out_0.diff_b": (1280,)}, {"sd1", "sd2", "sdxl"}),
+        (
+            {
+                **{f"attn2_to_k.a{number}.weight": size for number, size in enumerate([(768, 4), (4, 768)], 1)},
+                **{f"attn2_to_k.b{number}.weight": size for number, size in enumerate([(1280, 4), (4, 768)], 1)},
+            },
+            {"sd1"},
+        ),
+        (
+            {
+                f"attn2_to_k.hada_w{number}_{half}": size
+                for number in (1, 2)
+                for half, size in (("a", (1280, 4)), ("b", (4, 768)))
+            },
+            {"sd1"},
+        ),
+    ],
+)  # fmt: skip
+def test_a_file_of_any_method_alone_is_read_for_a_model_of_its_sizes(
+    leaves: dict[str, Any], families: set[str]
+) -> None:
+    tensors = {
+        f"{FLAT}_{leaf}": torch.tensor(value) if isinstance(value, int) else torch.randn(value)
+        for leaf, value in leaves.items()
+    }
+    adapter = lorica.read(tensors)
+    assert adapter.report is not None
+    assert adapter.report.base_model == (families.copy().pop() if len(families) == 1 else None)
+    first = next(iter(leaves))
+    weight = (1280,) if "norm" in first else (1280, 768 if "attn2_to_k" in first else 1280)
+    assert only_layer(adapter).fits(weight)
+
+
+def test_a_loha_with_cores_is_read_for_a_model_of_its_sizes() -> None:
+    shapes = {"w1_a": (4, 1280), "w1_b": (4, 1280), "w2_a": (4, 1280), "w2_b": (4, 1280), "t1": (4, 4, 3, 3)}
+    tensors = {f"lora_unet_mid_block_resnets_0_conv1.hada_{leaf}": torch.randn(shape) for leaf, shape in shapes.items()}
+    tensors["lora_unet_mid_block_resnets_0_conv1.hada_t2"] = torch.randn(4, 4, 3, 3)
+    assert only_layer(lorica.read(tensors)).weight_shape == (1280, 1280, 3, 3)
+
+
+def test_an_ia3_of_inputs_is_another_kind_of_module_than_one_of_outputs() -> None:
+    width = 1280  # of the outputs of the one, and of the inputs of the other
+    first, second = f"{FLAT}_attn1_to_k", "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_ff_net_2"
+    tensors = {f"{name}.weight": torch.randn(width) for name in (first, second)}
+    tensors |= {f"{first}.on_input": torch.tensor(False), f"{second}.on_input": torch.tensor(True)}
+    assert {layer.weight_shape for _, _, layer in lorica.read(tensors).layers()} == {(width, -1), (-1, width)}
+
+
+def test_the_change_of_a_bias_alone_may_be_a_norms() -> None:
+    path = "down_blocks.0.resnets.0.norm1"
+    assert {each.family for each in detect({"unet": {path: (320, -1)}}) if each.fits} >= {"sd1", "sd2", "sdxl"}
+    assert not any(each.fits for each in detect({"unet": {path: (321, -1)}}))
+
+
+# Spellings
+
+
+@pytest.mark.parametrize("start", ["unet.", "", "base_model.model.", "unet.base_model.model.", "_orig_mod.unet."])
+@pytest.mark.parametrize("name", ["default", "my_name"])
+@pytest.mark.parametrize("end", [".weight", ""])
+def test_the_name_of_peft_s_adapter_in_a_key_is_no_part_of_it(start: str, name: str, end: str) -> None:
+    tensors = lora(f"{start}{TO_Q}", f"lora_A.{name}{end}", f"lora_B.{name}{end}")
+    tensors[f"{start}{TO_Q}.lora_magnitude_vector.{name}{end}"] = torch.rand(1280)
+    adapter = lorica.read(tensors)
+    assert adapter.components["unet"][TO_Q].kind == "dora"
+
+
+@pytest.mark.parametrize(
+    "start", ["unet._orig_mod.", "_orig_mod.", "module.", "module.unet.", "unet.module._orig_mod."]
+)
+def test_what_wraps_a_model_in_training_is_no_part_of_a_path(start: str) -> None:
+    assert list(lorica.read(lora(f"{start}{TO_Q}", "lora_A.weight", "lora_B.weight")).components["unet"]) == [TO_Q]
+
+
+def test_a_compiled_block_is_no_part_of_a_path() -> None:
+    name = f"unet.{ATTN}._orig_mod.attn1.to_q"
+    assert list(lorica.read(lora(name, "lora_A.weight", "lora_B.weight")).components["unet"]) == [TO_Q]
+
+
+@pytest.mark.parametrize("leaf", ["lora.down", "full.diff", "bias", "reshape", "magnitude_", "norm.diff"])
+def test_what_a_leaf_means_is_no_spelling_of_it(leaf: str) -> None:
+    with pytest.raises(FormatError, match=rf"its module holds '{leaf}', which is not known here"):
+        lorica.read({f"{FLAT}_attn1_to_q.{leaf}": torch.randn(1280)})
+
+
+@pytest.mark.parametrize("leaves", [{"weight": (12,)}, {"weight": (1, 12, 1, 1)}], ids=["row", "convolution"])
+@pytest.mark.parametrize("flag", [torch.tensor(False), torch.tensor([0]), torch.tensor(0.0, dtype=torch.float16)])
+def test_a_switch_is_written_back_as_the_file_has_it(leaves: dict[str, Any], flag: Tensor) -> None:
+    tensors = {f"lora_unet_layer.{leaf}": torch.randn(shape) for leaf, shape in leaves.items()}
+    tensors["lora_unet_layer.on_input"] = flag
+    again, _ = lorica.formats.FORMATS["kohya"].compose(lorica.read(tensors, target=ONE), ONE)
+    written = again["lora_unet_layer.on_input"]
+    assert (written.dtype, written.shape) == (flag.dtype, flag.shape)
+    assert torch.equal(written, flag)
+
+
+def test_a_rotation_without_an_alpha_is_written_back_without_one() -> None:
+    tensors = {"lora_unet_layer.oft_blocks": torch.randn(3, 4, 4)}
+    again, _ = lorica.formats.FORMATS["kohya"].compose(lorica.read(tensors, target=ONE), ONE)
+    assert again.keys() == tensors.keys()
+
+
+# Alphas
+
+
+def lokr(alpha: Tensor) -> dict[str, Tensor]:
+    return {
+        "lora_unet_layer.lokr_w1": torch.randn(3, 4).half(),
+        "lora_unet_layer.lokr_w2": torch.randn(4, 5).half(),
+        "lora_unet_layer.alpha": alpha,
+    }
+
+
+def test_an_infinite_alpha_of_two_whole_factors_means_nothing(tmp_path: Path) -> None:
+    overflown = torch.tensor(9999999999.0).half()
+    assert overflown.isinf()
+    tensors = lokr(overflown)
+    layer = only_layer(lorica.read(tensors, target=ONE))
+    wanted = torch.kron(tensors["lora_unet_layer.lokr_w1"].float(), tensors["lora_unet_layer.lokr_w2"].float())
+    assert torch.equal(layer.delta(torch.zeros(12, 20)), wanted)
+    file = lorica.write(lorica.read(tensors, target=ONE), tmp_path / "a.safetensors", format="kohya", target=ONE)
+    assert lorica.read(file, target=ONE) == lorica.read(tensors, target=ONE)
+    assert math.isinf(load(file).tensors["lora_unet_layer.alpha"].item())
+
+
+@pytest.mark.parametrize("alpha", [math.nan, -math.inf])
+def test_an_undefined_alpha_of_two_whole_factors_is_refused(alpha: float) -> None:
+    with pytest.raises(FormatError, match=rf"'lora_unet_layer.alpha' is {alpha}"):
+        lorica.read(lokr(torch.tensor(alpha)), target=ONE)
+
+
+@pytest.mark.parametrize("alpha", [math.nan, math.inf, -math.inf])
+def test_an_alpha_that_counts_must_be_finite(alpha: float, tmp_path: Path) -> None:
+    tensors = {**lora(f"{FLAT}_attn1_to_q"), f"{FLAT}_attn1_to_q.alpha": torch.tensor(alpha)}
+    save(tensors, tmp_path / "a.safetensors", {})
+    with pytest.raises(FormatError, match=rf"alpha' is {alpha}; expected a number"):
+        lorica.read(tmp_path / "a.safetensors")
+    assert f"alpha' is {alpha}; expected a number" in str(lorica.inspect(tmp_path / "a.safetensors").problem)
+
+
+def test_an_alpha_may_be_a_plain_number_in_a_state_dict() -> None:
+    name = f"{FLAT}_attn1_to_q"
+    assert only_layer(lorica.read({**lora(name), f"{name}.alpha": 1.5})).alpha == 1.5  # type: ignore[dict-item]
+
+
+# State dicts
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor.to("meta"), "on the meta device, without numbers"),
+        (lambda tensor: tensor.to_sparse(), "of layout torch.sparse_coo"),
+        (lambda tensor: tensor.numpy(), "holds a ndarray"),
+        (lambda tensor: tensor.to(torch.complex64), "holds torch.complex64 numbers"),
+    ],
+    ids=["meta", "sparse", "numpy", "complex"],
+)
+def test_a_state_dict_without_plain_numbers_is_refused(change: Any, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        lorica.read({key: change(tensor) for key, tensor in lora(f"{FLAT}_attn1_to_q").items()})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda tensor: tensor.requires_grad_(), lambda tensor: tensor.T.contiguous().T, nn.Parameter],
+    ids=["requires_grad", "not contiguous", "parameter"],
+)
+def test_tensors_of_a_live_model_are_read(change: Any, tmp_path: Path) -> None:
+    tensors = lora(f"{FLAT}_attn1_to_q")
+    adapter = lorica.read({key: change(tensor.clone()) for key, tensor in tensors.items()})
+    assert adapter == lorica.read(tensors)
+    assert lorica.read(lorica.write(adapter, tmp_path, format="kohya")) == adapter
+
+
+@pytest.mark.parametrize("source", [None, b"a.safetensors", [torch.ones(2)], 3])
+def test_what_is_neither_a_path_nor_a_state_dict_is_refused(source: Any) -> None:
+    for look in (lorica.read, lorica.inspect):
+        with pytest.raises(FormatError, match="is read from a path, a Hub id or a state dict, not from a"):
+            look(source)
+
+
+# Shapes that no layer has
+
+
+@pytest.mark.parametrize(
+    ("leaves", "message"),
+    [
+        ({"weight": (12,), "on_input": (2,)}, r"on_input has shape \(2,\); expected one number"),
+        ({"weight": (12,), "on_input": (0,)}, r"on_input has shape \(0,\); expected one number"),
+        ({"oft_R.weight": ()}, r"vectors has shape \(\); expected 2 dimensions"),
+        ({"oft_R.weight": (3, 4, 6)}, r"vectors has shape \(3, 4, 6\); expected 2 dimensions"),
+        ({"ia3_l": ()}, "IA3"),
+        ({"lora_embedding_A": (3,), "lora_embedding_B": (20, 3)}, "table_down has shape"),
+        ({"lora_embedding_A": (3, 20), "lora_embedding_B": (12, 3), "diff_b": (12,)}, "has no bias to change"),
+        ({"vera_lambda_b": (), "vera_lambda_d": (2,)}, "shared"),
+    ],
+)
+@pytest.mark.parametrize("target", [None, ONE], ids=["alone", "target"])
+def test_tensors_of_impossible_shapes_are_refused(leaves: dict[str, Any], message: str, target: Target | None) -> None:
+    tensors = {f"lora_unet_layer.{leaf}": torch.ones(shape) for leaf, shape in leaves.items()}
+    with pytest.raises(LoRAError, match=message if target else "the state dict") as caught:
+        lorica.read(tensors, target=target)
+    assert isinstance(caught.value, FormatError | ShapeError)
+
+
+def test_a_bias_is_changed_once() -> None:
+    tensors = {f"lora_unet_layer.{leaf}": torch.ones(12) for leaf in ("w_norm", "b_norm", "diff_b")}
+    with pytest.raises(FormatError, match="holds the change of its bias twice"):
+        lorica.read(tensors, target=Target("a norm", {"unet": {"layer": (12,)}}))
+
+
+# What is no file of tensors
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pt", "a.bin"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b'{"error": "Repository not found"}', "it is JSON text"),
+        (b"Access to this model is restricted.", "it is text, 'Access to this model is restricted.'"),
+        (b"version https://git-lfs.github.com/spec/v1", "it is a Git LFS pointer"),
+    ],
+)
+def test_what_a_server_sends_in_place_of_a_file_is_named(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match=message):
+        lorica.read(tmp_path / name)
+
+
+def test_a_safetensors_file_under_the_name_of_another_is_named(tmp_path: Path) -> None:
+    save(lora("a"), tmp_path / "a.safetensors", {})
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.bin")
+    with pytest.raises(FormatError, match=r"a safetensors file under the wrong name: rename it to .safetensors"):
+        lorica.read(tmp_path / "a.bin")
+
+
+@pytest.mark.parametrize("content", [bytes(range(128, 256)), b"\x80\x02junk", b"PK\x03\x04junk", b"\x80\x02r"])
+def test_a_broken_torch_file_is_refused_whatever_torch_raises(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(FormatError, match="it is cut short or broken"):
+        lorica.read(tmp_path / "a.pt")
+
+
+def test_python_objects_are_refused_by_name_and_without_torch_s_advice(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2), "b": pathlib.PurePosixPath("x")}, tmp_path / "a.pt")
+    with pytest.raises(FormatError, match=r"holds Python objects \(pathlib.PurePosixPath\)") as caught:
+        lorica.read(tmp_path / "a.pt")
+    assert "weights_only" not in str(caught.value)
+    (tmp_path / "b.bin").write_bytes(b"")
+    with pytest.raises(FileError, match="is empty"):
+        lorica.read(tmp_path / "b.bin")
