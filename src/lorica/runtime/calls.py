@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -12,13 +12,10 @@ from torch import nn
 
 from lorica.errors import StateError
 from lorica.runtime.dials import Dials
-from lorica.runtime.run import Run, inner_pipelines, stages_of
-from lorica.runtime.schedule import Course
+from lorica.runtime.run import Courses, Run, inner_pipelines, stages_of
 from lorica.runtime.targets import components_of
 from lorica.runtime.turns import Turns
 from lorica.runtime.twin import Around, listen, listens, silence, unlisten
-
-Courses = Mapping[str, tuple[Course, Sequence[str]]]  # adapter to its schedule, and the components that it changes
 
 
 class Scheduled:
@@ -26,6 +23,10 @@ class Scheduled:
 
     def __init__(self, calls: Calls, courses: Courses) -> None:
         self.courses, self.stays, self._calls = dict(courses), False, calls
+
+    def end(self) -> None:
+        """Let them act no longer."""
+        self._calls.end(self)
 
     def __enter__(self) -> Scheduled:
         self.stays = True
@@ -35,7 +36,10 @@ class Scheduled:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del kind, error, trace
-        self._calls.end(self)
+        self.end()
+
+
+KeptSchedules = tuple[tuple[Scheduled, ...], "Run | None"]
 
 
 class Calls:
@@ -52,8 +56,13 @@ class Calls:
         self._turns, self._components, self._dials, self._check = turns, components, dials, check
         self._pipelines: list[weakref.ref[Any]] = []
         self._listening = False
-        self._scheduled: Scheduled | None = None
+        self._scheduled: tuple[Scheduled, ...] = ()  # the last one is for the next call; those before hold in a block
         self.run: Run | None = None
+
+    @property
+    def waiting(self) -> Scheduled | None:
+        """The schedules that the next call follows, if there are any."""
+        return self._scheduled[-1] if self._scheduled else None
 
     @property
     def pipelines(self) -> list[Any]:
@@ -81,7 +90,7 @@ class Calls:
             self.end()
 
     def schedule(self, courses: Courses) -> Scheduled:
-        """Let these schedules wait for the next call, in the place of any others.
+        """Let these schedules wait for the next call, in the place of others; those of a block come back after it.
 
         Raises:
             StateError: if there is no pipeline whose steps they could follow.
@@ -91,14 +100,33 @@ class Calls:
                 "a schedule follows the steps of a pipeline, but the adapters were attached to a module. Attach the "
                 "pipeline, or call set() between the steps of your own loop."
             )
-        self.end()
-        self._scheduled = Scheduled(self, courses)
-        return self._scheduled
+        scheduled = Scheduled(self, courses)
+        self._scheduled = (*(one for one in self._scheduled if one.stays), scheduled)
+        return scheduled
 
     def end(self, scheduled: Scheduled | None = None) -> None:
         """Let no schedule (or not this one) act any longer. Strengths stay as they are."""
-        if scheduled is None or scheduled is self._scheduled:
-            self._scheduled, self.run = None, None
+        self._scheduled = () if scheduled is None else tuple(one for one in self._scheduled if one is not scheduled)
+        if scheduled is None:
+            self.run = None
+
+    def keep(self) -> KeptSchedules:
+        """Return what :meth:`restore` needs to let the same schedules act again."""
+        return self._scheduled, self.run
+
+    def restore(self, kept: KeptSchedules) -> None:
+        """Let the same schedules wait, or be followed, as when they were kept; a call that ended since stays ended."""
+        self._scheduled, run = kept
+        if run is not None and not run.over:
+            self.run = run
+
+    def forget(self, name: str) -> None:
+        """Drop the schedules of an adapter that is gone."""
+        for one in self._scheduled:
+            one.courses = {who: course for who, course in one.courses.items() if who[0] != name}
+        if self.run is not None:
+            self.run.forget(name)
+        self._scheduled = tuple(one for one in self._scheduled if one.courses)
 
     def check_components(self) -> None:
         """Raise unless every pipeline runs the modules that the adapters act on."""
@@ -112,6 +140,24 @@ class Calls:
             self._components.update(
                 {name: part for name, part in found.items() if replace or name not in self._components}
             )
+
+    def check_followed(self, component: nn.Module) -> None:
+        """Raise if a denoiser runs outside of the calls that are followed while schedules wait for one.
+
+        Raises:
+            StateError: if so: they would not act.
+        """
+        if self.waiting is None or self.run is not None:
+            return
+        name = next((name for name, part in self._components.items() if part is component), None)
+        for pipeline in self.pipelines:
+            for stage in stages_of(pipeline, self._components):
+                if stage.schedulers and name in stage.components:
+                    raise StateError(
+                        f"a schedule waits for a call of the {type(pipeline).__name__} that was attached, but its "
+                        f"{name} runs outside of one, so the schedule would not act. Attach the pipeline that you call "
+                        "(lorica.attach(pipeline) returns the same adapters), or end the schedule with set()."
+                    )
 
     def _check_parts(self, pipeline: Any) -> None:
         """Raise unless a pipeline, or the stage of a combined one, runs the modules that the adapters act on."""
@@ -127,10 +173,10 @@ class Calls:
         try:
             self._check_parts(pipeline)
             self._check()
-            if self._scheduled is None or self.run is not None:
+            if self.waiting is None or self.run is not None:
                 yield
             else:
-                with self._following(pipeline, self._scheduled):
+                with self._following(pipeline, self.waiting):
                     yield
         finally:
             self._turns.leave()
@@ -147,6 +193,7 @@ class Calls:
             run.start()
             yield
         finally:
+            run.over = True
             for scheduler in schedulers:
                 unlisten(scheduler, self)
             if self.run is run:  # set() within the call ends the schedule, and what it set stays

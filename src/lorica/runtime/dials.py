@@ -24,17 +24,32 @@ class Dials:
     roster: Roster
     write: Callable[[Live, Samples | None], None]
 
-    def turn(self, strengths: Mapping[str, Strength]) -> None:
+    def turn(self, strengths: Mapping[tuple[str, int | None], Strength]) -> None:
         """Set the strengths of these adapters, which become live, and leave the others.
+
+        Args:
+            strengths: of an adapter in one sample of a batch or, without a number, wherever it is live; where samples
+                have sets of their own, those are the samples that name it.
 
         Raises:
             UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
             ConfigError: if a strength is not a finite number.
             StateError: if one of the adapters is fused.
         """
-        self.roster.check_not_fused(strengths)
-        self.roster.check_no_samples("following a schedule")
-        self.write({**self.roster.live, **self.roster.resolved(strengths)}, None)
+        roster = self.roster
+        roster.check_not_fused({name for name, _ in strengths})
+        if roster.samples is None:
+            self.write(
+                {**roster.live, **roster.resolved({name: value for (name, _), value in strengths.items()})}, None
+            )
+            return
+        sets = [dict(one) for one in roster.samples.sets]
+        for (name, sample), value in strengths.items():
+            resolved = roster.resolved({name: value})
+            for index, one in enumerate(sets):
+                if index == sample or (sample is None and name in one):
+                    one.update(resolved)
+        self.write({}, replace(roster.samples, sets=tuple(sets)))
 
     def keep(self) -> Kept:
         """Return what :meth:`restore` needs to put all strengths back."""

@@ -43,7 +43,7 @@ class Engine:
         self._dials = Dials(self._roster, self._turn)
         self._calls = Calls(self._turns, self.components, self._dials, self._check_layers)
         self._vocabulary = Vocabulary(self.components, lambda: self._calls.pipelines)
-        self.watch = Watch(self._turns, self._check_layers)
+        self.watch = Watch(self._turns, self._check_forward)
         self.bounds = Bounds(lambda: self._banks.acting)
 
     def _move(
@@ -77,6 +77,7 @@ class Engine:
             roster.drop(name)
             self._vocabulary.remove(name)
             self.bounds.forget(name)
+            self._calls.forget(name)
         self._mark_components()
 
     def _turn(self, live: Mapping[str, tuple[Strength, Resolved]], samples: Samples | None = None) -> None:
@@ -136,6 +137,11 @@ class Engine:
         """Raise if the model no longer has the layers that adapters were put on, or does not call them."""
         self._check_rows()
         self._placed.check()
+
+    def _check_forward(self, component: nn.Module) -> None:
+        """Raise if adapters would not act in a forward outside of the pipeline calls that are followed."""
+        self._check_layers()
+        self._calls.check_followed(component)
 
 
 def guidance_of(samples: Samples | None) -> int | None:

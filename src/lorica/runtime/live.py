@@ -15,7 +15,8 @@ from lorica.runtime.engine import Engine
 from lorica.runtime.region_masks import Mask, mask_of
 from lorica.runtime.regions import Regions
 from lorica.runtime.roster import Samples
-from lorica.runtime.schedule import Schedule, course_of
+from lorica.runtime.run import Who
+from lorica.runtime.schedule import Course, Schedule, course_of
 from lorica.runtime.strengths import Strength
 from lorica.runtime.turns import in_turn
 
@@ -43,12 +44,13 @@ class Live(Engine):
     def using(self: Self, strengths: Mapping[str, Strength]) -> Iterator[Self]:
         """Within the ``with`` block make exactly these adapters live; then restore what was, also after an error."""
         with self._turns.holding():
-            kept = self._dials.keep()
+            kept, schedules = self._dials.keep(), self._calls.keep()
             self.set(strengths)
             try:
                 yield self
             finally:
                 self._dials.restore(kept)
+                self._calls.restore(schedules)
 
     @in_turn
     def per_sample(self, strengths: Sequence[Mapping[str, Strength]], guidance: int | None = None) -> None:
@@ -77,25 +79,55 @@ class Live(Engine):
         self._calls.end()
 
     @in_turn
-    def schedule(self, schedules: Mapping[str, Schedule]) -> Scheduled:
+    def schedule(self, schedules: Mapping[str, Schedule] | Sequence[Mapping[str, Schedule]]) -> Scheduled:
         """Let strengths follow the denoising steps of the next pipeline call; then all is as before, also on an error.
 
         The other adapters keep the strengths that they have. ``set`` ends a schedule that waits. In a ``with``
-        statement the schedules hold for every call within the block.
+        statement the schedules hold for every call within the block. While :meth:`per_sample` holds, an adapter follows
+        its schedule in the samples that name it, or each sample follows schedules of its own.
 
         Args:
             schedules: adapter to a list (one strength a step), a callable of progress in ``[0, 1]``, a
                 :class:`~lorica.runtime.schedule.Shape` (or its name, or its settings), or a mapping from component to
-                one of these or a strength. Text encoders run before the first step and take the first value.
+                one of these or a strength. Text encoders run before the first step and take the first value. Or a list
+                of such mappings, one for each sample.
 
         Raises:
             UnknownNameError: if an adapter, component or shape is unknown.
+            ConfigError: if the mappings are not as many as the samples, or no sample names the adapter.
             StateError: if an adapter is fused, or no pipeline is attached.
         """
-        self._roster.check_not_fused(schedules)
-        self._roster.check_no_samples("following a schedule")
-        parts = {name: list(dict.fromkeys(part for part, _ in self._roster.plans[name])) for name in schedules}
-        return self._calls.schedule({name: (course_of(v, parts[name]), parts[name]) for name, v in schedules.items()})
+        courses: dict[Who, tuple[Course, Sequence[str]]] = {}
+        for sample, named in self._by_sample(schedules):
+            self._roster.check_not_fused(named)
+            for name, schedule in named.items():
+                parts = list(dict.fromkeys(part for part, _ in self._roster.plans[name]))
+                courses[name, sample] = (course_of(schedule, parts), parts)
+        return self._calls.schedule(courses)
+
+    def _by_sample(
+        self, schedules: Mapping[str, Schedule] | Sequence[Mapping[str, Schedule]]
+    ) -> list[tuple[int | None, Mapping[str, Schedule]]]:
+        """Return schedules by the number of the sample, None for all.
+
+        Raises:
+            ConfigError: if they are not as many as the samples, or no sample names an adapter.
+        """
+        sets = self._roster.samples.sets if self._roster.samples else ()
+        if not isinstance(schedules, Mapping):
+            if len(schedules) != len(sets):
+                raise ConfigError(
+                    f"there are schedules for {len(schedules)} samples, but per_sample holds sets for {len(sets)}. "
+                    "Call per_sample first, with one set for each of the same samples."
+                )
+            return list(enumerate(schedules))
+        for name in schedules:
+            if sets and not any(self._roster.known(name) in one for one in sets):
+                raise ConfigError(
+                    f"{name!r} is in the set of no sample (per_sample), so nothing would follow its schedule. Name it "
+                    "in the samples that are to follow, give a list of schedules for each sample, or call set() first."
+                )
+        return [(None, schedules)]
 
     @in_turn
     def regions(self, masks: Mapping[str, Mask], elsewhere: float = 1.0) -> Regions:

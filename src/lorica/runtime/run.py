@@ -16,7 +16,10 @@ from torch import nn
 from lorica.runtime.schedule import Course
 from lorica.runtime.strengths import Strength
 
-Write = Callable[[Mapping[str, Strength]], None]  # adapter to strengths by component
+Who = tuple[str, int | None]  # an adapter, in one sample of a batch or wherever it is live
+Courses = Mapping[Who, tuple[Course, Sequence[str]]]  # each with the components that its adapter changes
+Write = Callable[[Mapping[Who, Strength]], None]  # strengths by component
+RUNGE_KUTTA = 4  # evaluations of a step that PNDM makes that way
 
 
 @dataclass(slots=True)
@@ -35,21 +38,27 @@ class Stage:
     total: int = 0
     order: int = 1
     extra: int = 0  # evaluations more than steps times order, which belong to the first step (PNDM)
+    first: int = 0  # evaluations at the beginning that are several to a step (PNDM, where it is told to)
     evaluations: int = 0
 
     def begin(self, scheduler: Any, total: int | None, entries: int | None) -> None:
         """Begin the loop: ``total`` steps as the pipeline counts them, or ``entries`` timesteps, or all there are."""
         self.order = max(int(getattr(scheduler, "order", 1)), 1)
         steps, timesteps = getattr(scheduler, "num_inference_steps", None), getattr(scheduler, "timesteps", ())
-        self.extra = max(len(timesteps) - steps * self.order, 0) if steps else 0
+        runge_kutta = getattr(scheduler, "prk_timesteps", None)
+        self.first = 0 if runge_kutta is None else len(runge_kutta)
+        saved = self.first - self.first // RUNGE_KUTTA
+        self.extra = max(len(timesteps) - steps * self.order - saved, 0) if steps else 0
         counted = len(timesteps) if entries is None else entries
-        self.total = total or -(-max(counted - self.extra, 1) // self.order)
+        self.total = total or -(-max(counted - self.extra - saved, 1) // self.order)
         self.evaluations = 0
 
     @property
     def step(self) -> int:
         """The index of the step that runs now."""
-        return min(max(self.evaluations - self.extra, 0) // self.order, max(self.total - 1, 0))
+        count = self.evaluations
+        count = count // RUNGE_KUTTA if count < self.first else count - self.first + self.first // RUNGE_KUTTA
+        return min(max(count - self.extra, 0) // self.order, max(self.total - 1, 0))
 
 
 @dataclass(slots=True)
@@ -57,23 +66,33 @@ class Run:
     """The schedules of one call, followed from its first forward to its last.
 
     Args:
-        courses: adapter to its schedule, and the components that it changes.
+        courses: the schedule of each adapter.
         stages: the denoising loops that the call may have.
         write: sets the strengths of these adapters.
+        over: whether the call has ended.
     """
 
-    courses: Mapping[str, tuple[Course, Sequence[str]]]
+    courses: Courses
     stages: Sequence[Stage]
     write: Write
-    _now: dict[str, dict[str, Strength]] = field(default_factory=dict[str, dict[str, Strength]])
-    _plan: dict[int, dict[str, dict[str, list[Strength]]]] = field(
-        default_factory=dict[int, dict[str, dict[str, list[Strength]]]]
+    over: bool = False
+    _now: dict[Who, dict[str, Strength]] = field(default_factory=dict[Who, dict[str, Strength]])
+    _plan: dict[int, dict[Who, dict[str, list[Strength]]]] = field(
+        default_factory=dict[int, dict[Who, dict[str, list[Strength]]]]
     )
 
     def start(self) -> None:
         """Set the strengths that hold before the first step."""
-        self._now = {name: course.before(parts) for name, (course, parts) in self.courses.items()}
+        self._now = {who: course.before(parts) for who, (course, parts) in self.courses.items()}
         self.write(self._now)
+
+    def forget(self, name: str) -> None:
+        """Let an adapter that is gone follow no longer."""
+        self.courses = {who: course for who, course in self.courses.items() if who[0] != name}
+        self._now = {who: strengths for who, strengths in self._now.items() if who[0] != name}
+        for plan in self._plan.values():
+            for who in [who for who in plan if who[0] == name]:
+                del plan[who]
 
     def loop(self, pipeline: Any, total: int | None, entries: int | None) -> None:
         """Note that a pipeline opened its progress bar."""
@@ -103,14 +122,14 @@ class Run:
         if not check and any(course.is_listed for course, _ in self.courses.values()):
             return  # how many steps will run is not known yet: the first ones are left out with picture to picture
         self._plan[id(stage)] = {
-            name: course.steps([part for part in parts if part in stage.components], stage.total)
-            for name, (course, parts) in self.courses.items()
+            who: course.steps([part for part in parts if part in stage.components], stage.total)
+            for who, (course, parts) in self.courses.items()
         }
         self._show(stage)
 
     def _show(self, stage: Stage) -> None:
-        for name, parts in self._plan.get(id(stage), {}).items():
-            self._now[name] = {**self._now[name], **{part: values[stage.step] for part, values in parts.items()}}
+        for who, parts in self._plan.get(id(stage), {}).items():
+            self._now[who] = {**self._now[who], **{part: values[stage.step] for part, values in parts.items()}}
         self.write(self._now)
 
     def _stages_of(self, scheduler: Any) -> list[Stage]:

@@ -42,10 +42,10 @@ class Watch:
 
     Args:
         turns: the order among threads.
-        check: raises if the adapters would not act on the components as they are now.
+        check: raises if the adapters would not act in a forward of a component that no call of a pipeline surrounds.
     """
 
-    def __init__(self, turns: Turns, check: Callable[[], None]) -> None:
+    def __init__(self, turns: Turns, check: Callable[[nn.Module], None]) -> None:
         self._turns, self._check = turns, check
         self._handles: list[RemovableHandle] = []
         self._components: list[nn.Module] = []
@@ -72,7 +72,7 @@ class Watch:
     def before(self, component: nn.Module) -> None:
         """Begin a forward."""
         if self._turns.enter():
-            self._check()
+            self._check(component)
         if any(part is component for part in self._unproven) and not has_compiled_parts(component):
             self._here.running.append((component, Observation(_served(component))))
 
