@@ -145,11 +145,7 @@ class Projections:
             if leaf in LEAVES:
                 found.setdefault((component, parent), []).append(place)
         self._attentions = [
-            (
-                layer_at(self._components[component], path),
-                {whole: _which(there, whole=whole) for whole in (False, True)},
-            )
-            for (component, path), there in found.items()
+            (layer_at(self._components[component], path), _by_kind(there)) for (component, path), there in found.items()
         ]
 
     def check(self) -> None:
@@ -163,9 +159,12 @@ class Projections:
                 _check(attention, [*places[False], *places[True]])
 
 
-def _which(places: Iterable[Place], a_whole: bool) -> list[Place]:
-    """Return the places of fused layers, or those of parts."""
-    return [place for place in places if (place[1].rpartition(".")[2] in WHOLES) is a_whole]
+def _by_kind(places: Iterable[Place]) -> dict[bool, list[Place]]:
+    """Return under True the places of fused layers, and under False those of parts."""
+    kinds: dict[bool, list[Place]] = {False: [], True: []}
+    for place in places:
+        kinds[place[1].rpartition(".")[2] in WHOLES].append(place)
+    return kinds
 
 
 def _check(attention: Any, places: Iterable[Place]) -> None:
