@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lorica.errors import ModelError
 from lorica.runtime.bank import CHILD
 from lorica.runtime.banks import Banks
 from lorica.runtime.board import Board
+from lorica.runtime.pages import PAGES
 from lorica.runtime.thin import Thin
 from sample_kinds import make_dora
 from sample_layers import make_lora, moved, one, relative_error
@@ -230,6 +232,37 @@ def test_an_adapter_beside_others_changes_nothing_for_them_when_rows_run_out() -
         loras.load(one(make_lora(model[0], rank=3)), name=str(index), strength=0.0)
     loras.set({"first": 0.7})
     assert torch.equal(model(x), alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("points", [1, 2, 3, 4, 9])
+def test_it_gives_the_same_bits_alone_and_where_another_left_room(dtype: torch.dtype, points: int) -> None:
+    torch.manual_seed(0)
+    model, x = make(nn.Linear(33, 70)).to(dtype), torch.randn(points, 33).to(dtype)
+    loras = lorica.attach(model)
+    loras.load(one(make_lora(model[0], rank=8)), name="first", strength=0.7)
+    with torch.no_grad():
+        alone = model(x)
+        loras.load(one(make_lora(model[0], rank=5)), name="second")
+        loras.set({"first": 0.7})
+        assert torch.equal(model(x), alone)
+        loras.remove("second")
+        assert torch.equal(model(x), alone)
+
+
+def test_memory_that_was_given_back_serves_the_next_load() -> None:
+    model = make(nn.Linear(900, 800))
+    loras, change = lorica.attach(model), make_lora(model[0], rank=400)
+    loras.load(one(change), name="a")
+    where = getattr(model[0], CHILD).content.thin.down.data_ptr()
+    loras.detach()
+    gc.collect()
+    kept = PAGES.kept
+    loras.load(one(change), name="b")
+    assert PAGES.kept < kept
+    assert getattr(model[0], CHILD).content.thin.down.data_ptr() == where
+    loras.limit_memory(0)
+    assert PAGES.kept == 0
 
 
 @pytest.mark.parametrize(

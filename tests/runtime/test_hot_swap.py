@@ -11,6 +11,7 @@ from lorica.adapters import Adapter, BiasOnly, Full, LoRA
 from lorica.errors import ModelError, StateError
 from lorica.runtime.bank import CHILD
 from lorica.runtime.board import Board
+from lorica.runtime.filling import Filling
 from lorica.runtime.thin import Thin
 from sample_layers import make_lora, one, relative_error
 
@@ -123,6 +124,27 @@ def test_the_old_one_is_written_again_if_rows_were_written_over(monkeypatch: pyt
         with pytest.raises(MemoryError):
             loras.load(both(model), name="a", replace=True)
     assert len(calls) == 4
+    assert torch.equal(model(x), before)
+
+
+def test_the_old_one_is_written_again_if_a_copy_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, loras, x = make()
+    loras.load(both(model), name="a", strength=0.7)
+    before, finish, calls = model(x), Filling.finish, list[Filling]()
+
+    def fail(filling: Filling) -> None:
+        finish(filling)
+        calls.append(filling)
+        if len(calls) == 2:  # the first writes what layers of other ranks need
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Filling, "finish", fail)
+        with pytest.raises(MemoryError):
+            loras.load(both(model), name="a", replace=True)
+    assert len(calls) == 3
+    assert torch.equal(model(x), before)
+    loras.set({"a": 0.7})
     assert torch.equal(model(x), before)
 
 

@@ -58,3 +58,29 @@ def test_another_component_of_the_same_name_is_looked_at() -> None:
     layout.target()
     parts["model"] = nn.Sequential(nn.Linear(3, 2))
     assert list(layout.layers("model")) == ["0"]
+
+
+def test_a_module_that_moved_to_another_parent_is_found_there() -> None:
+    model = nn.Sequential(nn.Sequential(), nn.Sequential(nn.Linear(5, 7)))
+    layout = Layout({"model": model})
+    assert list(layout.layers("model")) == ["1.0"]
+    model[0].add_module("0", model[1][0])
+    del model[1][0]
+    assert list(layout.layers("model")) == ["0.0"]
+
+
+def test_a_weight_that_was_given_other_memory_is_seen() -> None:
+    model = nn.Sequential(nn.Embedding(5, 3))
+    layout = Layout({"model": model})
+    layout.target()
+    model[0].weight.data = torch.zeros(6, 3)  # as resizing a text encoder's table does it
+    assert layout.target().components["model"]["0"] == (6, 3)
+
+
+def test_a_tree_knows_the_parent_of_every_layer() -> None:
+    model, layout = make()
+    layout.target()
+    assert layout.tree("model").parents == {"0.0": model[0], "1": model}
+    model[0] = nn.Sequential(nn.Linear(5, 7))
+    layout.target()
+    assert layout.tree("model").parents["0.0"] is model[0]

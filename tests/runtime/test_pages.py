@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 
-from lorica.runtime.pages import LARGE_PAGE, empty_like
+from lorica.runtime.pages import LARGE_PAGE, Pages, empty_like
 
 
 @pytest.mark.parametrize("rows", [3, LARGE_PAGE // (5 * 3 * 2) + 1])
@@ -35,3 +35,48 @@ def test_memory_lives_as_long_as_a_view_of_it() -> None:
     part = empty_like(torch.empty(LARGE_PAGE)).fill_(3.0)[5:9]
     gc.collect()
     assert part.tolist() == [3.0] * 4
+
+
+def test_a_piece_is_handed_out_again_when_no_view_of_it_is_left() -> None:
+    pages = Pages(most=9 * LARGE_PAGE)
+    whole = pages.take(2 * LARGE_PAGE + 5)
+    where, part = whole.data_ptr(), whole[7:11]
+    part.fill_(3)
+    del whole
+    gc.collect()
+    assert pages.kept == 0  # a part is in use
+    assert pages.take(2 * LARGE_PAGE + 5).data_ptr() != where
+    del part
+    assert pages.kept == 2 * 3 * LARGE_PAGE
+    again = pages.take(2 * LARGE_PAGE + 1)
+    assert (len(again), again.data_ptr(), again[7:11].tolist()) == (2 * LARGE_PAGE + 1, where, [3] * 4)
+
+
+def test_the_smallest_piece_that_suffices_is_taken_and_none_that_is_far_too_large() -> None:
+    pages = Pages(most=99 * LARGE_PAGE)
+    large, small = pages.take(9 * LARGE_PAGE), pages.take(3 * LARGE_PAGE)
+    at_large, at_small = large.data_ptr(), small.data_ptr()
+    del large, small
+    tiny, middle, wide = (pages.take(count * LARGE_PAGE) for count in (2, 3, 4))
+    assert tiny.data_ptr() == at_small
+    assert middle.data_ptr() == at_large
+    assert wide.data_ptr() not in (at_large, at_small)
+    del middle
+    assert pages.take(2 * LARGE_PAGE).data_ptr() != at_large  # four times as large as needed at most
+
+
+def test_no_more_is_kept_than_allowed_and_nothing_after_clearing() -> None:
+    pages = Pages(most=4 * LARGE_PAGE)
+    taken = [pages.take(count * LARGE_PAGE) for count in (3, 2, 1)]
+    while taken:
+        taken.pop()
+        assert pages.kept <= pages.most
+    assert pages.kept == 3 * LARGE_PAGE  # of 1, 2 and 3 the last found no room
+    pages.clear()
+    assert pages.kept == 0
+
+
+def test_little_memory_is_not_kept() -> None:
+    pages = Pages(most=4 * LARGE_PAGE)
+    assert len(pages.take(5)) == 5
+    assert pages.kept == 0

@@ -62,7 +62,8 @@ class LoRA(AdapterLayer):
 
     def factors(self) -> Factors:
         """Return the two matrices themselves."""
-        return Factors(self.down, self.up.flatten(1), self.scaling)
+        down, up = self.tensors["down"], self.tensors["up"]
+        return Factors(down, up if up.ndim == 2 else up.flatten(1), self.alpha / down.shape[0])
 
     def _check(self) -> None:
         down, up = self.tensors["down"], self.tensors["up"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -12,9 +13,11 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
+from torch.utils.hooks import RemovableHandle
 
-from lorica.adapters import AdapterLayer, Factors
+from lorica.adapters import AdapterLayer, Factors, LoRA
 from lorica.errors import LoRAError, ModelError, StateError
+from lorica.runtime.filling import Filling, Home
 from lorica.runtime.limited import change_within
 from lorica.runtime.regions import Limit
 from lorica.runtime.served import SERVED, base_weight, weight_shape
@@ -27,6 +30,9 @@ THIN_KINDS = ("lora", "locon")  # kinds that a bank holds as they are, whatever 
 
 # How layers whose output is a new tensor compute it; a class of its own may give its input, or what it keeps.
 FRESH = frozenset((nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Embedding.forward))
+
+# The number of the hook on every layer, which no other hook has.
+HOOK = RemovableHandle(OrderedDict[int, Any]()).id
 
 Part = Thin | Stack
 CPU = torch.device("cpu")
@@ -49,15 +55,23 @@ class Content:
     weights: Stack | None = None
     biases: Stack | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there."""
+        return self.thin is None and self.weights is None and self.biases is None
+
     def parts(self) -> list[Part]:
         """Return what is there."""
         return [part for part in (self.thin, self.weights, self.biases) if part is not None]
 
-    def edited(self, layer: nn.Module, gone: set[str], shares: Shares) -> Content:
-        """Return the content without some adapters and with what others bring. This one goes on as it is."""
+    def edited(self, layer: nn.Module, gone: set[str], shares: Shares, filling: Filling) -> Content:
+        """Return the content without some adapters and with what others bring. This one goes on as it is.
+
+        Factors are there when ``filling`` is finished.
+        """
         thin, weights, biases = self.thin, self.weights, self.biases
         if shares.thin or (thin is not None and gone & thin.slots.keys()):
-            thin = _first(layer, shares.thin) if thin is None else thin.edited(gone, shares.thin)
+            thin = _first(layer, shares.thin, filling) if thin is None else thin.edited(gone, shares.thin, filling)
         if shares.weights or (weights is not None and gone & weights.slots.keys()):
             weights = (weights or Weights(_nothing(layer, weight_shape(layer)), ())).edited(gone, shares.weights)
         if shares.biases or (biases is not None and gone & biases.slots.keys()):
@@ -112,6 +126,20 @@ class Bank(nn.Module):
     def __init__(self, layer: nn.Module, content: Content, *, training: bool) -> None:
         super().__init__()
         vars(self).update(content=content, _served=(layer,), training=training, limit=None)  # quicker than one by one
+
+    def put_in(self) -> None:
+        """Begin to act: as ``add_module`` and ``register_forward_hook`` do it, without their checks."""
+        layer: Any = self._served[0]
+        layer._modules[CHILD] = self
+        layer._forward_hooks[HOOK] = serve
+        layer._forward_hooks_with_kwargs[HOOK] = True
+
+    def take_out(self) -> None:
+        """Act no longer, and leave nothing behind."""
+        layer: Any = self._served[0]
+        del layer._modules[CHILD]
+        layer._forward_hooks.pop(HOOK, None)
+        layer._forward_hooks_with_kwargs.pop(HOOK, None)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return ``y``, the layer's own output for ``x``, with what the adapters add."""
@@ -176,7 +204,7 @@ def _is_fresh(layer: nn.Module) -> bool:
     )
 
 
-Original = Callable[[str], "Tensor | None"]
+Original = Callable[[tuple[str, str], str], "Tensor | None"]
 
 
 def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -185,14 +213,16 @@ def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], outpu
     return bank.forward(args[0] if args else next(iter(kwargs.values())), output)  # a bank has no hooks of its own
 
 
-def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Original, where: Iterable[str]) -> Shares:
+def share_of(
+    layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Original, place: tuple[str, str]
+) -> Shares:
     """Return what adapters bring to a layer: thin factors where they have them, else the change of the weight itself.
 
     Args:
         layer: a layer that they fit.
         changes: adapter to its part for this layer.
-        original: returns the layer's ``weight`` or ``bias`` before anything was fused into it; None if nothing was.
-        where: the parts of the layer's name, for messages.
+        original: returns a layer's ``weight`` or ``bias`` before anything was fused into it; None if nothing was.
+        place: where the layer is.
 
     Raises:
         ModelError: if a change needs the base weight, and that is away or cannot be unpacked.
@@ -200,13 +230,18 @@ def share_of(layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Or
     shares = Shares()
     try:
         for name, change in changes.items():
-            _share(shares, layer, name, change, original)
+            if type(change) is LoRA and "bias" not in change.tensors and isinstance(layer, SERVED):  # as most are
+                shares.thin[name] = change.factors()
+            else:
+                _share(shares, layer, name, change, partial(original, place))
     except LoRAError as error:
-        raise ModelError(f"{'.'.join(where)}: {error}") from error
+        raise ModelError(f"{'.'.join(place)}: {error}") from error
     return shares
 
 
-def _share(shares: Shares, layer: nn.Module, name: str, change: AdapterLayer, original: Original) -> None:
+def _share(
+    shares: Shares, layer: nn.Module, name: str, change: AdapterLayer, original: Callable[[str], Tensor | None]
+) -> None:
     kept = original("bias")
     bias = change.bias_delta(cast("Tensor | None", getattr(layer, "bias", None)) if kept is None else kept)
     if bias is not None:
@@ -235,12 +270,12 @@ def _empty(layer: nn.Module) -> Thin:
     return Thin.empty(weight_shape(layer), *_home(layer))
 
 
-def _first(layer: nn.Module, new: Mapping[str, Factors]) -> Thin:
+def _first(layer: nn.Module, new: Mapping[str, Factors], filling: Filling) -> Thin:
     """Return the factors of adapters on a layer that had none."""
     if len(new) > 1:
-        return _empty(layer).edited((), new)
+        return _empty(layer).edited((), new, filling)
     [(name, part)] = new.items()
-    return Thin.of(name, part, weight_shape(layer), *_home(layer))
+    return Thin.of(name, part, weight_shape(layer), _home(layer), filling)
 
 
 def _nothing(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
@@ -248,7 +283,7 @@ def _nothing(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(0, *shape, dtype=dtype, device=device)
 
 
-def _home(layer: nn.Module) -> tuple[torch.dtype, torch.device]:
+def _home(layer: nn.Module) -> Home:
     """Return the precision of a bank, and where it is made.
 
     It has the layer's own precision, float32 where that is packed or has few digits. It stands beside the weight, or on

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lorica.adapters import Factors
-from lorica.runtime.bank import CHILD, Bank, Content, Part, Shares, serve, share_of, size_of
+from lorica.runtime.bank import Bank, Content, Part, Shares, share_of, size_of
 from lorica.runtime.board import Board, Key, Row
+from lorica.runtime.filling import Filling, amount
 from lorica.runtime.plan import Place, Plan
 from lorica.runtime.reserve import Overflow
 from lorica.runtime.thin import Thin
@@ -50,7 +49,7 @@ class Banks:
 
     def __init__(self, find: Callable[[Place], nn.Module], original: Callable[[Place, str], Tensor | None]) -> None:
         self._find, self._original = find, original
-        self._banks: dict[Place, tuple[Bank, RemovableHandle]] = {}
+        self._banks: dict[Place, Bank] = {}
         self._board = Board()
         self.plans: Mapping[str, Plan] = {}
 
@@ -67,24 +66,30 @@ class Banks:
         places = dict.fromkeys(place for plan in (*gone.values(), *new.values()) for place in plan)
         contents, written = dict[Place, Content](), dict[Place, Mapping[str, Factors]]()
         overflow, reserved, left = Overflow(list(new)), self.reserved, set(gone)
+        filling, exchange = (
+            Filling(amount(change for plan in new.values() for change in plan.values())),
+            gone.keys() == new.keys(),
+        )
         with torch.inference_mode(False):  # else what is made here could never be written to outside of that mode
             for place in places:
-                layer, content, shares = self._find(place), self._content(place), self._shares(place, new)
-                same = content.exchanged(left, shares) if gone.keys() == new.keys() else None
+                layer, content = self._find(place), self._content(place)
+                shares = self._shares(place, layer, new)
+                same = content.exchanged(left, shares) if exchange else None
                 if same is not None:
                     contents[place], written[place] = same, shares.thin
                     continue
                 if reserved:
                     overflow.note(place, content, left, shares)
                 if not overflow.is_some:
-                    contents[place] = content.edited(layer, left, shares)
-        overflow.check()
+                    contents[place] = content.edited(layer, left, shares, filling)
+            overflow.check()
+            filling.finish()
         return Prepared(contents, dict(plans), frozenset({*gone, *new, *_moved(contents)}), written)
 
-    def _shares(self, place: Place, plans: Mapping[str, Plan]) -> Shares:
+    def _shares(self, place: Place, layer: nn.Module, plans: Mapping[str, Plan]) -> Shares:
         """Return what adapters bring to a layer."""
         changes = {name: plan[place] for name, plan in plans.items() if place in plan}
-        return share_of(self._find(place), changes, partial(self._original, place), place)
+        return share_of(layer, changes, self._original, place)
 
     @torch.no_grad()
     def prepare_room(self, places: Iterable[Place], rank: int) -> Prepared:
@@ -109,7 +114,7 @@ class Banks:
     @property
     def held(self) -> dict[Place, Bank]:
         """The banks, by the layer that each serves."""
-        return {place: bank for place, (bank, _) in self._banks.items()}
+        return dict(self._banks)
 
     @property
     def acting(self) -> set[str]:
@@ -119,7 +124,7 @@ class Banks:
     @property
     def reserved(self) -> bool:
         """Whether room was reserved anywhere."""
-        return any(bank.content.thin is not None and bank.content.thin.reserved for bank, _ in self._banks.values())
+        return any(bank.content.thin is not None and bank.content.thin.reserved for bank in self._banks.values())
 
     @torch.no_grad()
     def commit(self, prepared: Prepared, rows: Sequence[Row], guidance: int | None = None) -> None:
@@ -146,15 +151,18 @@ class Banks:
 
     def _overwrite(self, written: Mapping[Place, Mapping[str, Factors]], before: Mapping[str, Plan]) -> None:
         """Write factors into the rows of those that they replace; on an error, those again."""
-        done: list[Place] = []
+        done, filling = list[Place](), Filling()
         try:
             for place, factors in written.items():
                 done.append(place)
-                cast("Thin", self._content(place).thin).overwrite(factors)
+                cast("Thin", self._content(place).thin).overwrite(factors, filling)
+            filling.finish()
         except BaseException:
+            filling = Filling()
             for place in done:
-                again = self._shares(place, {name: before[name] for name in written[place]})
-                cast("Thin", self._content(place).thin).overwrite(again.thin)
+                again = self._shares(place, self._find(place), {name: before[name] for name in written[place]})
+                cast("Thin", self._content(place).thin).overwrite(again.thin, filling)
+            filling.finish()
             raise
 
     def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
@@ -172,7 +180,7 @@ class Banks:
 
     def _content(self, place: Place) -> Content:
         held = self._banks.get(place)
-        return NOTHING if held is None else held[0].content
+        return NOTHING if held is None else held.content
 
     def _put(self, contents: Mapping[Place, Content]) -> None:
         if COMPILER in sys.modules and not all(_look_alike(self._content(at), new) for at, new in contents.items()):
@@ -181,17 +189,17 @@ class Banks:
             self._put_one(place, content)
 
     def _put_one(self, place: Place, content: Content) -> None:
-        if place in self._banks:
-            if content.parts():
-                self._banks[place][0].content = content
+        bank = self._banks.get(place)
+        if not content.is_empty:
+            if bank is None:
+                layer = self._find(place)
+                bank = self._banks[place] = Bank(layer, content, training=layer.training)
+                bank.put_in()
             else:
-                self._banks.pop(place)[1].remove()
-                delattr(self._find(place), CHILD)
-        elif content.parts():
-            layer = self._find(place)
-            bank = Bank(layer, content, training=layer.training)
-            layer.add_module(CHILD, bank)
-            self._banks[place] = (bank, layer.register_forward_hook(serve, with_kwargs=True))
+                bank.__dict__["content"] = content
+        elif bank is not None:
+            del self._banks[place]
+            bank.take_out()
 
 
 def _parts(contents: Mapping[Place, Content]) -> dict[Key, Part | None]:

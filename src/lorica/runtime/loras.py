@@ -12,6 +12,7 @@ from lorica.formats import read
 from lorica.runtime.engine import guidance_of
 from lorica.runtime.live import Live
 from lorica.runtime.originals import Backup
+from lorica.runtime.pages import PAGES
 from lorica.runtime.plan import plan_load
 from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.roster import Source, resolve_plan
@@ -45,7 +46,8 @@ class Loras(Live, Shown):
             LoRAError: if the file cannot be read or does not fit the model, which is then unchanged.
         """
         self._calls.pick_up(replace=not self.names)
-        adapter = source if isinstance(source, Adapter) else read(source, target=self._layout.target())
+        target = self._layout.target()
+        adapter = source if isinstance(source, Adapter) else read(source, target=target)
         roster, name = self._roster, self._roster.free_name(source, name, replace=replace)
         self._check_live()
         plan = plan_load(adapter, self._layout, name)
@@ -150,7 +152,8 @@ class Loras(Live, Shown):
         """Bound the memory of adapters that are copied into the model's banks; those that act are always there.
 
         Of the others the ones that acted last are kept within the bound, so that switching back to them is quick;
-        what is left out costs only its mapped file, and is copied again when it is switched on.
+        what is left out costs only its mapped file, and is copied again when it is switched on. Memory that earlier
+        adapters have left is given back to the system, rather than kept for the next.
 
         Args:
             size: bytes; 0 keeps only what acts; None, as it is at first, keeps all that ever acted.
@@ -162,6 +165,8 @@ class Loras(Live, Shown):
             raise ConfigError(f"the memory of adapters must be 0 bytes or more, got {size}.")
         self._residents.limit = size
         self._turn(self._roster.live, self._roster.samples)
+        if size is not None:
+            PAGES.clear()
 
     def follow(self, pipeline: Any) -> None:
         """Let schedules and turns among threads follow this pipeline's calls too; :func:`lorica.attach` does it."""

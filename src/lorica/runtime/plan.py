@@ -18,7 +18,7 @@ SHOWN = 5  # misfits that a message lists in full
 
 
 def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
-    """Return what the adapter changes, by the live model's own paths.
+    """Return what the adapter changes, by the paths of the live model as it was last looked at.
 
     Raises:
         ModelError: if the adapter is empty, or a component or module is missing, of another type or shape. It
@@ -30,9 +30,10 @@ def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
     misfits: list[str] = []
     for component, layers in adapter.components.items():
         part = _component(component, layout.components, name, alone=len(adapter.components) == 1)
-        modules = layout.layers(part)
+        tree = layout.tree(part)
         for path, change in layers.items():
-            found = _place(path, change, modules, layout.components[part])
+            fits = tree.shapes.get(path) == change.weight_shape and not isinstance(tree.layers[path], nn.Embedding)
+            found = path if fits else _place(path, change, tree.layers, tree.root)
             if isinstance(found, str) and (part, found) not in plan:
                 plan[part, found] = change
             else:
@@ -40,7 +41,7 @@ def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
                 misfits.append(f"{component}.{path}: {why}")
     if misfits:
         raise ModelError(_misfit_message(name, misfits, len(adapter)))
-    return join_projections(plan, layout.components)
+    return join_projections(plan, layout)
 
 
 def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module], component: nn.Module) -> str | LoRAError:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lorica.adapters import AdapterLayer, Factors
 from lorica.errors import StateError
+from lorica.runtime.layout import Layout
 from lorica.runtime.served import layer_at, weight_shape
 
 # The fused layer of an attention, and its parts from the first row on.
@@ -103,16 +104,15 @@ class JoinedRows(AdapterLayer):
             part.check_fits((stop - start, *self.shape[1:]))
 
 
-def join_projections(
-    plan: Mapping[Place, AdapterLayer], components: Mapping[str, nn.Module]
-) -> dict[Place, AdapterLayer]:
+def join_projections(plan: Mapping[Place, AdapterLayer], layout: Layout) -> dict[Place, AdapterLayer]:
     """Return the plan with the parts of fused projections joined to changes of the whole."""
     joined: dict[Place, AdapterLayer] = {}
     parts: dict[Place, dict[Rows, AdapterLayer]] = {}
+    parents = {component: layout.tree(component).parents for component in {component for component, _ in plan}}
     for place, change in plan.items():
         component, path = place
         leaf = path.rpartition(".")[2]
-        attention = _parent_of(components[component], path) if leaf in LEAVES else None
+        attention = parents[component][path] if leaf in LEAVES else None
         whole = attention and _whole_of(attention, leaf)
         if whole is None:
             joined[place] = change
@@ -120,7 +120,7 @@ def join_projections(
             home = (component, f"{path[: -len(leaf)]}{whole}")
             parts.setdefault(home, {})[_rows(attention, whole, leaf)] = change
     for (component, path), found in parts.items():
-        shape = weight_shape(components[component].get_submodule(path))
+        shape = weight_shape(layout.components[component].get_submodule(path))
         joined[component, path] = JoinedRows(dict(sorted(found.items())), shape)
     return joined
 
@@ -134,15 +134,19 @@ class Projections:
 
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self._components = components
-        self._attentions: dict[int, tuple[Any, list[Place]]] = {}
+        self._attentions: list[tuple[Any, dict[bool, list[Place]]]] = []
 
     def watch(self, places: Iterable[Place]) -> None:
         """Look at these layers from now on."""
-        self._attentions = {}
-        for component, path in places:
-            if path.rpartition(".")[2] in LEAVES:
-                attention = _parent_of(self._components[component], path)
-                self._attentions.setdefault(id(attention), (attention, []))[1].append((component, path))
+        found: dict[Place, list[Place]] = {}
+        for place in places:
+            component, path = place
+            parent, _, leaf = path.rpartition(".")
+            if leaf in LEAVES:
+                found.setdefault((component, parent), []).append(place)
+        self._attentions = [
+            (layer_at(self._components[component], path), _by_kind(there)) for (component, path), there in found.items()
+        ]
 
     def check(self) -> None:
         """Raise if projections were fused, or taken apart again, after adapters were put on them.
@@ -150,22 +154,30 @@ class Projections:
         Raises:
             StateError: if one of the layers is not what the model calls now.
         """
-        for attention, places in self._attentions.values():
-            for component, path in places:
-                leaf = path.rpartition(".")[2]
-                apart = leaf in WHOLES and hasattr(attention, "fused_projections") and not _is_fused(attention)
-                if apart or _whole_of(attention, leaf) is not None:
-                    made, undo = ("taken apart", "fuse") if apart else ("fused", "unfuse")
-                    raise StateError(
-                        f"the projections of {component}.{path} were {made} after adapters were loaded, so they would "
-                        f"not act there. Call {undo}_qkv_projections() on the model to go back, or detach the adapters "
-                        "first and load them again after."
-                    )
+        for attention, places in self._attentions:
+            if places[not _is_fused(attention)]:  # parts that are fused, or a whole that is not
+                _check(attention, [*places[False], *places[True]])
 
 
-def _parent_of(component: nn.Module, path: str) -> Any:
-    """Return the module that holds a layer."""
-    return layer_at(component, path.rpartition(".")[0])
+def _by_kind(places: Iterable[Place]) -> dict[bool, list[Place]]:
+    """Return under True the places of fused layers, and under False those of parts."""
+    kinds: dict[bool, list[Place]] = {False: [], True: []}
+    for place in places:
+        kinds[place[1].rpartition(".")[2] in WHOLES].append(place)
+    return kinds
+
+
+def _check(attention: Any, places: Iterable[Place]) -> None:
+    for component, path in places:
+        leaf = path.rpartition(".")[2]
+        apart = leaf in WHOLES and hasattr(attention, "fused_projections") and not _is_fused(attention)
+        if apart or _whole_of(attention, leaf) is not None:
+            made, undo = ("taken apart", "fuse") if apart else ("fused", "unfuse")
+            raise StateError(
+                f"the projections of {component}.{path} were {made} after adapters were loaded, so they would "
+                f"not act there. Call {undo}_qkv_projections() on the model to go back, or detach the adapters "
+                "first and load them again after."
+            )
 
 
 def _whole_of(attention: Any, leaf: str) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lorica.adapters import Factors
 from lorica.errors import StateError
 from lorica.runtime.acting import Acting
+from lorica.runtime.filling import Filling, Home
 from lorica.runtime.roads import Road, Slot, Stacked, change_with_rows
 from lorica.runtime.rows import Rows
 
@@ -50,6 +51,20 @@ class Thin:
         reserved: whether ``width`` stays what it is whatever is loaded.
     """
 
+    __slots__ = (
+        "_acting",
+        "_road",
+        "_seen",
+        "_stacked",
+        "down",
+        "now",
+        "reserved",
+        "slots",
+        "strength",
+        "up",
+        "width",
+    )
+
     def __init__(self, down: Tensor, up: Tensor, slots: Mapping[str, Slot], width: int, *, reserved: bool) -> None:
         self.down, self.up, self.width, self.reserved = down, up, width, reserved
         self.slots = slots
@@ -68,14 +83,12 @@ class Thin:
         return cls(down, torch.empty(0, out, dtype=dtype, device=device), {}, 0, reserved=False)
 
     @classmethod
-    def of(cls, name: str, part: Factors, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Thin:
+    def of(cls, name: str, part: Factors, shape: tuple[int, ...], home: Home, filling: Filling) -> Thin:
         """Return one with a single adapter, as most are, and no more rows than it needs."""
-        out, *rest = shape
         rank = part.down.shape[0]
-        down = torch.empty(rank, *rest, dtype=dtype, device=device)
-        up = torch.empty(rank, out, dtype=dtype, device=device)
-        down.copy_(part.down.reshape(down.shape))
-        up.copy_(part.up.T)
+        down, up = filling.rows(shape, rank, home)
+        filling.copy(down, part.down if part.down.ndim == down.ndim else part.down.reshape(down.shape))
+        filling.copy(up.t(), part.up)
         return cls(down, up, {name: Slot(0, rank, part.scaling)}, rank, reserved=False)
 
     @property
@@ -88,8 +101,8 @@ class Thin:
         """Where it lies."""
         return self.down.device
 
-    def edited(self, gone: Collection[str], new: Mapping[str, Factors]) -> Thin:
-        """Return the same without some adapters and with others.
+    def edited(self, gone: Collection[str], new: Mapping[str, Factors], filling: Filling) -> Thin:
+        """Return the same without some adapters and with others, whose factors are there when ``filling`` is finished.
 
         Rows that are in use are not touched, so this one goes on working as it is.
 
@@ -101,18 +114,18 @@ class Thin:
         if self.reserved and needed > self.width:
             raise StateError(f"it needs {needed} rows, and {self.width} are reserved.")
         if needed > len(self.down) and self.slots and self.slots.keys() <= set(gone):  # all are others from now on
-            return self._empty().edited((), new)
-        down, up = (self.down, self.up) if needed <= len(self.down) else self._grown(needed)
-        for name, part in new.items():
-            self._fill(down, up, slots[name], part)
-        return Thin(down, up, slots, self.width if self.reserved else needed, reserved=self.reserved)
+            return self._empty().edited((), new, filling)
+        down, up = (self.down, self.up) if needed <= len(self.down) else self._grown(needed, filling)
+        thin = Thin(down, up, slots, self.width if self.reserved else needed, reserved=self.reserved)
+        thin.overwrite(new, filling)
+        return thin
 
     def exchanged(self, others: Mapping[str, Factors]) -> Thin | None:
         """Return the same for when others have the rows of the adapters of their names; None if they need more or less.
 
         The rows still hold what they held until :meth:`overwrite`.
         """
-        if any(len(part.down) != self.slots[name].stop - self.slots[name].start for name, part in others.items()):
+        if any(part.down.shape[0] != self.slots[name].stop - self.slots[name].start for name, part in others.items()):
             return None
         slots = {
             name: replace(slot, scaling=others[name].scaling) if name in others else slot
@@ -120,15 +133,13 @@ class Thin:
         }
         return Thin(self.down, self.up, slots, self.width, reserved=self.reserved)
 
-    def overwrite(self, others: Mapping[str, Factors]) -> None:
-        """Write factors into the rows of the adapters of their names."""
+    def overwrite(self, others: Mapping[str, Factors], filling: Filling) -> None:
+        """Write factors into the rows of the adapters of their names, when ``filling`` is finished."""
         for name, part in others.items():
-            self._fill(self.down, self.up, self.slots[name], part)
-
-    @staticmethod
-    def _fill(down: Tensor, up: Tensor, slot: Slot, part: Factors) -> None:
-        down[slot.start : slot.stop].copy_(part.down.reshape(-1, *down.shape[1:]))
-        up[slot.start : slot.stop].copy_(part.up.T)
+            slot = self.slots[name]
+            down, up = self.down[slot.start : slot.stop], self.up[slot.start : slot.stop]
+            filling.copy(down, part.down if part.down.ndim == down.ndim else part.down.reshape(down.shape))
+            filling.copy(up.t(), part.up)
 
     def placed(self, gone: Collection[str], new: Mapping[str, Factors]) -> dict[str, Slot]:
         """Return the rows of every adapter after some went and others came; rows in use are not given away."""
@@ -232,13 +243,14 @@ class Thin:
     def _empty(self) -> Thin:
         return Thin.empty((self.up.shape[1], *self.down.shape[1:]), self.down.dtype, self.down.device)
 
-    def _grown(self, needed: int) -> tuple[Tensor, Tensor]:
-        """Return other tensors that hold the same rows and have room for more."""
-        capacity = needed * ROOM.get(self.device.type, 1) if self.width else needed
-        down, up = self.down.new_empty(capacity, *self.down.shape[1:]), self.up.new_empty(capacity, self.up.shape[1])
-        if self.width:
-            down[: self.width].copy_(self.down[: self.width])
-            up[: self.width].copy_(self.up[: self.width])
+    def _grown(self, needed: int, filling: Filling) -> tuple[Tensor, Tensor]:
+        """Return other tensors that will hold the same rows and have room for more."""
+        shape, home = (self.up.shape[1], *self.down.shape[1:]), (self.down.dtype, self.device)
+        if not self.width:
+            return filling.rows(shape, needed, home)
+        down, up = filling.rows(shape, needed * ROOM.get(self.device.type, 1), home, spare=True)
+        filling.copy(down[: self.width], self.down[: self.width])
+        filling.copy(up[: self.width], self.up[: self.width])
         return down, up
 
 
