@@ -33,6 +33,7 @@ from lorica.runtime import fuse
 ADAPTERS = 5
 PARTS = ("load", "set", "fuse1", "fuse2", "memory")
 ROWS_AT_ONCE = 1 << 20  # numbers of a bfloat16 weight that the floor of fusing widens to float32 at a time
+UNIT = "milliseconds; memory in MB"
 PAGE = 4096  # bytes
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative; that both sides do the same work
 
@@ -242,18 +243,22 @@ class Comparison:
         size: of the UNet.
         coverage: of the adapters.
         folder: where their files are put.
+        where: the file of results; it is written after each measurement, so that a long run can be stopped.
+        times: what was measured before.
     """
 
-    def __init__(self, size: str, coverage: str, folder: Path) -> None:
+    def __init__(self, size: str, coverage: str, folder: Path, where: Path, times: Times) -> None:
         unet = make_unet(size)
         self.size, self.files = size, write_files(unet, coverage, ADAPTERS, folder)
         self.ours, self.peft = Ours(unet, self.files), Peft(make_unet(size), self.files)
-        self.times: Times = {}
+        self.times, self.where = times, where
 
     def note(self, operation: str, **spent: float) -> None:
         """Enter one round of an operation."""
         for side, time in spent.items():
-            self.times.setdefault(operation, {}).setdefault(side, []).append(time)
+            self.times.setdefault(operation, {}).setdefault(side, []).append(round(time, 3))
+        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
+        self.where.write_text(json.dumps({"unit": UNIT, "measured": self.times, **machine}) + "\n")
 
     def rounds(self, operation: str, run: Callable[[Side], float], repeats: int) -> None:
         """Measure both sides in turn, so that what disturbs the machine disturbs both."""
@@ -380,21 +385,14 @@ def main() -> None:
     parser.add_argument("--add", action="store_true")
     given = parser.parse_args()
     where = Path(__file__).parent / "results" / f"adapter_ops_{given.size}_{given.coverage}.json"
+    where.parent.mkdir(exist_ok=True)
+    times: Times = json.loads(where.read_text())["measured"] if given.add and where.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        comparison = Comparison(given.size, given.coverage, Path(folder))
-        if given.add and where.exists():
-            comparison.times = json.loads(where.read_text())["measured"]
+        comparison = Comparison(given.size, given.coverage, Path(folder), where, times)
         for part in sorted(given.parts, key=("memory", *PARTS).index):
             getattr(comparison, part)(given.repeats)
-    for name, times in comparison.times.items():
-        print_row(name, times)
-    where.parent.mkdir(exist_ok=True)
-    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
-    rounded = {
-        name: {side: [round(value, 3) for value in values] for side, values in times.items()}
-        for name, times in comparison.times.items()
-    }
-    where.write_text(json.dumps({"unit": "milliseconds; memory in MB", "measured": rounded, **machine}) + "\n")
+    for name, measured in times.items():
+        print_row(name, measured)
 
 
 if __name__ == "__main__":
