@@ -18,7 +18,6 @@ from lorica.formats.files import Stored
 from lorica.formats.layers import Leaves
 from lorica.formats.unread import Unread
 
-
 _SWITCH = "ia3.on_input"
 
 
