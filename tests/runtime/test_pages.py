@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -80,3 +83,21 @@ def test_little_memory_is_not_kept() -> None:
     pages = Pages(most=4 * LARGE_PAGE)
     assert len(pages.take(5)) == 5
     assert pages.kept == 0
+
+
+FORK = """
+import os
+from lorica.runtime.pages import LARGE_PAGE, Pages
+mine = Pages(most=0).take(LARGE_PAGE).fill_(3)
+child = os.fork()
+if not child:
+    mine.fill_(4)
+    os._exit(0)
+os.waitpid(child, 0)
+assert mine.unique().tolist() == [3], mine.unique()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
+def test_what_a_forked_process_writes_is_not_seen_here() -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=60)

@@ -27,7 +27,7 @@ def empty_like(tensor: Tensor) -> Tensor:
     """Return a tensor on the CPU of the same shape, type and order, with any numbers in it."""
     if tensor.nbytes < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty_like(tensor, device="cpu")
-    memory = mmap.mmap(-1, tensor.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = _mapped(tensor.nbytes)
     with suppress(OSError):  # a system built without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     order = torch.empty_like(tensor, device="meta").stride()  # as it lies in memory, such as channels last
@@ -70,7 +70,7 @@ class Pages:
         if size < LARGE_PAGE:
             return torch.empty(size, dtype=torch.uint8, device="cpu")
         whole = -(-size // LARGE_PAGE) * LARGE_PAGE
-        piece = self._found(size) or Piece(whole, next(self._numbers), mmap.mmap(-1, whole))
+        piece = self._found(size) or Piece(whole, next(self._numbers), _mapped(whole))
         array: Any = np.frombuffer(piece.memory, np.uint8)
         weakref.finalize(array, self._give_back, piece).atexit = False
         return torch.from_numpy(array)[:size]  # which holds the array as long as a view of it lives
@@ -91,6 +91,13 @@ class Pages:
     def _give_back(self, piece: Piece) -> None:
         if self.kept + piece.size <= self.most:
             self._kept.append(piece)
+
+
+def _mapped(size: int) -> mmap.mmap:
+    """Return memory of this process alone: what a fork of it writes there is not seen here."""
+    if hasattr(mmap, "MAP_PRIVATE"):
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return mmap.mmap(-1, size)  # a system without forks
 
 
 def _machine_memory() -> int:
