@@ -68,7 +68,7 @@ class Pages:
     def take(self, size: int) -> Tensor:
         """Return so many bytes on the CPU, with any numbers in them. Pages that were never used cost nothing yet."""
         if size < LARGE_PAGE:
-            return torch.empty(size, dtype=torch.uint8)
+            return torch.empty(size, dtype=torch.uint8, device="cpu")
         whole = -(-size // LARGE_PAGE) * LARGE_PAGE
         piece = self._found(size) or Piece(whole, next(self._numbers), mmap.mmap(-1, whole))
         array: Any = np.frombuffer(piece.memory, np.uint8)
