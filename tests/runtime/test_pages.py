@@ -88,13 +88,14 @@ def test_little_memory_is_not_kept() -> None:
 FORK = """
 import os
 from lorica.runtime.pages import LARGE_PAGE, Pages
-mine = Pages(most=0).take(LARGE_PAGE).fill_(3)
+mine = Pages(most=0).take(LARGE_PAGE)
+mine[5:9].fill_(3)
 child = os.fork()
 if not child:
-    mine.fill_(4)
+    mine[5:9].fill_(4)  # few: the threads that larger work is shared among are not there in a fork
     os._exit(0)
 os.waitpid(child, 0)
-assert mine.unique().tolist() == [3], mine.unique()
+assert mine[5:9].tolist() == [3] * 4
 """
 
 
