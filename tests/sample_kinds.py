@@ -175,6 +175,13 @@ def make_oft_unlimited(layer: nn.Module) -> OFT:
     return OFT(torch.randn(count, size, size), bias=make_bias(layer))
 
 
+def make_oft_stored(layer: nn.Module) -> OFT:
+    """Return an OFT whose rotations are stored, as old LyCORIS did it."""
+    size, count = split(len(layer.weight))
+    skew = torch.randn(count, size, size)
+    return OFT(rotations=torch.matrix_exp(skew - skew.transpose(1, 2)), bias=make_bias(layer))
+
+
 def make_oft_v2(layer: nn.Module) -> OFTv2:
     size, count = split(layer.weight[0].numel())
     return OFTv2(torch.randn(count, size * (size - 1) // 2), scaled=True)
@@ -219,6 +226,7 @@ SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
     "ia3 on input": (of_matrix, make_ia3_on_input),
     "oft": (of_matrix, make_oft),
     "oft unlimited": (of_matrix, make_oft_unlimited),
+    "oft stored": (of_matrix, make_oft_stored),
     "oft_v2": (of_matrix, make_oft_v2),
     "oft_v2 shared": (of_matrix, make_oft_v2_shared),
     "boft": (lambda layer: of_matrix(layer) and len(layer.weight) % 2 == 0, make_boft),

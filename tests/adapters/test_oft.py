@@ -41,6 +41,31 @@ def test_each_block_of_outputs_is_turned_by_the_transpose(kernel: tuple[int, ...
     assert relative_error(delta.double(), turned(weight, blocks) - weight) < FP32_NOISE
 
 
+@pytest.mark.parametrize("kernel", [(), KERNEL])
+def test_stored_rotations_turn_as_they_are(kernel: tuple[int, ...]) -> None:
+    blocks, weight = torch.randn(BLOCKS, SIZE, SIZE), torch.randn(OUT, IN, *kernel)
+    rotations = torch.stack([rotation(block) for block in blocks]).float()
+    factor = torch.rand(BLOCKS, SIZE, 1) + 0.5  # LyCORIS before 2.0 multiplied it in, row by row
+    expected = torch.zeros_like(weight, dtype=torch.float64)
+    for k in range(BLOCKS):
+        for m in range(SIZE):
+            for n in range(SIZE):
+                entry = (factor * rotations)[k, n, m].double()
+                expected[k * SIZE + m] += entry * weight[k * SIZE + n].double()
+    delta = OFT(rotations=factor * rotations).delta(weight)
+    assert relative_error(delta.double(), expected - weight) < FP32_NOISE
+    plain = OFT(rotations=rotations, constraint=1e-9).delta(weight)
+    assert relative_error(plain.double(), turned(weight, blocks) - weight) < FP32_NOISE
+
+
+def test_blocks_and_rotations_are_not_mixed() -> None:
+    blocks = torch.randn(BLOCKS, SIZE, SIZE)
+    with pytest.raises(ShapeError, match="either blocks or rotations"):
+        OFT(blocks, rotations=blocks)
+    with pytest.raises(ShapeError, match="got neither"):
+        OFT()
+
+
 def test_a_turn_keeps_the_length_of_every_column() -> None:
     weight = torch.randn(OUT, IN)
     after = weight + OFT(torch.randn(BLOCKS, SIZE, SIZE)).delta(weight)

@@ -44,7 +44,7 @@ LYCORIS = set(SAMPLES) - {"ia3", "oft_v2 shared", "vera"}
 # The samples that a format can hold; all others must be refused.
 HELD = {
     "diffusers": {"lora", "dora"},
-    "peft": {"lora", "dora", "loha with cores"},  # the sample of LoHa has a bias, which PEFT has no name for
+    "peft": {"lora", "dora"},  # of LoHa it has none for Conv3d, no cores for a kernel of one point, and no bias
     **dict.fromkeys(("kohya", "onetrainer", "lycoris", "wan_fun", "comfyui", "omi"), LYCORIS),
 }
 

@@ -217,6 +217,28 @@ LAYOUTS: dict[str, tuple[str, str, str | None, dict[str, int], str, Shapes]] = {
             ),
         ),
     ),
+    "kohya_sd1_oft_of_kohya": (
+        "kohya",
+        "sd1",
+        None,
+        {"unet": 2},
+        "sd-scripts' networks/oft.py",
+        together(
+            leaves(f"oft_unet_{FLAT_ATTN}_attn2_to_k", oft_blocks=[4, 320, 320], alpha=[]),
+            leaves("oft_unet_down_blocks_3_resnets_0_conv1", oft_blocks=[4, 320, 320], alpha=[]),
+        ),
+    ),
+    "lycoris_sd1_oft_stored": (
+        "lycoris",
+        "sd1",
+        None,
+        {"unet": 2},
+        "LyCORIS before 2.0: the rotations of an OFT",
+        together(
+            leaves(f"lycoris_{FLAT_ATTN}_attn2_to_k", oft_diag=[160, 8, 8]),
+            leaves("lycoris_down_blocks_3_resnets_0_conv1", oft_diag=[160, 8, 8]),
+        ),
+    ),
     "kohya_sdxl_oft": (
         "kohya",
         "sdxl",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +301,114 @@ def test_python_objects_are_refused_by_name_and_without_torch_s_advice(tmp_path:
     (tmp_path / "b.bin").write_bytes(b"")
     with pytest.raises(FileError, match="is empty"):
         lorica.read(tmp_path / "b.bin")
+
+
+# More spellings and places
+
+
+def test_the_only_text_encoder_of_the_refiner_is_the_second_of_its_base() -> None:
+    unet = "lora_unet_middle_block_1_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{unet}.lora_down.weight": torch.randn(2, 1280), f"{unet}.lora_up.weight": torch.randn(1536, 2)}
+    for start in ("lora_te_", "lora_te2_"):
+        name = f"{start}text_model_encoder_layers_31_mlp_fc1"
+        text = {f"{name}.lora_down.weight": torch.randn(2, 1280), f"{name}.lora_up.weight": torch.randn(5120, 2)}
+        adapter = lorica.read({**tensors, **text})
+        assert adapter.report is not None
+        assert adapter.report.base_model == "sdxl_refiner"
+        assert list(adapter.components["text_encoder_2"]) == ["text_model.encoder.layers.31.mlp.fc1"]
+
+
+def test_the_text_encoder_of_stable_cascade_has_a_prefix_of_its_own() -> None:
+    unet, text = "lora_prior_unet_down_blocks_0_2_attention_to_q", "lora_prior_te_text_model_encoder_layers_0_mlp_fc1"
+    tensors = {f"{unet}.lora_down.weight": torch.randn(2, 2048), f"{unet}.lora_up.weight": torch.randn(2048, 2)}
+    tensors |= {f"{text}.lora_down.weight": torch.randn(2, 1280), f"{text}.lora_up.weight": torch.randn(5120, 2)}
+    adapter = lorica.read(tensors)
+    assert adapter.report is not None
+    assert (adapter.report.format, adapter.report.base_model) == ("kohya", "stable_cascade")
+    assert list(adapter.components["text_encoder"]) == ["text_model.encoder.layers.0.mlp.fc1"]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "component"),
+    [("string_to_param.*", "text_encoder"), ("emb_params", "text_encoder"), ("<cat-toy>", "text_encoder"),
+     ("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"), ("clip_l_out", "text_encoder_out")],
+)  # fmt: skip
+def test_embeddings_are_of_the_text_encoder_that_their_leaf_names(leaf: str, component: str, tmp_path: Path) -> None:
+    tensors = {**lora(f"{FLAT}_attn1_to_q"), f"bundle_emb.my.word.{leaf}": torch.randn(2, 768)}
+    adapter = lorica.read(tensors)
+    assert {token: list(parts) for token, parts in adapter.embeddings.items()} == {"my.word": [component]}
+    file = lorica.write(adapter, tmp_path / "a.safetensors", format="kohya")
+    assert load(file).tensors.keys() == tensors.keys()
+
+
+def test_a_file_of_words_alone_is_told_to_be_one() -> None:
+    with pytest.raises(FormatError, match="holds the embeddings of words alone"):
+        lorica.read({"bundle_emb.word.string_to_param.*": torch.randn(2, 768)})
+
+
+@pytest.mark.parametrize("rank", [None, 2], ids=["as it is", "of another rank"])
+def test_a_convolution_may_have_its_up_as_a_matrix(rank: int | None) -> None:
+    model = Target("a convolution", {"unet": {"layer": (12, 20, 3, 2)}})
+    down, up = torch.randn(4, 20, 3, 2), torch.randn(12, 4)
+    tensors = {"lora_unet_layer.lora_down.weight": down, "lora_unet_layer.lora_up.weight": up}
+    adapter = lorica.read(tensors, target=model)
+    layer = only_layer(adapter)
+    wanted = torch.einsum("or,rikl->oikl", up, down)
+    assert torch.allclose(layer.delta(torch.zeros(12, 20, 3, 2)), wanted, atol=1e-5)
+    if rank:
+        smaller = lorica.LoRA(layer.tensors["down"][:rank], layer.tensors["up"][:, :rank])
+        adapter = replace(adapter, components={"unet": {"layer": smaller}})
+    again, _ = lorica.formats.FORMATS["kohya"].compose(adapter, model)
+    assert {tuple(tensor.shape) for tensor in again.values()} == {(rank or 4, 20, 3, 2), (12, rank or 4)}
+    assert lorica.read(again, target=model) == adapter
+
+
+# LyCORIS under dotted names, 8-bit floats
+
+
+def test_the_methods_of_lycoris_are_read_under_dotted_names(tmp_path: Path) -> None:
+    shapes = {"w1_a": (1280, 4), "w1_b": (4, 1280), "w2_a": (1280, 4), "w2_b": (4, 1280)}
+    tensors = {f"unet.{TO_Q}.hada_{leaf}": torch.randn(shape) for leaf, shape in shapes.items()}
+    tensors |= {f"unet.{TO_Q}.alpha": torch.tensor(2.0), f"unet.{TO_K}.diff": torch.randn(1280, 768)}
+    tensors |= {f"unet.{ATTN}.norm1.w_norm": torch.randn(1280)}
+    adapter = lorica.read(tensors)
+    assert {path: layer.kind for _, path, layer in adapter.layers()} == {
+        TO_Q: "loha", TO_K: "full", f"{ATTN}.norm1": "norm",
+    }  # fmt: skip
+    file = lorica.write(adapter, tmp_path / "a.safetensors", format="diffusers")
+    assert load(file).tensors.keys() == tensors.keys()
+    assert lorica.read(file) == adapter
+
+
+def test_lokr_of_a_transformer_is_read_under_dotted_names() -> None:
+    path = "transformer_blocks.0.attn.to_q"
+    tensors = {f"transformer.{path}.lokr_w1": torch.randn(8, 8), f"transformer.{path}.lokr_w2": torch.randn(384, 384)}
+    assert only_layer(lorica.read(tensors)).weight_shape == (3072, 3072)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_8_bit_floats_are_numbers_like_others(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = "transformer_blocks.0.attn"
+    name = "diffusion_model.double_blocks.0.img_attn.qkv"
+    down, up = torch.randn(2, 3072).to(dtype), torch.randn(9216, 2).to(dtype)
+    save({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, tmp_path / "a.safetensors", {})
+    adapter = lorica.read(tmp_path / "a.safetensors")
+    layer = adapter.components["transformer"][f"{path}.to_k"]
+    assert layer.tensors["up"].dtype == dtype
+    assert torch.equal(layer.delta(torch.zeros(3072, 3072)), up[3072:6144].float() @ down.float())
+    again = lorica.read(lorica.write(adapter, tmp_path / "b.safetensors", format="comfyui"))
+    assert again == adapter
+    assert adapter.map(lambda tensor: (-tensor.float()).to(dtype)) != adapter
+
+
+def test_a_control_lora_is_told_to_be_no_adapter_of_the_model(tmp_path: Path) -> None:
+    tensors = {"lora_controlnet": torch.empty(0), "zero_convs.0.0.weight": torch.randn(8, 8, 1, 1)}
+    tensors |= {"input_blocks.1.0.in_layers.2.up": torch.randn(320, 2)}
+    tensors |= {"input_blocks.1.0.in_layers.2.down": torch.randn(2, 320, 3, 3)}
+    save(tensors, tmp_path / "control.safetensors", {})
+    assert len(lorica.read(tmp_path / "control.safetensors").components["controlnet"]) == 2
+    with pytest.raises(FormatError, match=r"control.safetensors is a ControlLoRA: .* no adapter for one layer itself"):
+        lorica.read(tmp_path / "control.safetensors", target=ONE)
+    with pytest.raises(FormatError, match=r"control.safetensors is a ControlLoRA, .* the kohya format cannot hold"):
+        lorica.convert(tmp_path / "control.safetensors", tmp_path / "a.safetensors", to="kohya")
+    assert not (tmp_path / "a.safetensors").exists()

@@ -105,3 +105,27 @@ def test_an_adapter_of_two_components_is_refused(tmp_path: Path) -> None:
     layer = LoRA(torch.randn(2, 5), torch.randn(7, 2))
     with pytest.raises(FormatError, match="holds the adapter of one model, and this one changes unet, text_encoder"):
         lorica.write(Adapter({"unet": {"a": layer}, "text_encoder": {"b": layer}}), tmp_path, format="peft")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"lora_alpha": 99}, "lora_alpha"),
+        ({"alpha_pattern": {"to_q": 3}}, "alpha_pattern"),
+        ({"use_rslora": True}, "use_rslora"),
+        ({"lora_dropout": 0.5, "base_model_name_or_path": "elsewhere", "megatron_core": "megatron.core"}, None),
+    ],
+)
+def test_a_configuration_beside_that_contradicts_the_file_s_own_is_refused(
+    change: dict[str, object], named: str | None, tmp_path: Path
+) -> None:
+    adapter = Adapter({"unet": {"mid.to_q": LoRA(torch.randn(3, 5), torch.randn(7, 3), 2.0)}})
+    file = lorica.write(adapter, tmp_path / "unet", format="peft")
+    beside = file.with_name("adapter_config.json")
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), **change}))
+    if named is None:
+        assert lorica.read(file) == adapter
+        return
+    for look in (lorica.read, lorica.inspect):
+        with pytest.raises(FormatError, match=rf"adapter_config.json beside it says otherwise of {named}"):
+            look(file)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoKrConfig, OFTConfig, PeftModel, get_peft_model
+from peft import LoHaConfig, LoKrConfig, OFTConfig, PeftModel, get_peft_model
 from peft.tuners.lokr.layer import factorization
 from torch import nn
 
@@ -66,6 +66,40 @@ def test_a_lokr_comes_back_and_is_the_same_in_peft(name: str, tmp_path: Path) ->
         assert relative_error(weight, theirs[key]) < FP32_NOISE, key
 
 
+@pytest.mark.parametrize("effective", [True, False])
+def test_a_loha_comes_back_and_is_the_same_in_peft(effective: bool, tmp_path: Path) -> None:
+    def base() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.ModuleDict(
+            {"q": nn.Linear(24, 16), "conv": nn.Conv2d(18, 30, 3), "one": nn.Conv2d(10, 14, 1), "t": nn.Conv1d(8, 6, 5)}
+        )
+
+    config = LoHaConfig(
+        target_modules=["q", "conv", "one", "t"], r=3, alpha=2, rank_pattern={"t": 2}, use_effective_conv2d=effective
+    )
+    wrapped: Any = get_peft_model(base(), config)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for weight in wrapped.parameters():
+            if weight.requires_grad:
+                weight.normal_()
+    wrapped.save_pretrained(tmp_path / "first")
+    shapes = {path: tuple(part.weight.shape) for path, part in base().named_children()}  # type: ignore[arg-type]
+    target = Target("tiny", {"unet": shapes})
+    adapter = lorica.read(tmp_path / "first", target=target)
+    assert {path: ("t1" in layer.tensors) for _, path, layer in adapter.layers()} == {
+        "q": False, "one": False, "conv": effective, "t": effective,
+    }  # fmt: skip
+    theirs = wrapped.merge_and_unload().state_dict()
+    for place, again in (("second", adapter), ("third", Adapter({"unet": dict(adapter.components["unet"])}))):
+        lorica.write(again, tmp_path / place, format="peft", target=target)
+        assert lorica.read(tmp_path / place, target=target) == adapter
+        loaded: Any = PeftModel.from_pretrained(base(), tmp_path / place)  # type: ignore[arg-type]
+        for key, weight in loaded.eval().merge_and_unload().state_dict().items():
+            assert torch.equal(weight, theirs[key]), key
+    before = base().get_submodule("t").weight
+    assert relative_error(theirs["t.weight"], before + adapter.components["unet"]["t"].delta(before)) < FP32_NOISE
+
+
 def merged(folder: Path) -> dict[str, torch.Tensor]:
     return PeftModel.from_pretrained(model(), folder).eval().merge_and_unload().state_dict()  # type: ignore
 
@@ -120,6 +154,15 @@ def matrix(*shape: int) -> torch.Tensor:
 
 SHARED = (matrix(3, 24), matrix(40, 3))
 Q, K = (16, 24), (40, 12)
+
+
+def cored(*shape: int) -> LoHa:
+    """Return a LoHa of a convolution with cores."""
+    out, width, *kernel = shape
+    halves = [matrix(2, out), matrix(2, width)] * 2
+    return LoHa(*halves, t1=matrix(2, 2, *kernel), t2=matrix(2, 2, *kernel))
+
+
 REFUSED: dict[str, tuple[dict[str, AdapterLayer], str]] = {
     "no common factor": (
         {
@@ -151,6 +194,21 @@ REFUSED: dict[str, tuple[dict[str, AdapterLayer], str]] = {
     "dora on loha": (
         {"a.q": DoRA(LoHa(matrix(16, 2), matrix(2, 24), matrix(16, 2), matrix(2, 24)), matrix(16))},
         "a.q: it is a DoRA on a loha, and PEFT's are on LoRAs",
+    ),
+    "loha of a Conv3d": (
+        {"a.t": LoHa(matrix(16, 2), matrix(2, 24 * 12), matrix(16, 2), matrix(2, 24 * 12), shape=(16, 24, 3, 2, 2))},
+        r"a.t: it changes a weight of shape \(16, 24, 3, 2, 2\), for which PEFT has no LoHa",
+    ),
+    "loha with cores of one point": (
+        {"b.one": cored(14, 10, 1, 1)},
+        "b.one: it has cores for a kernel of one point, for which PEFT makes none",
+    ),
+    "loha with cores here and there": (
+        {
+            "b.conv": LoHa(matrix(30, 2), matrix(2, 162), matrix(30, 2), matrix(2, 162), shape=(30, 18, 3, 3)),
+            "b.other": cored(30, 18, 3, 3),
+        },
+        "b.conv: it has no cores and others have",
     ),
     "onetrainer's oft": ({"a.q": OFTv2(matrix(8, 3))}, "a.q: it turns as OneTrainer's OFT does"),
     "oft of two block sizes": (

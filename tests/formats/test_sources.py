@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from lorica.errors import FileError
-from lorica.formats.files import save
+from lorica.formats.files import load, save
 from lorica.formats.sources import choose_file, locate, open_source
 
 
@@ -80,3 +80,27 @@ def test_a_hub_id_without_a_network_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(FileError, match="the Hub cannot be reached"):
         locate("user/repo")
+
+
+def test_a_folder_may_hold_one_file_of_any_case(tmp_path: Path) -> None:
+    save({"a": torch.ones(1)}, tmp_path / "STYLE.SAFETENSORS", {})
+    assert locate(tmp_path) == tmp_path / "STYLE.SAFETENSORS"
+
+
+def test_a_link_and_a_name_with_spaces_are_followed(tmp_path: Path) -> None:
+    save({"a": torch.ones(1)}, tmp_path / "mein stil ü.safetensors", {})
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "mein stil ü.safetensors")
+    assert load(locate(str(tmp_path / "link.safetensors"))).tensors.keys() == {"a"}
+
+
+def test_parts_of_a_file_are_refused_alone_and_together(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save({"a": torch.ones(1)}, tmp_path / f"model-0000{number}-of-00002.safetensors", {})
+    with pytest.raises(
+        FileError, match=r"holds an adapter in 2 parts: model-00001-of-00002.safetensors, .* state dict"
+    ):
+        locate(tmp_path)
+    with pytest.raises(FileError, match="is one of 2 parts"):
+        locate(tmp_path / "model-00002-of-00002.safetensors")
+    save({"a": torch.ones(1)}, tmp_path / "model-00001-of-00001.safetensors", {})
+    assert locate(tmp_path / "model-00001-of-00001.safetensors").exists()

@@ -98,3 +98,14 @@ def test_unread_tensors_give_the_same_norm(dtype: torch.dtype, tmp_path: Path) -
     tensors = peek(path).tensors
     twin = LoRA(tensors["unet.a.b.lora_A.weight"], tensors["unet.a.b.lora_B.weight"], 2.0)
     assert norm_of(twin) == norm_of(layer)
+
+
+@pytest.mark.parametrize("rank", [1, 5, 7, 40])
+def test_factors_of_any_rank_have_the_norm_of_their_product(rank: int) -> None:
+    layer = LoRA(torch.randn(rank, 5), torch.randn(7, rank), 3.0)
+    assert norm_of(layer) == pytest.approx(built(layer, (7, 5)), rel=FLOAT32_NOISE)
+
+
+def test_an_enormous_rank_takes_no_enormous_matrices() -> None:
+    rank = 300_000  # squared it would take 360 GB
+    assert norm_of(LoRA(torch.ones(rank, 3), torch.ones(2, rank), 1.0)) == pytest.approx(math.sqrt(6), rel=1e-4)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from lorica.adapters.base import ANY, AdapterLayer, shapes_of
@@ -18,24 +19,33 @@ from lorica.errors import ShapeError
 class OFT(AdapterLayer):
     """``delta = rescale * (R^T W) - W`` by blocks of outputs, ``R = (I + Q)(I - Q)^-1`` with ``Q = B - B^T``.
 
+    LyCORIS before 2.0 stored ``R`` itself, whatever constraint and rescaling made it.
+
     Args:
         blocks: ``B``, shape ``(n, b, b)`` for ``n * b`` outputs.
         constraint: ``Q`` is made at most ``constraint * out`` long, all blocks together; 0 for no limit. Files hold it
             as ``alpha``.
         rescale: a factor for each output, ``(out, *ones)``.
+        rotations: ``R`` in place of ``blocks``, in the same shape; a constraint then means nothing.
         bias: change of the bias at strength 1, shape ``(out,)``.
 
     Raises:
-        ShapeError: if the blocks are not square, or ``rescale`` has another length.
+        ShapeError: if there are not either blocks or rotations, they are not square, or ``rescale`` has another length.
     """
 
     kind = "oft"
     __slots__ = ()
 
     def __init__(
-        self, blocks: Tensor, constraint: float = 0.0, rescale: Tensor | None = None, *, bias: Tensor | None = None
+        self,
+        blocks: Tensor | None = None,
+        constraint: float = 0.0,
+        rescale: Tensor | None = None,
+        *,
+        rotations: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> None:
-        self._hold(constraint, blocks=blocks, rescale=rescale, bias=bias)
+        self._hold(constraint, blocks=blocks, rotations=rotations, rescale=rescale, bias=bias)
 
     @property
     def constraint(self) -> float:
@@ -45,12 +55,12 @@ class OFT(AdapterLayer):
     @property
     def rank(self) -> int:
         """The size ``b`` of a block."""
-        return self.tensors["blocks"].shape[-1]
+        return self._stored.shape[-1]
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
         """``(out, ANY)``."""
-        n, b, _ = self.tensors["blocks"].shape
+        n, b, _ = self._stored.shape
         return (n * b, ANY)
 
     def delta(self, weight: Tensor) -> Tensor:
@@ -67,11 +77,23 @@ class OFT(AdapterLayer):
 
     def _change(self, y: Tensor) -> Tensor:
         """Return what is added to outputs ``(*, out)``."""
-        q = limited(skew(self.tensors["blocks"]), self.constraint * self.weight_shape[0])
-        return rescaled(y, turn(y, cayley(q).to(y.device)), self.tensors.get("rescale"))
+        return rescaled(y, turn(y, self._turned().to(y.device)), self.tensors.get("rescale"))
+
+    def _turned(self) -> Tensor:
+        """Return ``R - I`` of each block, float32."""
+        if "rotations" in self.tensors:
+            rotations = self.tensors["rotations"].float()
+            return rotations - torch.eye(rotations.shape[-1], device=rotations.device)
+        return cayley(limited(skew(self.tensors["blocks"]), self.constraint * self.weight_shape[0]))
+
+    @property
+    def _stored(self) -> Tensor:
+        return self.tensors["rotations" if "rotations" in self.tensors else "blocks"]
 
     def _check(self) -> None:
-        blocks = self.tensors["blocks"]
+        if ("blocks" in self.tensors) == ("rotations" in self.tensors):
+            raise ShapeError(f"OFT has either blocks or rotations, got {shapes_of(self.tensors) or 'neither'}.")
+        blocks = self._stored
         if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2] or not blocks.numel():
             raise ShapeError(f"the blocks of OFT have shape {tuple(blocks.shape)}; expected (n, b, b).")
         check_rescale(self.tensors, self.weight_shape[0])

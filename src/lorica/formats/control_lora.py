@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from lorica.adapters import Adapter
+from lorica.errors import FormatError
 from lorica.formats.account import Account
 from lorica.formats.dialect import Parsed, read_only
 from lorica.formats.files import Stored
@@ -31,8 +32,16 @@ def recognises(keys: Keys) -> bool:
 
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
-    """Return the meaning of the keys; the names are the original model's, and nothing is looked up."""
-    del target
+    """Return the meaning of the keys; the names are the original model's, and nothing is looked up.
+
+    Raises:
+        FormatError: if it is to be put on a model that is no control net.
+    """
+    if target is not None and COMPONENT not in target.components:
+        raise FormatError(
+            f"{stored.source} is a ControlLoRA: it makes a control net of a copy of the base model, with layers of its "
+            f"own, and is no adapter for {target.name} itself. Nothing here draws with a control net."
+        )
     account.used.append(MARK)
     return Parsed(group(_split(stored), stored.source), lambda name: whole(COMPONENT, name), None)
 
@@ -41,6 +50,14 @@ def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor],
     """Refuse: files in this format are only read."""
     del adapter, target
     raise read_only(NAME)
+
+
+def no_adapter(source: str, to: str) -> FormatError:
+    """Return the error for writing a ControlLoRA in another format."""
+    return FormatError(
+        f"{source} is a ControlLoRA, a control net in the form of changes to its base model, which the {to} format "
+        "cannot hold."
+    )
 
 
 def _split(stored: Stored) -> Iterator[tuple[str, str, str]]:

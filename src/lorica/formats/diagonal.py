@@ -26,7 +26,7 @@ _PAIRS = {
     "lora": (("lora.up", "lora.down"),),
     "loha": (("loha.w1_a", "loha.w1_b"), ("loha.w2_a", "loha.w2_b")),
 }
-_BITS = {2: "int16", 4: "int32", 8: "int64"}  # bytes to the whole numbers of as many
+_BITS = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}  # bytes to the whole numbers of as many
 
 
 def pairs_of(layer: AdapterLayer) -> tuple[tuple[str, str], ...]:

@@ -29,8 +29,11 @@ NAME = "diffusers"
 _PROCESSOR_ENDINGS = {"_lora.down.weight": "lora.down", "_lora.up.weight": "lora.up"}
 # The attention of the first diffusers versions kept its adapter in the processor, under names of its own.
 _PROCESSOR = re.compile(r"(?P<attention>.+?)(\.processor)?\.to_(?P<part>q|k|v|out)")
-_FLAT = ("lora_", "lycoris_", "bundle_emb.")
-_MARKS = re.compile(r"\n(?!lora_|lycoris_)[^\n]*(\.lora_|\.lora\.|_lora\.)")
+_FLAT = ("lora_", "lycoris_", "oft_unet_", "bundle_emb.")
+_MARKS = re.compile(
+    r"\n(?!lora_|lycoris_|oft_unet_)[^\n]*"
+    r"(\.lora_|\.lora\.|_lora\.|\.hada_w|\.lokr_w|\.oft_|\.(diff|diff_b|set_weight|w_norm|b_norm|on_input)\n)"
+)
 _HARD_TO_READ = re.compile(r".*\.(q_proj|k_proj|v_proj|out_proj)")
 
 

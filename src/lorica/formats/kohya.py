@@ -34,7 +34,8 @@ PREFIXES: dict[str, tuple[str, ...]] = {
     "prior": ("lora_prior_unet", "lora_unet"),
 }
 STYLES = ("bfl", "native", "comfy")
-_STARTS = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_prior_")
+_OFT = "oft_unet"  # the prefix that the scripts' own OFT has
+_STARTS = ("lora_unet_", f"{_OFT}_", "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lora_prior_")
 
 
 def recognises(keys: Keys) -> bool:
@@ -44,7 +45,8 @@ def recognises(keys: Keys) -> bool:
 
 def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
     """Return the meaning of the keys: looked up in the target's table, or in that of the family that fits best."""
-    return parse_flat(stored, target, account, NAMING)
+    of_oft = next(iter(stored.tensors), "").startswith(_OFT)
+    return parse_flat(stored, target, account, NAMING_OF_OFT if of_oft else NAMING)
 
 
 def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -67,7 +69,7 @@ def prefixes(model: Target) -> Prefixes:
     """
     known = model.components
     if "text_encoder_2" not in known:
-        return {**PREFIXES, "text_encoder": ("lora_te", "lora_te1", "lora_prior_te")}
+        return {**PREFIXES, "text_encoder": ("lora_te", "lora_te1", *(("lora_prior_te",) if "prior" in known else ()))}
     if "text_encoder" not in known and "unet" in known:
         return {**PREFIXES, "text_encoder": (), "text_encoder_2": ("lora_te2", "lora_te")}
     if "transformer" in known and "text_encoder_3" not in known:
@@ -75,4 +77,9 @@ def prefixes(model: Target) -> Prefixes:
     return PREFIXES
 
 
+def _prefixes_of_oft(model: Target) -> Prefixes:
+    return {**prefixes(model), "unet": (_OFT,), "transformer": (_OFT,)}
+
+
 NAMING = Naming(NAME, prefixes, "_", STYLES)
+NAMING_OF_OFT = Naming(NAME, _prefixes_of_oft, "_", STYLES)

@@ -12,7 +12,7 @@ from lorica.errors import FormatError, ShapeError
 from lorica.formats.files import Stored
 from lorica.formats.recipes import build, leaves_of, rebuild
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 TOLD = ("alpha", "scale", "reshape")  # leaves that say something of a layer and are no part of it
 NUMBERS = (*TOLD, "ia3.on_input", "oft_v2.scaled")  # leaves that may be of any dtype, and are kept as they are
 PEFT_MAGNITUDE = "lora_magnitude_vector"  # always of outputs, also where its shape could be of inputs
@@ -148,7 +148,7 @@ def check_numbers(stored: Stored, leaves: Leaves) -> None:
     """
     for meaning, key in leaves.items():
         tensor = stored.tensors[key]
-        if meaning not in NUMBERS and not (tensor.is_floating_point() and tensor.element_size() > 1):
+        if meaning not in NUMBERS and not tensor.is_floating_point():
             raise FormatError(f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(FLOATS)}.")
 
 

@@ -58,6 +58,7 @@ LEAVES: dict[str, str] = {
     "on_input": "ia3.on_input",
     "ia3_l": "ia3.vector",
     "oft_blocks": "oft.blocks",
+    "oft_diag": "oft.rotations",
     "rescale": "oft.rescale",
     "oft_R.weight": "oft_v2.vectors",
     "oft_R.scaled_oft": "oft_v2.scaled",
@@ -70,7 +71,6 @@ LEAVES: dict[str, str] = {
 }
 # What a leaf that is not known here is of, for a better message than "unknown".
 FOREIGN: dict[str, str] = {
-    "oft_diag": "an OFT of LyCORIS before 2.0",
     "dyn_dim": "a rank that changes while it is used (A1111)",
     "bias_indices": "a sparse residual of LyCORIS extraction",
     "bias_values": "a sparse residual of LyCORIS extraction",

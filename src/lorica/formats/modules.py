@@ -121,9 +121,7 @@ class ModuleReader:
         fit = _fit({path: revised}, self._shapes.get(place.component))
         if isinstance(fit, str):
             return fit
-        if fit[path] is layer:
-            self._remember(case, leaves, place, layer)
-        elif fit[path] is not revised:
+        if fit[path] is not layer or not self._remember(case, leaves, place, layer):
             shapes_here = {key: tuple(self._stored.tensors[key].shape) for key in leaves.values()}
             self._account.spelling.shapes.update(shapes_here)
         return fit
@@ -161,14 +159,16 @@ class ModuleReader:
             layer = layer if alpha is None else with_alpha(layer, alpha)
         return peft_bias.with_scaled_bias(layer) if leaves.get("bias", "").endswith(peft_bias.LEAF) else layer
 
-    def _remember(self, case: Case, leaves: Leaves, place: Place, layer: AdapterLayer) -> None:
-        """Take a layer as a pattern, if it is nothing but the module's tensors and the alpha that is told."""
+    def _remember(self, case: Case, leaves: Leaves, place: Place, layer: AdapterLayer) -> bool:
+        """Take a layer as a pattern and return true, if it is nothing but the module's tensors and the told alpha."""
         tensors = {id(self._stored.tensors[key]): meaning for meaning, key in leaves.items() if meaning != "alpha"}
         names = {name: tensors.pop(id(tensor), None) for name, tensor in layer.tensors.items()}
         meanings = tuple((name, meaning) for name, meaning in names.items() if meaning is not None)
-        if not tensors and len(meanings) == len(names) and layer.kind != "dora":
-            pattern = self._patterns.setdefault(case, Pattern(layer.rank, meanings, {}))
-            pattern.layers[self._alpha(leaves, place, layer.rank)] = layer
+        if tensors or len(meanings) < len(names) or layer.kind == "dora":
+            return False
+        pattern = self._patterns.setdefault(case, Pattern(layer.rank, meanings, {}))
+        pattern.layers[self._alpha(leaves, place, layer.rank)] = layer
+        return True
 
     def _alpha(self, leaves: Leaves, place: Place, rank: int) -> float | None:
         """Return the number that stands under a module's alpha, or else what the configuration tells."""

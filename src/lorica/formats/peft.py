@@ -22,7 +22,7 @@ from lorica.formats.layers import Leaves, group
 from lorica.formats.leaves import split_dotted
 from lorica.formats.paths import COMPONENTS, Paths
 from lorica.formats.peft_config import CONFIG_FILE, parse_adapter_config
-from lorica.formats.peft_methods import revision
+from lorica.formats.peft_methods import CONV1D, revision
 from lorica.formats.peft_plans import VERA_SHARED, plan
 from lorica.formats.places import Place, whole
 from lorica.formats.spelling import spelling_of
@@ -107,6 +107,9 @@ class _Writer(Writer):
             self.tensors.update({f"{name}.lora_embedding_A": down, f"{name}.lora_embedding_B": up})
         else:
             super().add(name, layer)
+            for core in {"t1", "t2"} & layer.tensors.keys() if layer.kind == "loha" else ():
+                if layer.tensors[core].ndim == CONV1D:  # PEFT's have an axis more
+                    self.tensors[f"{name}.{LEAVES[f'loha.{core}']}"] = layer.tensors[core].unsqueeze(-1)
 
 
 def _split(stored: Stored, account: Account) -> Iterator[tuple[str, str, str]]:

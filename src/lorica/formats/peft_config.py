@@ -23,6 +23,11 @@ CONFIG_FILE = "adapter_config.json"
 DEFAULT_ALPHA = 8  # PEFT's, where a configuration names none
 SERIES_SINCE = "0.18.0"  # the version of PEFT that changed the series of its OFT to the one that it has now
 COFT_EPS = 6e-5  # PEFT's, for the constraint of an OFT
+# The settings that decide what the layers are; PEFT writes many more, and other versions other ones.
+_MEANING = (
+    "peft_type", "r", "rank_pattern", "lora_alpha", "alpha", "alpha_pattern", "use_rslora", "feedforward_modules",
+    "block_share", "use_cayley_neumann", "num_cayley_neumann_terms", "coft", "fan_in_fan_out",
+)  # fmt: skip
 _PLAIN = re.compile(r"\^?(?:\w|-|\\?\.)+")  # a path, its dots escaped or not
 
 
@@ -101,6 +106,16 @@ def parse_adapter_config(text: str, source: str) -> tuple[dict[str, Any], Streng
         return config, _strengths(config)
     except (ValueError, TypeError, AttributeError, re.error) as error:
         raise FormatError(f"{source}: its {CONFIG_FILE} is malformed: {error}.") from error
+
+
+def differing(one: str, other: str, source: str) -> list[str]:
+    """Return the settings in which two configurations mean different layers.
+
+    Raises:
+        FormatError: if one is malformed.
+    """
+    first, second = (parse_adapter_config(text, source)[0] for text in (one, other))
+    return [name for name in _MEANING if (first.get(name) or None) != (second.get(name) or None)]
 
 
 def make_config(layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int] | None = None) -> dict[str, Any]:

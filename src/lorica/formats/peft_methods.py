@@ -23,7 +23,7 @@ from lorica.models.clip import spellings
 
 Shape = tuple[int, ...]
 Revise = Callable[[str, AdapterLayer, Shape | None], AdapterLayer | str]
-_CONV1D = 3  # dimensions of its weight
+CONV1D = 3  # dimensions of its weight
 _FEWEST_TERMS = 3  # of the series that a layer computes; PEFT's with fewer is no rotation, not even nearly
 
 
@@ -140,11 +140,21 @@ def _is_named(names: str | list[str], path: str) -> bool:
     return any(path.endswith(name) for name in names)
 
 
+def _loha(layer: AdapterLayer, told: Told) -> AdapterLayer | str:
+    """Return a LoHa of a Conv1d with cores of as many axes as the weight: PEFT's have one more."""
+    cores = {name: tensor for name, tensor in layer.tensors.items() if name in ("t1", "t2")}
+    shapes = {tuple(core.shape[3:]) for core in cores.values()}
+    if told.shape is None or len(told.shape) != CONV1D or shapes != {(1,)}:
+        return layer
+    leaves = {**leaves_of(layer), **{f"loha.{name}": core.squeeze(-1) for name, core in cores.items()}}
+    return rebuild(layer, leaves, layer.alpha, told.shape)
+
+
 def _lokr(layer: AdapterLayer, told: Told) -> AdapterLayer | str:
     """Return one of two whole factors with PEFT's scaling in the smaller: there it counts, elsewhere it does not."""
     if "r" not in told.config:
         return layer
-    if "w2" in layer.tensors and layer.tensors["w2"].ndim == _CONV1D:
+    if "w2" in layer.tensors and layer.tensors["w2"].ndim == CONV1D:
         return "it is a LoKr of a Conv1d with a whole w2, whose axes PEFT mixes up: what it trained is no such layer."
     if not {"w1", "w2"} <= layer.tensors.keys():
         return layer
@@ -160,4 +170,6 @@ def _lokr(layer: AdapterLayer, told: Told) -> AdapterLayer | str:
 
 
 # A layer's kind to what PEFT's configuration makes of it.
-REVISERS: dict[str, Callable[[AdapterLayer, Told], AdapterLayer | str]] = {"oft_v2": _oft, "ia3": _ia3, "lokr": _lokr}
+REVISERS: dict[str, Callable[[AdapterLayer, Told], AdapterLayer | str]] = {
+    "oft_v2": _oft, "ia3": _ia3, "loha": _loha, "lokr": _lokr,
+}  # fmt: skip

@@ -18,6 +18,7 @@ from lorica.adapters.base import same
 from lorica.formats.peft_config import COFT_EPS, SERIES_SINCE, expression, make_config, make_targets
 from lorica.formats.peft_lokr import plan_lokr
 
+_MOST_DIMENSIONS = 4  # of a weight: PEFT has no LoHa for Conv3d
 Layers = Mapping[str, AdapterLayer]
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -66,11 +67,26 @@ def _dora(layers: Layers, shapes: Shapes) -> Plan:
     return Plan(_lora(layers, shapes).config, refused=refused)
 
 
-def _loha(layers: Layers, _shapes: Shapes) -> Plan:
+def _loha(layers: Layers, shapes: Shapes) -> Plan:
     config = make_config(layers)
     cores = any("t1" in layer.tensors for layer in layers.values())
     alphas = {"alpha": config.pop("lora_alpha"), "use_effective_conv2d": cores}
-    return Plan({**config, **alphas, "peft_type": "LOHA"}, refused=_with_bias(layers))
+    reasons = {
+        path: _strange_loha(layer, shapes.get(path, layer.weight_shape), cores) for path, layer in layers.items()
+    }
+    refused = {path: reason for path, reason in reasons.items() if reason}
+    return Plan({**config, **alphas, "peft_type": "LOHA"}, refused={**refused, **_with_bias(layers)})
+
+
+def _strange_loha(layer: AdapterLayer, shape: tuple[int, ...], cores: bool) -> str | None:
+    """Return why PEFT makes another LoHa of a weight: it has cores for each kernel of more than a point, or none."""
+    if len(shape) > _MOST_DIMENSIONS:
+        return f"it changes a weight of shape {shape}, for which PEFT has no LoHa."
+    if "t1" in layer.tensors:
+        return None if prod(shape[2:]) > 1 else "it has cores for a kernel of one point, for which PEFT makes none."
+    if cores and prod(shape[2:]) > 1:
+        return "it has no cores and others have, and PEFT makes them for all convolutions or for none."
+    return None
 
 
 def _lokr(layers: Layers, _shapes: Shapes) -> Plan:

@@ -193,7 +193,11 @@ def _reason_incomplete(method: str, recipes: tuple[Recipe, ...], leaves: frozens
 
 
 def _lora(given: Given) -> AdapterLayer:
-    return LoRA(given.tensors["down"], given.tensors["up"], given.alpha, **given.extras())
+    """Build a LoRA; of a convolution ``up`` may be stored as the matrix that it is."""
+    down, up = given.tensors["down"], given.tensors["up"]
+    if up.ndim == 2 < down.ndim:
+        up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
+    return LoRA(down, up, given.alpha, **given.extras())
 
 
 def _table(given: Given) -> AdapterLayer:
@@ -237,8 +241,9 @@ def _rotation(kind: str) -> Build:
 
 
 def _oft(given: Given) -> AdapterLayer:
-    """Build OFT from blocks in one row, BOFT from those in several."""
-    return _rotation("boft" if given.tensors["blocks"].ndim == 4 else "oft")(given)
+    """Build OFT from blocks in one row, or from rotations, and BOFT from blocks in several rows."""
+    blocks = given.tensors.get("blocks")
+    return _rotation("boft" if blocks is not None and blocks.ndim == 4 else "oft")(given)
 
 
 def _oft_v2(given: Given) -> AdapterLayer:
@@ -315,7 +320,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
     ),
     "glora": (_recipe("glora", _named("glora"), "a1 a2 b1 b2", "mid"),),
     "ia3": (_recipe("ia3", _ia3, "scale on_input"), _recipe("ia3", _ia3_of_peft, "vector")),
-    "oft": (_recipe("oft", _oft, "blocks", "rescale"),),
+    "oft": (_recipe("oft", _oft, "blocks", "rescale"), _recipe("oft", _oft, "rotations", "rescale")),
     "oft_v2": (_recipe("oft_v2", _oft_v2, "vectors", "scaled"),),
     "full": (_recipe("full", _full, "diff"),),
     "set_weight": (_recipe("set_weight", _plain("set_weight"), "weight"),),

@@ -98,9 +98,10 @@ def _lokr(layer: AdapterLayer) -> Heights:
 
 
 def _oft(layer: AdapterLayer) -> Heights:
-    if layer.alpha:
+    stored = "rotations" if "rotations" in layer.tensors else "blocks"
+    if layer.alpha and stored == "blocks":
         raise FormatError("an OFT layer whose blocks share one constraint cannot be cut into several modules.")
-    heights = {"oft.blocks": layer.tensors["blocks"].shape[-1]}
+    heights = {f"oft.{stored}": layer.rank}
     return {**heights, "oft.rescale": 1} if "rescale" in layer.tensors else heights
 
 

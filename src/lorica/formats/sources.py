@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorica.errors import FileError, FormatError
 from lorica.formats.files import PICKLED, Stored, load, tensors_of
-from lorica.formats.peft_config import CONFIG_FILE
+from lorica.formats.peft_config import CONFIG_FILE, differing
 
 Source = str | Path | Mapping[str, Tensor]
 
@@ -22,6 +22,8 @@ PEFT_FILE = "adapter_model.safetensors"
 PEFT_STEM = "adapter_model"  # what PEFT calls its file, beside ``adapter_config.json``
 PREFERRED = (FILE_NAME, PEFT_FILE, "pytorch_lora_weights.bin", "adapter_model.bin")
 SUFFIXES = (".safetensors", *PICKLED)
+_PART = re.compile(r"-\d{5}-of-(?P<parts>\d{5})\.\w+$")  # how the Hub's libraries name the parts of one state dict
+_JOIN = "An adapter is read from one file: put the tensors of all parts into one, or pass them as a state dict."
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[^\\]+)?")
 
 
@@ -45,16 +47,29 @@ def with_config(stored: Stored) -> Stored:
 
     Raises:
         FileError: if the configuration cannot be read.
+        FormatError: if the file's own configuration means something else.
     """
     path = Path(stored.source)
     beside = path.with_name(CONFIG_FILE)
-    if path.stem != PEFT_STEM or CONFIG_FILE in stored.metadata or not beside.is_file():
+    if path.stem != PEFT_STEM or not beside.is_file():
         return stored
     try:
         text = beside.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read {beside}, which lies beside {path.name}: {error}.") from error
+    if CONFIG_FILE in stored.metadata:
+        _check_same(stored.metadata[CONFIG_FILE], text, path)
+        return stored
     return replace(stored, metadata={**stored.metadata, CONFIG_FILE: text})
+
+
+def _check_same(own: str, beside: str, path: Path) -> None:
+    names = differing(own, beside, str(path))
+    if names:
+        raise FormatError(
+            f"{path} has a configuration in its own metadata, and {CONFIG_FILE} beside it says otherwise of "
+            f"{', '.join(names)}: it is not clear which is meant. Remove the one that is not, or move the file."
+        )
 
 
 def locate(source: str | Path) -> Path:
@@ -71,6 +86,9 @@ def locate(source: str | Path) -> Path:
     if path.is_dir():
         return path / choose_file(_names_in(path), f"the folder {path}")
     if path.exists():
+        part = _PART.search(path.name)
+        if part and int(part["parts"]) > 1:
+            raise FileError(f"{path} is one of {int(part['parts'])} parts. {_JOIN}")
         return path
     if isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(path.parts[0]).exists():
         return _download(source)
@@ -87,9 +105,11 @@ def choose_file(names: Sequence[str], where: str) -> str:
     if usual:
         return usual[0]
     for suffix in SUFFIXES:
-        found = sorted(name for name in names if name.endswith(suffix))
+        found = sorted(name for name in names if name.lower().endswith(suffix))
         if len(found) == 1:
             return found[0]
+        if found and all(map(_PART.search, found)):
+            raise FileError(f"{where} holds an adapter in {len(found)} parts: {_some(found)}. {_JOIN}")
         if found:
             raise FileError(f"{where} holds {len(found)} files that may be the adapter: {_some(found)}. Name one.")
     raise FileError(f"{where} holds no adapter: no {FILE_NAME} and no other file of {', '.join(SUFFIXES)}.")

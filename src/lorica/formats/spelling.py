@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class Spelling:
         """Return a tensor in the shape that the file has; a switch that is as it was, just as it was."""
         if meaning in NUMBERS and bool(self.numbers[key]) == bool(tensor):
             return self.numbers[key]
-        return tensor.reshape(self.shapes[key]) if key in self.shapes else tensor
+        return _shaped(tensor, self.shapes[key]) if key in self.shapes else tensor
 
     def _number(self, key: str, meaning: str, layer: AdapterLayer) -> Tensor | None:
         """Return the file's own number, if it still says the layer's alpha, or the shape of its weight."""
@@ -100,6 +101,14 @@ def spelling_of(adapter: Adapter, format_name: str) -> Spelling:
     if report is None or report.format != format_name or not isinstance(report.spelling, Spelling):
         return Spelling()
     return report.spelling
+
+
+def _shaped(tensor: Tensor, shape: Shape) -> Tensor:
+    """Return a tensor in the shape that a file has there; after a change of rank, with as many dimensions."""
+    if tensor.numel() == prod(shape):
+        return tensor.reshape(shape)
+    size, ones = tensor.shape[:2], [1] * (len(shape) - 2)
+    return tensor.reshape(*size, *ones) if len(shape) > 1 and prod(size) == tensor.numel() else tensor
 
 
 def _aligned(leaves: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor] | None:

@@ -48,6 +48,7 @@ LYCORIS_LEAVES: dict[str, str] = {
     "ia3.scale": "weight",
     "ia3.on_input": "on_input",
     "oft.blocks": "oft_blocks",
+    "oft.rotations": "oft_diag",
     "oft.rescale": "rescale",
     "oft_v2.vectors": "oft_R.weight",
     "oft_v2.scaled": "oft_R.scaled_oft",

@@ -15,7 +15,7 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.adapters.base import ANY
 from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
-from lorica.formats import FORMATS, Source, model_named_by, read, write
+from lorica.formats import FORMATS, Source, control_lora, model_named_by, read, write
 from lorica.formats.sources import FILE_NAME
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings
@@ -109,6 +109,8 @@ def convert(
     _check(source, file, to, approximate, dtype)
     base = open_base(model) if model is not None else None
     original = read(source, target=base.target if base else None)
+    if original.report and original.report.format == control_lora.NAME:
+        raise control_lora.no_adapter(original.report.source, to)
     target = base.target if base else _target_of(original, to)
     cast = dtype_named(dtype)
     adapter = _cast(original, cast) if cast else original
