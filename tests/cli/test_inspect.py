@@ -16,6 +16,7 @@ import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.cli.main import run
 from lorica.models import FAMILIES
+from lorica.tools.digests import Digests
 
 
 @pytest.fixture
@@ -96,6 +97,22 @@ def test_a_broken_file_gives_one_paragraph_and_exit_code_2(tmp_path: Path, capsy
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "it is a web page (HTML)" in captured.err
+
+
+def test_hashing_begins_at_once_and_a_broken_file_ends_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Digests] = []
+
+    class Noted(Digests):
+        def __init__(self, path: Path) -> None:
+            begun.append(self)
+            super().__init__(path)
+
+    monkeypatch.setattr("lorica.cli.inspect.Digests", Noted)
+    assert run(["inspect", str(file), "--no_hashes"]) == 0
+    assert not begun
+    file.with_name("b.safetensors").write_bytes(file.read_bytes()[:-1])
+    assert [run(["inspect", str(path)]) for path in (file, file.with_name("b.safetensors"))] == [0, 2]
+    assert [digests._thread.is_alive() for digests in begun] == [False, False]
 
 
 def test_a_folder_gives_a_line_for_each_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

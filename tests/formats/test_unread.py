@@ -51,6 +51,26 @@ def test_its_numbers_are_exact(dtype: torch.dtype, tmp_path: Path) -> None:
     assert array.tobytes() == wanted.numpy().tobytes()  # the signs of zeros too
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("room", [None, 0, 65535, 65536, 70000])
+def test_every_number_of_16_bits_is_exact_in_whatever_room(
+    dtype: torch.dtype, room: int | None, tmp_path: Path
+) -> None:
+    every = torch.arange(65536).to(torch.uint16).view(dtype)
+    finite = torch.where(every.isfinite(), every, 3.0).reshape(128, 512)
+    memory = None if room is None else np.full(room, np.nan, np.float32)
+    array = unread(finite, tmp_path).array(memory)
+    assert array.shape == (128, 512)
+    assert array.tobytes() == finite.float().numpy().tobytes()
+    assert memory is None or np.shares_memory(array, memory) == (memory.size >= array.size)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_one_value_that_is_not_finite_is_seen(value: float, tmp_path: Path) -> None:
+    tensor = torch.tensor([-65504.0, 65504.0, value]).half()
+    np.testing.assert_array_equal(unread(tensor, tmp_path).array(np.empty(5, np.float32)), tensor.float().numpy())
+
+
 def test_infinite_halves_stay_infinite(tmp_path: Path) -> None:
     array = unread(torch.tensor([1.0, float("inf"), float("-inf"), float("nan")]).half(), tmp_path).array()
     np.testing.assert_array_equal(array, np.array([1, np.inf, -np.inf, np.nan], np.float32))

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save, save_file
 from torch import Tensor
 
+from lorica.tools.digests import Digests
 from lorica.tools.facts import Hash
 from lorica.tools.hashes import hashes_of, unchecked
 
@@ -36,7 +37,8 @@ def written(tmp_path: Path, metadata: dict[str, str]) -> Path:
 
 
 def by_name(path: Path, metadata: dict[str, str]) -> dict[str, Hash]:
-    return {each.name: each for each in hashes_of(path, metadata)}
+    with Digests(path) as digests:
+        return {each.name: each for each in hashes_of(path, metadata, digests)}
 
 
 def test_both_hashes_of_kohya_are_found_right(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_the_hash_of_the_file_is_that_of_all_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_hash_that_is_not_stored_is_told_and_not_judged(tmp_path: Path) -> None:
-    assert {each.verdict for each in hashes_of(written(tmp_path, {}), {})} == {"not stored"}
+    assert {each.verdict for each in by_name(written(tmp_path, {}), {}).values()} == {"not stored"}
 
 
 def test_one_changed_byte_makes_the_hashes_wrong(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 import lorica
 from lorica.adapters import Adapter, AdapterLayer, LoRA
 from lorica.formats.files import peek
-from lorica.tools.norms import norm_of
+from lorica.tools.norms import norm_of, norms_of
 
 FLOAT32_NOISE = 1e-6  # relative; worst measured 2e-7
 CANCELLING_NOISE = 1e-6  # the same for products that nearly cancel, in float64; worst measured 2e-7
@@ -109,3 +109,20 @@ def test_factors_of_any_rank_have_the_norm_of_their_product(rank: int) -> None:
 def test_an_enormous_rank_takes_no_enormous_matrices() -> None:
     rank = 300_000  # squared it would take 360 GB
     assert norm_of(LoRA(torch.ones(rank, 3), torch.ones(2, rank), 1.0)) == pytest.approx(math.sqrt(6), rel=1e-4)
+
+
+def test_many_layers_give_what_each_of_them_gives(tmp_path: Path) -> None:
+    down, up, small = torch.randn(4, 300), torch.randn(200, 4), torch.randn(200, 4) * 1e-2
+    cancelling = LoRA(torch.cat([down, down]).half(), torch.cat([up + small, -up], dim=1).half())
+    layers = {
+        "a.b": LoRA(torch.randn(3, 5).half(), torch.randn(7, 3).half(), 2.0),
+        "a.c": cancelling,
+        "a.d": LoRA(torch.randn(2, 11, 3, 3).bfloat16(), torch.randn(4, 2, 1, 1).bfloat16(), 1.0),
+    }
+    lorica.write(Adapter({"unet": layers}), tmp_path / "a.safetensors")
+    tensors = peek(tmp_path / "a.safetensors").tensors
+    twins = [
+        LoRA(tensors[f"unet.{path}.lora_A.weight"], tensors[f"unet.{path}.lora_B.weight"], layer.alpha)
+        for path, layer in layers.items()
+    ]
+    assert norms_of(twins) == [norm_of(layer) for layer in layers.values()]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from lorica.cli.complaints import WRONG_INPUT
 from lorica.cli.output import json_option, print_json
 from lorica.cli.postponed import postpone
+from lorica.tools.digests import Digests
 
-if TYPE_CHECKING:
-    from lorica.tools.folder_facts import FolderFacts
+SUFFIX = ".safetensors"  # of the files that are hashed
 
 
 @click.command(
@@ -41,20 +41,24 @@ def command(
 
     The exit code is 2 if the file, or one of the folder's, cannot be used as it is.
     """
-    postpone("torch", names=("Tensor",), modules=("nn", "nn.functional"))  # most files can be told without it
-    from lorica.cli.inspect_report import print_facts, print_folder
-    from lorica.tools.folder_facts import adapter_files, inspect_folder
-    from lorica.tools.inspect import inspect
+    with _hashing(Path(source), hashes) as digests:
+        postpone("torch", names=("Tensor",), modules=("nn", "nn.functional"))  # most files can be told without it
+        from lorica.cli.inspect_report import print_facts, print_folder
+        from lorica.tools.folder_facts import adapter_files, inspect_folder
+        from lorica.tools.inspect import inspect
 
-    files = adapter_files(Path(source))
-    if len(files) > 1:
-        folder = inspect_folder(Path(source), model=model, norms=bool(norms), hashes=bool(hashes))
-        print_json(folder.as_dict()) if as_json else print_folder(folder)
-        return _code(folder)
-    facts = inspect(files[0] if files else source, model=model, norms=norms is not False, hashes=hashes is not False)
-    print_json(facts.as_dict()) if as_json else print_facts(facts, with_metadata=with_metadata)
-    return WRONG_INPUT if facts.problem else 0
+        files = adapter_files(Path(source))
+        if len(files) > 1:
+            folder = inspect_folder(Path(source), model=model, norms=bool(norms), hashes=bool(hashes))
+            print_json(folder.as_dict()) if as_json else print_folder(folder)
+            return WRONG_INPUT if folder.broken or any(facts.problem for facts in folder.files) else 0
+        wanted = {"norms": norms is not False, "hashes": hashes is not False}
+        facts = inspect(files[0] if files else source, model=model, digests=digests, **wanted)
+        print_json(facts.as_dict()) if as_json else print_facts(facts, with_metadata=with_metadata)
+        return WRONG_INPUT if facts.problem else 0
 
 
-def _code(folder: FolderFacts) -> int:
-    return WRONG_INPUT if folder.broken or any(facts.problem for facts in folder.files) else 0
+def _hashing(path: Path, wanted: bool | None) -> AbstractContextManager[Digests | None]:
+    """Begin to hash a file that will be hashed, before all that takes long is imported."""
+    plain = path.suffix.lower() == SUFFIX and path.is_file()
+    return Digests(path) if plain and wanted is not False else nullcontext()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from hashlib import sha256
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from lorica.formats.hashes import LEGACY_HASH, LEGACY_LENGTH, MODEL_HASH, legacy_hash, legacy_offset
 from lorica.formats.header import LENGTH_BYTES
+from lorica.tools.digests import Digests
 from lorica.tools.facts import Hash, Verdict
 
 FILE_HASH = "sha256"
-_PIECE = 1 << 22
 _HUB_BLOBS = "blobs"  # in the Hub's cache a file of this folder is named after its SHA-256
 _HEX = set("0123456789abcdef")
 NOTES = {
@@ -24,18 +22,17 @@ NOTES = {
 }
 
 
-def hashes_of(path: Path, metadata: Mapping[str, str]) -> tuple[Hash, ...]:
+def hashes_of(path: Path, metadata: Mapping[str, str], digests: Digests) -> tuple[Hash, ...]:
     """Return every hash of a safetensors file, each beside what is stored of it.
 
     Args:
         path: the file.
         metadata: the metadata in its header.
+        digests: the two that take long, which are waited for.
     """
+    whole, tensors = digests.values()
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-        start = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
-        with ThreadPoolExecutor(2) as both:  # hashing a large piece does not hold Python's lock
-            whole, tensors = both.map(partial(_digest, content), (0, start))
-        legacy = _legacy(content, start)
+        legacy = _legacy(content, LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little"))
     return (
         _hash(MODEL_HASH, tensors, metadata.get(MODEL_HASH)),
         _hash(LEGACY_HASH, legacy, metadata.get(LEGACY_HASH)),
@@ -54,15 +51,6 @@ def _hash(name: str, value: str | None, stored: str | None) -> Hash:
     if value is None and stored is not None:
         verdict = "not checked"
     return Hash(name, value, stored, verdict, NOTES[name])
-
-
-def _digest(content: mmap, start: int) -> str:
-    digest = sha256()
-    with memoryview(content) as whole:
-        for place in range(start, len(whole), _PIECE):
-            with whole[place : place + _PIECE] as piece:
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 def _legacy(content: mmap, start: int) -> str | None:

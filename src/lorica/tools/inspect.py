@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import hypot, isnan, prod
 from pathlib import Path
@@ -20,9 +19,10 @@ from lorica.formats.unread import Unread
 from lorica.models import FAMILIES, Target
 from lorica.tools.base_claim import base_of
 from lorica.tools.base_model import open_base
+from lorica.tools.digests import Digests
 from lorica.tools.facts import Block, Component, Facts, Fit, Hash
 from lorica.tools.hashes import hashes_of, unchecked
-from lorica.tools.norms import norm_of
+from lorica.tools.norms import norms_of
 from lorica.tools.places import block_of, in_order, part_of
 from lorica.tools.trainer import trainer_of
 from lorica.tools.training_facts import training_of
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 Norms = Mapping[tuple[str, str], float | None]
 
 
-def inspect(source: Source, *, model: str | Path | None = None, norms: bool = True, hashes: bool = True) -> Facts:
+def inspect(
+    source: Source,
+    *,
+    model: str | Path | None = None,
+    norms: bool = True,
+    hashes: bool = True,
+    digests: Digests | None = None,
+) -> Facts:
     """Return what an adapter file is. No model is built, and without norms and hashes no tensor is read.
 
     Args:
@@ -41,6 +48,7 @@ def inspect(source: Source, *, model: str | Path | None = None, norms: bool = Tr
         model: a base model (a folder, or the name of a family): also say how well the file fits it.
         norms: measure how large the changes are.
         hashes: compute the hashes of the file and hold them against those that it carries.
+        digests: those of its bytes, if they are being computed already.
 
     Raises:
         FileError: if it cannot be read, or is broken.
@@ -48,11 +56,11 @@ def inspect(source: Source, *, model: str | Path | None = None, norms: bool = Tr
     """
     stored, path = _open(source)
     target = open_base(model).target if model is not None else None
-    with ThreadPoolExecutor(1) as aside:  # hashing needs no Python, so it runs while the rest is found out
-        if hashes and path is not None and path.suffix.lower() not in PICKLED:
-            waiting = aside.submit(hashes_of, path, stored.metadata)
-            return replace(_facts(stored, path, target, norms=norms), hashes=waiting.result())
-    return _facts(stored, path, target, norms=norms)
+    if not hashes or path is None or path.suffix.lower() in PICKLED:
+        return _facts(stored, path, target, norms=norms)
+    with digests or Digests(path) as computed:
+        facts = _facts(stored, path, target, norms=norms)
+        return replace(facts, hashes=hashes_of(path, stored.metadata, computed))
 
 
 def _open(source: Source) -> tuple[Stored, Path | None]:
@@ -120,7 +128,8 @@ def _read_for(target: Target | None, stored: Stored, format_name: str) -> _Read:
 
 
 def _measure(adapter: Adapter) -> Norms:
-    return {(component, path): norm_of(layer) for component, path, layer in adapter.layers()}
+    places = [(component, path) for component, path, _ in adapter.layers()]
+    return dict(zip(places, norms_of(layer for _, _, layer in adapter.layers()), strict=True))
 
 
 def _components(adapter: Adapter, named: str | None, norms: Norms) -> Iterator[Component]:

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from math import isfinite, nan, sqrt
+from collections.abc import Iterable
+from math import isfinite, nan, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -13,40 +14,58 @@ import torch
 from numpy.typing import NDArray
 
 from lorica.adapters import AdapterLayer
-from lorica.adapters.base import ANY
+from lorica.adapters.base import ANY, Factors
 from lorica.formats.unread import Unread
 
 # Below this share of the factors' own sizes, float32 leaves too few digits of the product, and float64 is used.
 CANCELLED = 1e-4
+ROOM = 1 << 20  # numbers of a factor for which memory is kept; larger ones get their own
 
 
-def norm_of(layer: AdapterLayer) -> float | None:
+def norms_of(layers: Iterable[AdapterLayer]) -> list[float | None]:
+    """Return the norm of each layer's change, as :func:`norm_of` does."""
+    room = np.empty(ROOM, np.float32)
+    return [norm_of(layer, room) for layer in layers]
+
+
+def norm_of(layer: AdapterLayer, room: NDArray[np.float32] | None = None) -> float | None:
     """Return the norm of a layer's change at strength 1; None if the change depends on the base weight.
 
     A layer with values that are NaN or infinite has the norm NaN.
+
+    Args:
+        layer: the layer.
+        room: memory for the numbers of one factor, if there is some.
     """
     factors = layer.factors()
     if factors is None:
         return _norm_of_delta(layer)
     with np.errstate(all="ignore"):  # the result tells
-        return abs(factors.scaling) * product_norm(_matrix(factors.down), _matrix(factors.up))
+        return abs(factors.scaling) * _product_norm(factors, room)
 
 
-def product_norm(down: NDArray[Any], up: NDArray[Any]) -> float:
-    """Return the norm of ``up @ down``, for ``down (r, in)`` and ``up (out, r)`` in float32.
+def _product_norm(factors: Factors, room: NDArray[np.float32] | None) -> float:
+    """Return the norm of ``up @ down``.
 
-    Two products that nearly cancel leave few digits; they are computed again in float64. Where the factors are not thin
-    the product itself is smaller than the Gram matrices.
+    Two products that nearly cancel leave few digits in float32; they are computed again in float64. Where the factors
+    are not thin the product itself is smaller than the Gram matrices.
     """
-    if len(down) * (up.shape[0] + down.shape[1]) > up.shape[0] * down.shape[1]:
-        return float(np.linalg.norm((up @ down).astype(np.float64)))
-    inner, outer = down @ down.T, up.T @ up
+    rank, width, height = factors.down.shape[0], prod(factors.down.shape[1:]), factors.up.shape[0]
+    if rank * (height + width) > height * width:
+        return float(np.linalg.norm((_matrix(factors.up) @ _matrix(factors.down)).astype(np.float64)))
+    inner = _gram(_matrix(factors.down, room))
+    outer = _gram(_matrix(factors.up, room).T)
     squared = float(np.sum(inner * outer, dtype=np.float64))
     if squared > CANCELLED * float(np.trace(inner)) * float(np.trace(outer)):
         return sqrt(squared)
-    wide_down, wide_up = down.astype(np.float64), up.astype(np.float64)
-    squared = float(np.sum((wide_down @ wide_down.T) * (wide_up.T @ wide_up)))
+    wide = (matrix.astype(np.float64) for matrix in (_matrix(factors.down), _matrix(factors.up).T))
+    squared = float(np.vdot(*map(_gram, wide)))
     return sqrt(max(squared, 0.0)) if isfinite(squared) else nan
+
+
+def _gram(matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return the products of each two rows."""
+    return matrix @ matrix.T
 
 
 def _norm_of_delta(layer: AdapterLayer) -> float | None:
@@ -59,9 +78,9 @@ def _norm_of_delta(layer: AdapterLayer) -> float | None:
     return float(torch.linalg.vector_norm(delta)) if delta.isfinite().all() else None
 
 
-def _matrix(tensor: Any) -> NDArray[Any]:
+def _matrix(tensor: Any, room: NDArray[np.float32] | None = None) -> NDArray[Any]:
     """Return a factor as a matrix of float32; float64 stays what it is."""
-    array = tensor.array() if isinstance(tensor, Unread) else _numbers(tensor)
+    array = tensor.array(room) if isinstance(tensor, Unread) else _numbers(tensor)
     return array.reshape(array.shape[0], -1)
 
 
