@@ -11,8 +11,10 @@ from diffusers import (
     ChromaTransformer2DModel,
     CogVideoXTransformer3DModel,
     FluxTransformer2DModel,
+    HiDreamImageTransformer2DModel,
     HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
+    Lumina2Transformer2DModel,
     PixArtTransformer2DModel,
     QwenImageTransformer2DModel,
     SanaTransformer2DModel,
@@ -21,6 +23,7 @@ from diffusers import (
     UNetMotionModel,
     UNetSpatioTemporalConditionModel,
     WanTransformer3DModel,
+    ZImageTransformer2DModel,
 )
 from diffusers.models.unets.unet_stable_cascade import StableCascadeUNet
 from torch import Tensor, nn
@@ -267,6 +270,55 @@ def stable_cascade() -> Made:
     }
 
 
+def hidream() -> Made:
+    """HiDream's transformer: experts that see the tokens of all samples sorted by expert."""
+    model = HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, caption_channels=[20, 28], text_emb_dim=24, num_routed_experts=3,
+        num_activated_experts=2, axes_dims_rope=(4, 2, 2), max_resolution=(16, 16), llama_layers=[0, 1],
+        force_inference_output=True,
+    )  # fmt: skip
+    return model, {
+        "hidden_states": torch.randn(2, 4, 12, 12),
+        "timesteps": torch.tensor([3.0, 5.0]),
+        "encoder_hidden_states_t5": torch.randn(2, TEXT, 20),
+        "encoder_hidden_states_llama3": torch.randn(2, 2, TEXT + 2, 28),
+        "pooled_embeds": torch.randn(2, 24),
+    }
+
+
+def z_image() -> Made:
+    """Z-Image's transformer: a list of pictures, each with a caption of its own length."""
+    model = ZImageTransformer2DModel(
+        in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=28,
+        axes_dims=[4, 6, 6], axes_lens=[128, 16, 16],
+    )  # fmt: skip
+    return model, {
+        "x": list(torch.randn(2, 4, 1, 12, 16)),
+        "t": torch.tensor([0.3, 0.6]),
+        "cap_feats": [torch.randn(TEXT, 28), torch.randn(40, 28)],
+    }
+
+
+def lumina2() -> Made:
+    """Lumina 2's transformer: text and picture in one sequence, each text of its own length."""
+    model = Lumina2Transformer2DModel(
+        sample_size=8, in_channels=4, hidden_size=24, num_layers=1, num_refiner_layers=1, num_attention_heads=4,
+        num_kv_heads=2, multiple_of=10, axes_dim_rope=(2, 2, 2), cap_feat_dim=28,
+    )  # fmt: skip
+    mask = torch.ones(2, TEXT, dtype=torch.bool)
+    mask[0, 4:] = False
+    return model, {
+        "hidden_states": torch.randn(2, 4, 12, 16),
+        "timestep": torch.tensor([0.3, 0.6]),
+        "encoder_hidden_states": torch.randn(2, TEXT, 28),
+        "encoder_attention_mask": mask,
+    }
+
+
+# Models whose pictures stand in sequences of which the tokens cannot be told: no regions there.
+WITHOUT_REGIONS: dict[str, Callable[[], Made]] = {"hidream": hidream, "z image": z_image, "lumina2": lumina2}
+
 MODELS: dict[str, Callable[[], Made]] = {
     "sd3": sd3, "flux": flux, "chroma": chroma, "aura flow": aura_flow, "qwen image": qwen_image, "pixart": pixart,
     "sana": sana, "wan": wan, "ltx": ltx, "hunyuan video": hunyuan_video, "cogvideox": cogvideox,
@@ -278,7 +330,7 @@ MODELS: dict[str, Callable[[], Made]] = {
 def make(name: str) -> Made:
     """Return a model and an input for it, always the same."""
     torch.manual_seed(0)
-    model, inputs = MODELS[name]()
+    model, inputs = (MODELS | WITHOUT_REGIONS)[name]()
     return model.eval(), inputs
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import lorica
 from lorica.adapters import Adapter, Norm
+from lorica.errors import ModelError
 from lorica.runtime.bank import CHILD
 from lorica.runtime.served import NORMS
 from sample_layers import make_lora, relative_error
-from tiny_transformers import TEXT, make, output
+from tiny_transformers import TEXT, WITHOUT_REGIONS, make, output
 
 SAME = 1e-6  # relative; a mask of ones against no mask, which adds in place; worst measured 7e-7
 HALF = torch.zeros(12, 20)
@@ -158,3 +159,38 @@ def test_a_mask_of_ones_is_no_mask_and_one_of_zeros_is_the_base(name: str) -> No
     with loras.regions({"a": torch.zeros(3, 5)}, elsewhere=0.0):
         assert torch.equal(output(model, inputs), base)
     assert torch.equal(output(model, inputs), everywhere)
+
+
+REFUSED = {
+    "hidream": (("*.ff_t.w1", "*.to_q_t", "x_embedder.proj"), {"*.experts.0.w1": r"experts\.0\.w1 gives a sequence of",
+                "single_stream_blocks.*.to_q": r"to_q gives a sequence of 61"}),
+    "z image": ((), {"noise_refiner.*.to_q": "its input is a list", "layers.*.to_q": "its input is a list"}),
+    "lumina2": (("context_refiner.*.to_q", "noise_refiner.*.to_q"), {"layers.*.to_q": r"layers\.0\.attn\.to_q gives"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITHOUT_REGIONS)
+def test_a_model_whose_tokens_cannot_be_told_is_refused_by_name_and_not_limited_by_half(name: str) -> None:
+    fine, refused = REFUSED[name]
+    model, inputs = make(name)
+    kind = type(model).__name__
+    paths = {
+        glob: [path for path, layer in model.named_modules() if type(layer) is nn.Linear and fnmatchcase(path, glob)]
+        for glob in (*fine, *refused)
+    }
+    loras = lorica.attach(model)
+    layers = {path: make_lora(model.get_submodule(path)) for glob in fine for path in paths[glob]}
+    if fine:
+        loras.load(Adapter({next(iter(loras.components)): layers}), name="fine", strength=0.1)
+        everywhere = output(model, inputs)
+        with loras.regions({"fine": HALF}):
+            limited = output(model, inputs)
+        assert not torch.equal(limited, everywhere)
+    for glob, message in refused.items():
+        more = {path: make_lora(model.get_submodule(path)) for path in paths[glob]}
+        loras.load(Adapter({next(iter(loras.components)): layers | more}), name="a", replace=True)
+        loras.set({"a": 0.1})
+        with loras.regions({"a": HALF}), pytest.raises(ModelError, match=rf"region in this {kind}: .*{message}"):
+            output(model, inputs)
+        loras.regions({})
+        output(model, inputs)

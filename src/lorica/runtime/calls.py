@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import nn
 from lorica.errors import StateError
 from lorica.runtime.dials import Dials
 from lorica.runtime.run import Courses, Run, inner_pipelines, stages_of
+from lorica.runtime.samples import here
 from lorica.runtime.targets import components_of
 from lorica.runtime.turns import Turns
 from lorica.runtime.twin import Around, listen, listens, silence, unlisten
@@ -38,6 +40,8 @@ class Scheduled:
         del kind, error, trace
         self.end()
 
+
+IMAGES = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")  # what pipelines call it
 
 KeptSchedules = tuple[tuple[Scheduled, ...], "Run | None"]
 
@@ -167,9 +171,10 @@ class Calls:
             check_stage(pipeline, self._components)
 
     @contextmanager
-    def around(self, pipeline: Any) -> Iterator[None]:
-        """Surround one call of a pipeline."""
+    def around(self, pipeline: Any, images: int = 1) -> Iterator[None]:
+        """Surround one call of a pipeline, which makes so many pictures of each prompt."""
         self._turns.enter()
+        outside, here.images = here.images, here.images or images  # the stages of a combined pipeline make no more
         try:
             self._check_parts(pipeline)
             self._check()
@@ -179,6 +184,7 @@ class Calls:
                 with self._following(pipeline, self.waiting):
                     yield
         finally:
+            here.images = outside
             self._turns.leave()
 
     @contextmanager
@@ -233,8 +239,18 @@ def _replaced(name: str, pipeline: Any) -> StateError:
 
 
 def _call(calls: Calls, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:
-    with calls.around(pipeline):
+    with calls.around(pipeline, _images_of(method, args, kwargs)):
         return method(*args, **kwargs)
+
+
+def _images_of(method: Any, args: Any, kwargs: Any) -> int:
+    """Return how many pictures of each prompt a call makes."""
+    try:
+        given = inspect.signature(method).bind(*args, **kwargs)
+    except TypeError:  # the call itself will say what is wrong
+        return 1
+    given.apply_defaults()
+    return next((given.arguments[name] or 1 for name in IMAGES if name in given.arguments), 1)
 
 
 def _progress_bar(calls: Calls, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -19,7 +20,9 @@ from lorica.runtime.projections import Projections
 from lorica.runtime.regions import Bounds
 from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples
+from lorica.runtime.samples import halves_of
 from lorica.runtime.strengths import Strength
+from lorica.runtime.token_grids import batch_of
 from lorica.runtime.turns import Turns
 from lorica.runtime.vocabulary import Vocabulary
 from lorica.runtime.watch import Watch
@@ -43,7 +46,7 @@ class Engine:
         self._dials = Dials(self._roster, self._turn)
         self._calls = Calls(self._turns, self.components, self._dials, self._check_layers)
         self._vocabulary = Vocabulary(self.components, lambda: self._calls.pipelines)
-        self.watch = Watch(self._turns, self._check_forward)
+        self.watch = Watch(self._turns, self._check_forward, self._halves)
         self.bounds = Bounds(lambda: self._banks.acting)
 
     def _move(
@@ -137,6 +140,12 @@ class Engine:
         """Raise if the model no longer has the layers that adapters were put on, or does not call them."""
         self._check_rows()
         self._placed.check()
+
+    def _halves(self, component: nn.Module, args: Any, kwargs: Any) -> int | None:
+        """Return how often the list of samples stands in the batch of a forward, if there is one and that tells."""
+        samples = self._roster.samples
+        batch = None if samples is None else batch_of(component, args, kwargs)
+        return None if samples is None or batch is None else halves_of(len(samples.sets), batch, samples.guidance)
 
     def _check_forward(self, component: nn.Module) -> None:
         """Raise if adapters would not act in a forward outside of the pipeline calls that are followed."""

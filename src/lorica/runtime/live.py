@@ -16,6 +16,7 @@ from lorica.runtime.region_masks import Mask, mask_of
 from lorica.runtime.regions import Regions
 from lorica.runtime.roster import Samples
 from lorica.runtime.run import Who
+from lorica.runtime.samples import check_apart
 from lorica.runtime.schedule import Course, Schedule, course_of
 from lorica.runtime.strengths import Strength
 from lorica.runtime.turns import in_turn
@@ -63,19 +64,23 @@ class Live(Engine):
         Args:
             strengths: one mapping for each prompt, as :meth:`set` takes it.
             guidance: how often the pipeline repeats the whole list: 1 without classifier-free guidance and for
-                pipelines that run its halves one after the other; None stands for 2 if the batch is an even multiple.
+                pipelines that run its halves one after the other. A pipeline that is attached tells it by itself; where
+                none does, None stands for 2 if the batch is an even multiple.
 
         Raises:
             UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
             ConfigError: if the list is empty, a strength is not a finite number, or ``guidance`` is not positive.
-            StateError: if one of the adapters is fused.
+            StateError: if one of the adapters is fused, or acts on tokens whose sample cannot be told.
         """
         if not strengths or (guidance is not None and guidance < 1):
             raise ConfigError(f"per_sample needs a set for each sample, got {len(strengths)}, guidance {guidance}.")
         self._check_live()
         for one in strengths:
             self._roster.check_not_fused(one)
-        self._turn({}, Samples(tuple(self._roster.resolved(one) for one in strengths), guidance))
+        sets = tuple(self._roster.resolved(one) for one in strengths)
+        for name, (_, resolved) in {name: value for one in sets for name, value in one.items()}.items():
+            check_apart(self.components, name, resolved)
+        self._turn({}, Samples(sets, guidance))
         self._calls.end()
 
     @in_turn

@@ -216,6 +216,8 @@ class Limit:
 
     def _spot(self, canvas: Canvas, layer: nn.Module, y: Tensor) -> tuple[Grid, tuple[int, ...]] | None:
         """Return the grid on the output of the layer, and the shape that spreads its tokens over it."""
+        if self._side is Side.MINGLED:
+            return self._refuse(canvas, y.shape[0])
         if self._side is Side.CONDITION or y.ndim < 3:
             return None
         ones = [1] * y.ndim

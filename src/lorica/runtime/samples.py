@@ -2,9 +2,49 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import threading
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
 
 from lorica.errors import StateError
+
+# Layers, by the class of what they are a part of, that get the tokens of all samples in one row, in another order or
+# each sample with as many as it has: which token is whose cannot be told.
+MINGLED: tuple[tuple[str, str], ...] = (("*", "*.experts.*"), ("ZImageTransformer2DModel", "cap_embedder.*"))
+
+
+def check_apart(components: Mapping[str, nn.Module], name: str, strengths: Mapping[tuple[str, str], float]) -> None:
+    """Raise if an adapter acts where samples cannot be told apart.
+
+    Raises:
+        StateError: naming a layer.
+    """
+    for (component, path), strength in strengths.items():
+        kind = type(components[component]).__name__
+        if strength and any(fnmatchcase(kind, known) and fnmatchcase(path, glob) for known, glob in MINGLED):
+            raise StateError(
+                f"{name!r} changes {component}.{path}, which sees the tokens of all samples in one row, so no sample "
+                "can have it by itself. Use set(), which is for all of them alike."
+            )
+
+
+class Here(threading.local):
+    """What is known of the batch in the forward that a thread is inside.
+
+    Attributes:
+        halves: how often the list of samples stands in it; None if that is not known.
+        images: how many pictures of each prompt the pipeline's call makes; None outside of such a call.
+    """
+
+    def __init__(self) -> None:
+        self.halves: int | None = None
+        self.images: int | None = None
+
+
+here = Here()
 
 
 def for_batch(strength: Tensor, batch: int, guidance: int | None = None) -> Tensor:
@@ -41,6 +81,31 @@ def spread(samples: int, batch: int, guidance: int | None = None) -> tuple[int, 
             f"strengths were set for {samples} samples, but a layer got a batch of {batch}, which is no multiple "
             "of it. Give per_sample one entry for each prompt."
         )
-    given = guidance or 2 - times % 2
+    known = None if torch.compiler.is_compiling() else here.halves
+    given = known or guidance or 2 - times % 2
     halves = given if times % given == 0 else 1
     return halves, times // halves
+
+
+def halves_of(samples: int, batch: int, guidance: int | None) -> int | None:
+    """Return how often the list of samples stands in the batch that a whole model is called with.
+
+    A layer inside may have merged frames or points into its batch, so its length alone does not tell. How many pictures
+    of each prompt a pipeline makes is known from its call, and what remains are the halves of its guidance.
+
+    Args:
+        samples: how long the list is.
+        batch: how many pictures or texts the model is called with.
+        guidance: how often the list stands in the batch, if the user said so.
+
+    Returns:
+        None if the batch is no multiple, or no pipeline tells how many pictures of a prompt it holds.
+    """
+    times, rest = divmod(batch, samples)
+    if rest or not times:
+        return None
+    if guidance is not None:
+        return guidance if times % guidance == 0 else 1
+    if times == 1:
+        return 1
+    return times // here.images if here.images and times % here.images == 0 else None

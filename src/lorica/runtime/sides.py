@@ -22,8 +22,13 @@ _CONDITION = re.compile(
     r"|image_embedder|image_proj|ip|time_embed|time_embedding|time_emb_proj|time_proj|kv_mapper"
     r"|distilled_guidance_layer)([._]|$)"
 )
+# The same by the class of the model, where the names alone would say too much: HiDream's ``to_q_t`` is the text's.
+_TEXT: dict[str, tuple[str, ...]] = {"HiDreamImageTransformer2DModel": ("*_t", "*_t.*")}
 _KEYS_AND_VALUES = re.compile(r"^(.*)\.(to_k|to_v|to_kv|norm_k)$")
 _CROSS_ATTENTION = ("attn2", "cross_attn", "cross_attention")
+
+# Layers that see the tokens that were chosen for them.
+_EXPERTS = "*.experts.*"
 
 # Layers whose tokens are the frames of one point of a video: the points are along the batch.
 _OVER_TIME = re.compile(r"(^|\.)(motion_modules|temp_attentions|temporal_transformer_blocks|transformer_in)\.")
@@ -65,6 +70,7 @@ JOINT: dict[str, Joint] = {
 class Side(Enum):
     """What the output of a layer is about."""
 
+    MINGLED = "tokens in another order, sorted by what treats them"
     PICTURE = "tokens or points of the picture"
     TEXT_THEN_PICTURE = "tokens of the picture, or of the text and then the picture"
     PICTURE_THEN_TEXT = "tokens of the picture, or of the picture and then the text"
@@ -76,7 +82,10 @@ def side_of(component: nn.Module, path: str) -> Side:
     """Return what the output of a layer is about."""
     if _OVER_TIME.search(path):
         return Side.TIME
-    if _CONDITION.search(path) or _sees_the_text(component, path):
+    if fnmatchcase(path, _EXPERTS):
+        return Side.MINGLED
+    of_text = any(fnmatchcase(path, glob) for glob in _TEXT.get(type(component).__name__, ()))
+    if of_text or _CONDITION.search(path) or _sees_the_text(component, path):
         return Side.CONDITION
     joint = JOINT.get(type(component).__name__)
     if joint is not None and fnmatchcase(path, joint.paths):

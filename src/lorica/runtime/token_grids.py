@@ -89,8 +89,8 @@ def canvas_of(component: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
     Raises:
         ModelError: if there is a sequence of tokens, but nothing tells where on the picture they lie.
     """
-    given = inspect.signature(component.forward).bind(*args, **kwargs).arguments
-    picture = next((given[name] for name in PICTURES if given.get(name) is not None), next(iter(given.values()), None))
+    given = _given(component, args, kwargs)
+    picture = _picture(given)
     if isinstance(picture, Tensor) and picture.ndim == 3 and not picture.is_floating_point():
         grids = _levels(*picture.shape[1:])  # a picture of tokens that are numbers in a code book
     elif isinstance(picture, Tensor) and (picture.ndim < 3 or "input_ids" in given or "inputs_embeds" in given):
@@ -102,6 +102,22 @@ def canvas_of(component: nn.Module, args: Sequence[Any], kwargs: Mapping[str, An
     else:
         raise _unknown(component, f"its input is a {type(picture).__name__}")
     return Canvas(len(picture), grids, _text(component, given))
+
+
+def batch_of(component: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int | None:
+    """Return how many pictures, or texts, a component is called with; None if the call does not tell."""
+    picture = _picture(_given(component, args, kwargs))
+    if isinstance(picture, Tensor):
+        return picture.shape[0] if picture.ndim else None
+    return len(cast("Sequence[Any]", picture)) if isinstance(picture, (list, tuple)) else None
+
+
+def _given(component: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return inspect.signature(component.forward).bind(*args, **kwargs).arguments
+
+
+def _picture(given: Mapping[str, Any]) -> Any:
+    return next((given[name] for name in PICTURES if given.get(name) is not None), next(iter(given.values()), None))
 
 
 def _text(component: nn.Module, given: Mapping[str, Any]) -> int | None:

@@ -24,16 +24,19 @@ from torch.utils.hooks import RemovableHandle
 from lorica.errors import ModelError
 from lorica.runtime.bank import CHILD
 from lorica.runtime.owner import owner_of
+from lorica.runtime.samples import here
 from lorica.runtime.turns import Turns
 
 Layers = Mapping[str, nn.Module]
+Halves = Callable[[nn.Module, Any, Any], "int | None"]  # of a component, its arguments and its named arguments
 SHOWN = 3  # silent layers that a message names
 
 
 class Observing(threading.local):
-    """The forwards of one thread that are observed, the innermost last."""
+    """The forwards of one thread that are observed, the innermost last, and the halves outside of all of them."""
 
     def __init__(self) -> None:
+        self.outside: list[int | None] = []
         self.running: list[tuple[nn.Module, Observation]] = []
 
 
@@ -43,10 +46,11 @@ class Watch:
     Args:
         turns: the order among threads.
         check: raises if the adapters would not act in a forward of a component that no call of a pipeline surrounds.
+        halves: returns how often the list of samples stands in the batch of a forward of a component.
     """
 
-    def __init__(self, turns: Turns, check: Callable[[nn.Module], None]) -> None:
-        self._turns, self._check = turns, check
+    def __init__(self, turns: Turns, check: Callable[[nn.Module], None], halves: Halves) -> None:
+        self._turns, self._check, self._halves = turns, check, halves
         self._handles: list[RemovableHandle] = []
         self._components: list[nn.Module] = []
         self._held: object = None
@@ -58,7 +62,7 @@ class Watch:
         for part in components:
             if not any(part is known for known in self._components):
                 self._components.append(part)
-                self._handles.append(part.register_forward_pre_hook(_before, prepend=True))
+                self._handles.append(part.register_forward_pre_hook(_before, prepend=True, with_kwargs=True))
                 self._handles.append(part.register_forward_hook(_after, always_call=True))
         if held is not self._held:
             self._held, self._unproven = held, list(components)
@@ -69,12 +73,14 @@ class Watch:
             handle.remove()
         self._handles, self._components, self._unproven, self._held = [], [], [], None
 
-    def before(self, component: nn.Module) -> None:
+    def before(self, component: nn.Module, args: Any, kwargs: Any) -> None:
         """Begin a forward."""
+        self._here.outside.append(here.halves)
         if self._turns.enter():
             self._check(component)
         if any(part is component for part in self._unproven) and not has_compiled_parts(component):
             self._here.running.append((component, Observation(_served(component))))
+        here.halves = self._halves(component, args, kwargs)
 
     def after(self, component: nn.Module, *, whole: bool) -> None:
         """End a forward, whether it ran as a whole or broke off.
@@ -83,6 +89,7 @@ class Watch:
             ModelError: if a weight was used whose bank did not run.
         """
         self._turns.leave()
+        here.halves = self._here.outside.pop() if self._here.outside else None
         if self._here.running and self._here.running[-1][0] is component:
             self._here.running.pop()[1].close(judge=whole)
             if not whole:
@@ -165,12 +172,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(cast("Mapping[str, Any]", value).values()))
 
 
-def _before(component: nn.Module, args: Any) -> None:
-    del args
+def _before(component: nn.Module, args: Any, kwargs: Any) -> None:
     if not torch.compiler.is_compiling():
         watch = _watch_of(component)
         if watch is not None:
-            watch.before(component)
+            watch.before(component, args, kwargs)
 
 
 def _after(component: nn.Module, args: Any, output: Any) -> None:
