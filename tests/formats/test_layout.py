@@ -76,6 +76,7 @@ def test_each_file_has_its_own_tensors_and_alphas() -> None:
         file_of(dtype=torch.float16),
         dict(reversed(file_of().items())),
         dict(list(file_of().items())[3:]),
+        {key: file_of()[key] for key in sorted(file_of(), key=lambda key: key.partition(".")[0] == NAMES[0])},
     ],
 )
 def test_another_rank_dtype_order_or_number_of_keys_is_another_layout(other: dict[str, Tensor]) -> None:

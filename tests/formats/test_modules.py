@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import lorica
-from lorica.adapters import KINDS, Adapter
+from lorica.adapters import KINDS, Adapter, AdapterLayer
 from lorica.errors import FormatError
-from lorica.formats.files import load, peek
+from lorica.formats.account import Account
+from lorica.formats.dialect import Parsed
+from lorica.formats.files import Stored, load, peek
 from lorica.formats.kinds import Kinds
 from lorica.formats.layers import group
 from lorica.formats.layout import split_flat
-from lorica.models import FAMILIES
+from lorica.formats.modules import ModuleReader
+from lorica.formats.places import Place, whole
+from lorica.formats.recipes import with_alpha
+from lorica.models import FAMILIES, Target
+from lorica.models.spellings import Part
 
 BLOCKS = [
     f"down_blocks_1_attentions_0_transformer_blocks_0_attn{number}_to_{part}" for number in (1, 2) for part in "qo"
@@ -102,6 +109,35 @@ def test_the_same_tensors_on_another_shape_of_weight_are_looked_at_again() -> No
     assert report is not None
     assert {left.key.partition(".")[0] for left in report.unused} == {narrow}
     assert {"(640, 640), but the model has (1280, 1280)" in left.reason for left in report.unused} == {True}
+
+
+def read_alike(places: dict[str, Place], **meaning: Any) -> tuple[dict[str, Tensor], dict[str, AdapterLayer]]:
+    """Read modules of one kind that stand in given places, each for a weight of the same shape."""
+    leaves = {"lora_down.weight": (3, 5), "lora_up.weight": (4, 3)}
+    tensors = {f"{name}.{leaf}": tensor for name in places for leaf, tensor in module_of(leaves).items()}
+    paths = [path for place in places.values() for path in place.paths()]
+    target = Target("a model", {"unet": dict.fromkeys(paths, (4, 5))})
+    parsed = Parsed(group(split_flat(tensors), "the file"), places.__getitem__, target, **meaning)
+    return tensors, ModuleReader(Stored("the file", tensors), parsed, Account("kohya", "the file")).read()["unet"]
+
+
+def test_a_module_whose_rows_stand_in_another_order_is_not_made_like_one_as_a_whole() -> None:
+    halves = Part("turned", rows=(0, 2), own_rows=(2, 4)), Part("turned", rows=(2, 4), own_rows=(0, 2))
+    places = {"a": whole("unet", "first"), "b": Place("unet", halves), "c": whole("unet", "last")}
+    tensors, layers = read_alike(places)
+    assert list(layers) == ["first", "turned", "last"]
+    assert torch.equal(layers["last"].tensors["up"], tensors["c.lora_up.weight"])
+    assert torch.equal(layers["turned"].tensors["up"], tensors["b.lora_up.weight"][[2, 3, 0, 1]])
+
+
+def test_a_module_that_its_configuration_means_otherwise_is_not_made_like_another() -> None:
+    def revise(path: str, layer: AdapterLayer, shape: tuple[int, ...] | None) -> AdapterLayer | str:
+        assert shape == (4, 5)
+        return with_alpha(layer, 7.0) if path == "other" else "no such thing." if path == "none" else layer
+
+    places = {name: whole("unet", name) for name in ("first", "other", "none", "last")}
+    _, layers = read_alike(places, revise=revise)
+    assert {path: layer.alpha for path, layer in layers.items()} == {"first": 3.0, "other": 7.0, "last": 3.0}
 
 
 def test_one_tensor_of_another_dtype_makes_another_kind() -> None:
