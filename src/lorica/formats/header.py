@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, pairwise
 from math import prod
-from operator import add, lt, mul, sub
+from operator import lt, mul, sub
 from typing import Any, NamedTuple, cast
 
 from lorica.errors import FileError, FormatError
@@ -154,8 +153,8 @@ def _entries(raw: dict[str, Any], base: int) -> tuple[Entry, ...]:
             return ()
     except (TypeError, KeyError, ValueError):
         return ()
-    start = partial(add, base)
-    return tuple(map(Entry, raw, dtypes, shapes, map(start, begins), map(start, ends)))
+    starts, stops = ([base + offset for offset in offsets] for offsets in (begins, ends))
+    return tuple(map(Entry._make, zip(raw, dtypes, shapes, starts, stops, strict=True)))
 
 
 def _entry(name: str, raw: Any, base: int, source: str) -> Entry:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import hypot, isnan, prod
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from lorica.tools.trainer import trainer_of
 from lorica.tools.training_facts import training_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 Norms = Mapping[tuple[str, str], float | None]
 
@@ -84,8 +85,8 @@ def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: b
         base=base_of(read.adapter),
         trainer=trainer_of(stored.tensors, stored.metadata, dialect.NAME),
         methods=_counted(layer.kind for layer in layers),
-        dtypes=_counted(map(_dtype, stored.tensors.values())),
-        parameters=sum(prod(tensor.shape) for tensor in stored.tensors.values()),
+        dtypes=_dtypes(stored),
+        parameters=sum(map(prod, map(attrgetter("shape"), stored.tensors.values()))),
         ranks=_counted(layer.rank for layer in layers),
         alphas=_counted(layer.alpha for layer in layers),
         components=tuple(_components(read.adapter, named, measured)),
@@ -197,10 +198,13 @@ def _stored_hashes(stored: Stored) -> tuple[Hash, ...]:
     return unchecked(stored.metadata)
 
 
-def _dtype(tensor: Tensor | Unread) -> str:
-    return tensor.stored_dtype if isinstance(tensor, Unread) else str(tensor.dtype).removeprefix("torch.")
+def _dtypes(stored: Stored) -> dict[str, int]:
+    """Return how many tensors are of each dtype: all of them are unread, or none."""
+    unread = isinstance(next(iter(stored.tensors.values())), Unread)
+    counts = _counted(map(attrgetter("stored_dtype" if unread else "dtype"), stored.tensors.values()))
+    return {str(dtype).removeprefix("torch."): count for dtype, count in counts.items()}
 
 
-def _counted(values: Iterator[Any]) -> dict[Any, int]:
+def _counted(values: Iterable[Any]) -> dict[Any, int]:
     """Return how often each value occurs, the most frequent first."""
     return dict(Counter(values).most_common())
