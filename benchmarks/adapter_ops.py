@@ -4,9 +4,9 @@ Floors, measured in the same run: reading the file and casting it; one in-place 
 float32; copying the originals back.
 
 Run: python benchmarks/adapter_ops.py [--size tiny|sd15|sdxl] [--coverage attention|full] [--repeats 7]
-[--parts load set fuse1 fuse2 memory] [--add].
-Prints medians and ratios; writes benchmarks/results/adapter_ops_SIZE_COVERAGE.json. ``--add`` puts what is measured
-beside what the file holds already, so that long parts can be measured in several runs.
+[--parts load fifth swap unload set fuse1 fuse2 memory] [--add].
+Prints medians and ratios; writes benchmarks/results/adapter_ops_SIZE_COVERAGE.json. ``--add`` keeps what
+else the file holds already, so that long parts can be measured in several runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import lorica
 from lorica.runtime import fuse
 
 ADAPTERS = 5
-PARTS = ("load", "set", "fuse1", "fuse2", "memory")
+PARTS = ("load", "fifth", "swap", "unload", "set", "fuse1", "fuse2", "memory")
 ROWS_AT_ONCE = 1 << 20  # numbers of a bfloat16 weight that the floor of fusing widens to float32 at a time
 UNIT = "milliseconds; memory in MB"
 PAGE = 4096  # bytes
@@ -141,6 +141,7 @@ Side = Ours | Peft
 
 def load_and_unload(side: Side) -> float:
     """Measure the first load; taking it off again does not count."""
+    gc.collect()  # nobody pays for what the other side has thrown away; likewise below
     spent = side.load(0)
     side.unload()
     return spent
@@ -150,6 +151,7 @@ def unload_two(side: Side) -> float:
     """Measure taking two adapters off; loading them does not count."""
     side.load(0)
     side.load(1)
+    gc.collect()
     return side.unload()
 
 
@@ -157,6 +159,7 @@ def load_fifth(side: Side) -> float:
     """Measure the fifth load."""
     for number in range(ADAPTERS - 1):
         side.load(number)
+    gc.collect()
     spent = side.load(ADAPTERS - 1)
     side.unload()
     return spent
@@ -166,6 +169,7 @@ def swapped(side: Side) -> float:
     """Measure a swap in a running session: not the first one. What is before and after does not count."""
     side.load(0)
     side.swap(2)
+    gc.collect()
     spent = side.swap(1)
     side.unload()
     return spent
@@ -244,7 +248,7 @@ class Comparison:
         coverage: of the adapters.
         folder: where their files are put.
         where: the file of results; it is written after each measurement, so that a long run can be stopped.
-        times: what was measured before.
+        times: what was measured before; what is measured again takes its place.
     """
 
     def __init__(self, size: str, coverage: str, folder: Path, where: Path, times: Times) -> None:
@@ -252,9 +256,13 @@ class Comparison:
         self.size, self.files = size, write_files(unet, coverage, ADAPTERS, folder)
         self.ours, self.peft = Ours(unet, self.files), Peft(make_unet(size), self.files)
         self.times, self.where = times, where
+        self._again: set[str] = set()
 
     def note(self, operation: str, **spent: float) -> None:
         """Enter one round of an operation."""
+        if operation not in self._again:
+            self._again.add(operation)
+            self.times.pop(operation, None)
         for side, time in spent.items():
             self.times.setdefault(operation, {}).setdefault(side, []).append(round(time, 3))
         machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
@@ -266,14 +274,29 @@ class Comparison:
             self.note(operation, ours=run(self.ours), peft=run(self.peft))
 
     def load(self, repeats: int) -> None:
-        """Load, load a fifth, swap, unload."""
-        for side in (self.ours, self.peft):
-            load_and_unload(side)  # memory is touched for the first time
+        """Load a first adapter."""
         for _ in range(repeats):
             self.rounds("load the first", load_and_unload, 1)
             self.note("load the first", floor=read_and_cast(self.files[0], DTYPES[self.size]))
-        for operation, run in (("load the fifth", load_fifth), ("hot swap", swapped), ("unload two", unload_two)):
-            self.rounds(operation, run, repeats)
+
+    def fifth(self, repeats: int) -> None:
+        """Load a fifth beside four."""
+        self.rounds("load the fifth", load_fifth, repeats)
+
+    def swap(self, repeats: int) -> None:
+        """Put one in the place of another."""
+        for _ in range(repeats):
+            self.rounds("hot swap", swapped, 1)
+            self.note("hot swap", floor=read_and_cast(self.files[1], DTYPES[self.size]))
+
+    def unload(self, repeats: int) -> None:
+        """Take two off."""
+        self.rounds("unload two", unload_two, repeats)
+
+    def warm_up(self) -> None:
+        """Touch memory for the first time, on both sides."""
+        for side in (self.ours, self.peft):
+            load_and_unload(side)
 
     def set(self, repeats: int) -> None:
         """New strengths, switch, off."""
@@ -321,9 +344,8 @@ class Comparison:
             self.ours.unfuse()
         self._unload()
 
-    def memory(self, repeats: int) -> None:
+    def memory(self) -> None:
         """Load three adapters, of which none acts: megabytes of memory that no file stands behind, and of the files."""
-        del repeats
         self.note("memory", files=sum(file.stat().st_size for file in self.files[:3]) / 1e6)
         for side, name in ((self.ours, "ours"), (self.peft, "peft")):
             before = anonymous_megabytes()
@@ -389,8 +411,12 @@ def main() -> None:
     times: Times = json.loads(where.read_text())["measured"] if given.add and where.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(given.size, given.coverage, Path(folder), where, times)
-        for part in sorted(given.parts, key=("memory", *PARTS).index):
-            getattr(comparison, part)(given.repeats)
+        if "memory" in given.parts:  # before anything else was loaded
+            comparison.memory()
+        comparison.warm_up()
+        for part in PARTS:
+            if part in given.parts and part != "memory":
+                getattr(comparison, part)(given.repeats)
     for name, measured in times.items():
         print_row(name, measured)
 
