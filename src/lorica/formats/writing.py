@@ -123,7 +123,12 @@ class Writer:
             bias = peft_bias.unscaled_bias(layer) if "lora.down" in leaves else None  # PEFT has it beside a LoRA only
             strange = [*strange, *(["bias"] if bias is None else [])]
             leaves["bias"] = leaves["bias"] if bias is None else bias
-        if strange:
+        if strange == ["bias"] and "lora.down" in leaves:
+            self.refused[name] = (
+                f"the format stores a bias divided by its scaling, {layer.alpha:g} / {layer.rank}, and there is none "
+                "that gives this one again exactly."
+            )
+        elif strange:
             self.refused[name] = f"it is a {layer.kind} layer, and the format has no name for its {strange[0]!r}."
         elif self.with_alpha and layer.kind not in WITHOUT_ALPHA:
             if layer.alpha == 0 and not self.zero_alpha and layer.kind not in ("oft", "boft"):
