@@ -21,6 +21,8 @@ from lorica.adapters import (
     LoKr,
     Norm,
     OFTv2,
+    Places,
+    Residual,
     SetWeight,
     VeRA,
 )
@@ -128,6 +130,15 @@ def make_dora_by_input(layer: nn.Module) -> DoRA:
     return DoRA(make_loha(layer), torch.rand(1, width, *[1] * len(kernel)) + 0.5)
 
 
+def make_residual(layer: nn.Module) -> Residual:
+    """Return a LoRA, of a kernel with a core, and numbers at places, one of them twice and none at the last column."""
+    inner = make_locon(layer) if of_kernel(layer) else make_lora(layer)
+    out, columns = layer.weight.shape[0], layer.weight[0].numel()
+    rows = torch.arange(5) % out
+    indices = torch.stack([torch.cat([rows, rows[:1]]), torch.tensor([0, 0, 1, 0, 1, 0]) % max(columns - 1, 1)])
+    return Residual(inner, torch.randn(6), Places(indices.to(torch.int16), torch.tensor([out, columns])))
+
+
 def make_glora(layer: nn.Module, rank: int = 2) -> GLoRA:
     out, width, *kernel = layer.weight.shape
     ones = [1] * len(kernel)
@@ -211,6 +222,7 @@ Maker = Callable[[nn.Module], AdapterLayer]
 SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
     "lora": (of_matrix, make_lora),
     "locon": (of_kernel, make_locon),
+    "residual": (of_matrix, make_residual),
     "dora": (of_matrix, make_dora),
     "dora by input": (of_matrix, make_dora_by_input),
     "loha": (of_matrix, make_loha),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorica.adapters import AdapterLayer, Full, LoRA
+from lorica.adapters import OFT, AdapterLayer, DoRA, Full, LoKr, LoRA
 from lorica.errors import FormatError
 from lorica.formats.fused import join, split
 from lorica.formats.places import Place
@@ -132,3 +132,37 @@ def test_a_method_that_no_rows_can_be_taken_of_is_refused() -> None:
 
     with pytest.raises(FormatError, match="a other layer cannot be cut"):
         take_rows(Other(torch.randn(4, 3)), [(0, 2)])
+
+
+MIXED: dict[str, dict[str, AdapterLayer]] = {
+    "oft of two block sizes": {"q": OFT(torch.randn(2, 2, 2)), "v": OFT(torch.randn(1, 5, 5))},
+    "stored oft of two block sizes": {
+        "q": OFT(rotations=torch.randn(2, 2, 2)), "v": OFT(rotations=torch.randn(1, 5, 5)),
+    },
+    "lokr of two heights": {
+        "q": LoKr(w1_a=torch.randn(4, 2), w1_b=torch.randn(2, WIDTH), w2=torch.ones(1, 1)),
+        "k": LoKr(w1_a=torch.randn(1, 2), w1_b=torch.randn(2, WIDTH), w2=torch.ones(3, 1)),
+    },
+    "dora of inputs": {
+        path: DoRA(lora(stop - start, 1 + start % 2), torch.rand(1, WIDTH)) for path, (start, stop) in ROWS.items()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_parts_that_do_not_fit_over_each_other_are_refused(name: str) -> None:
+    reason = join(MIXED[name], QKV)
+    assert isinstance(reason, str)
+    assert "cannot be joined exactly" in reason
+
+
+def test_stored_rotations_are_cut_and_stacked_between_their_blocks() -> None:
+    pair = Place("transformer", (Part("one", (0, 4)), Part("two", (4, 12))))
+    whole = OFT(rotations=torch.randn(3, 4, 4), constraint=0.5)  # which means nothing here
+    parts = split(whole, pair)
+    assert {path: part.weight_shape[0] for path, part in parts.items()} == {"one": 4, "two": 8}
+    weight = torch.randn(12, WIDTH)
+    assert torch.equal(torch.cat([parts["one"].delta(weight[:4]), parts["two"].delta(weight[4:])]), whole.delta(weight))
+    assert join(parts, pair) == whole
+    with pytest.raises(FormatError, match="in blocks of 4 rows cannot be cut"):
+        split(whole, QKV)

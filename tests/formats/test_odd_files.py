@@ -412,3 +412,37 @@ def test_a_control_lora_is_told_to_be_no_adapter_of_the_model(tmp_path: Path) ->
     with pytest.raises(FormatError, match=r"control.safetensors is a ControlLoRA, .* the kohya format cannot hold"):
         lorica.convert(tmp_path / "control.safetensors", tmp_path / "a.safetensors", to="kohya")
     assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_what_lycoris_extracts_keeps_its_residual(tmp_path: Path) -> None:
+    name = f"{FLAT}_attn1_to_q"
+    tensors = {key: tensor.half() for key, tensor in lora(name).items()} | {f"{name}.alpha": torch.tensor([3.0]).half()}
+    tensors |= {f"{name}.bias_indices": torch.tensor([[0, 1279], [1279, 4]], dtype=torch.int16)}
+    tensors |= {f"{name}.bias_values": torch.tensor([8.0, -16.0]).half()}
+    tensors |= {f"{name}.bias_size": torch.tensor([1280, 1280], dtype=torch.int16)}
+    save(tensors, tmp_path / "a.safetensors", {})
+    adapter = lorica.read(tmp_path / "a.safetensors")
+    layer = only_layer(adapter)
+    down, up = (tensors[f"{name}.lora_{half}.weight"].float() for half in ("down", "up"))
+    wanted = up @ down
+    wanted[0, 1279] += 8
+    wanted[1279, 4] -= 16
+    assert torch.allclose(layer.delta(torch.zeros(1280, 1280)), wanted, atol=1e-5)
+    again = load(lorica.write(adapter, tmp_path / "b.safetensors", format="kohya")).tensors
+    assert again.keys() == tensors.keys()
+    assert all(torch.equal(again[key], tensor) for key, tensor in tensors.items())
+    facts = lorica.inspect(tmp_path / "a.safetensors")
+    assert (facts.methods, facts.problem, facts.unused) == ({"residual": 1}, None, {})
+    done = lorica.convert(tmp_path / "a.safetensors", tmp_path / "c.safetensors", to="comfyui")
+    assert lorica.read(done.path).components == adapter.components
+    done = lorica.convert(tmp_path / "a.safetensors", tmp_path / "d.safetensors", to="diffusers", approximate=5)
+    assert done.changed[0].error < 1e-3  # of rank 3 + 2
+
+
+@pytest.mark.parametrize("indices", [[[0, -1], [1, 4]], [[0, 1280], [1, 4]]])
+def test_a_residual_outside_of_the_weight_is_refused_by_its_keys(indices: list[list[int]]) -> None:
+    name = f"{FLAT}_attn1_to_q"
+    tensors = {**lora(name), f"{name}.bias_indices": torch.tensor(indices), f"{name}.bias_values": torch.ones(2)}
+    tensors[f"{name}.bias_size"] = torch.tensor([1280, 1280])
+    with pytest.raises(ShapeError, match=r"the state dict: .*bias_indices.* has places outside"):
+        lorica.read(tensors)

@@ -15,7 +15,9 @@ from torch import nn
 import lorica
 from lorica.adapters import IA3, Adapter, AdapterLayer, DoRA, Full, LoHa, LoKr, LoRA, OFTv2, VeRA
 from lorica.errors import FormatError
+from lorica.formats.files import Stored
 from lorica.formats.peft_lokr import taken
+from lorica.formats.reading import interpret
 from lorica.models import Target
 from sample_layers import relative_error
 
@@ -291,3 +293,21 @@ def test_pefts_lokr_of_a_conv1d_with_a_whole_factor_mixes_up_its_axes_and_is_ref
     assert relative_error(module.get_delta_weight("default").detach(), ours) > 0.1
     with pytest.raises(FormatError, match="a Conv1d with a whole w2, whose axes PEFT mixes up"):
         lorica.read(tmp_path, target=Target("tiny", {"unet": {"a.t": (10, 6, 3)}}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("alpha", [1.5, 0.75, 3.0])
+def test_a_bias_is_stored_over_its_scaling_where_that_gives_it_again(alpha: float, dtype: torch.dtype) -> None:
+    halves = matrix(3, 24).to(dtype), matrix(16, 3).to(dtype)
+    adapter = Adapter({"unet": {"a.q": LoRA(*halves, alpha, bias=matrix(16).to(dtype))}})
+    for name in ("peft", "diffusers"):
+        tensors, metadata = lorica.formats.FORMATS[name].compose(adapter, TARGET)
+        stored = Stored("a file", tensors, metadata)
+        assert interpret(stored, lorica.formats.FORMATS[name], TARGET, strict=True) == adapter
+
+
+def test_a_bias_that_no_number_times_the_scaling_gives_is_refused() -> None:
+    layer = LoRA(matrix(6, 24), matrix(16, 6), 2.0, bias=matrix(16))
+    for name in ("peft", "diffusers"):
+        with pytest.raises(FormatError, match=r"stores a bias divided by its scaling, 2 / 6, and there is none that"):
+            lorica.formats.FORMATS[name].compose(Adapter({"unet": {"a.q": layer}}), TARGET)

@@ -18,13 +18,16 @@ from lorica.adapters.norm import Norm
 from lorica.adapters.oft import OFT
 from lorica.adapters.oft_v2 import OFTv2
 from lorica.adapters.report import Report, UnusedKey
+from lorica.adapters.residual import Places, Residual
 from lorica.adapters.set_weight import SetWeight
 from lorica.adapters.vera import VeRA
 
 KINDS: dict[str, type[AdapterLayer]] = {
     cls.kind: cls
-    for cls in (LoRA, LoCon, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, OFTv2, BOFT, VeRA, Full, SetWeight, Norm, BiasOnly)
-}
+    for cls in (
+        LoRA, LoCon, Residual, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, OFTv2, BOFT, VeRA, Full, SetWeight, Norm, BiasOnly,
+    )
+}  # fmt: skip
 
 __all__ = [
     "ANY",
@@ -45,7 +48,9 @@ __all__ = [
     "LoRA",
     "Norm",
     "OFTv2",
+    "Places",
     "Report",
+    "Residual",
     "SetWeight",
     "UnusedKey",
     "VeRA",

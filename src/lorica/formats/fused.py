@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorica.adapters import AdapterLayer
 from lorica.adapters.base import same
-from lorica.errors import FormatError
+from lorica.errors import FormatError, ShapeError
 from lorica.formats.diagonal import join_diagonal, split_diagonal
 from lorica.formats.places import Place
 from lorica.formats.recipes import WITHOUT_ALPHA, leaves_of, rebuild
@@ -44,7 +44,10 @@ def join(layers: Mapping[str, AdapterLayer], place: Place) -> AdapterLayer | str
     pieces = place.rows()
     ordered = {path: layers[path] for path in pieces if path in layers}
     for make in (_stack, join_diagonal):
-        joined = make(ordered, pieces)
+        try:
+            joined = make(ordered, pieces)
+        except (FormatError, ShapeError):
+            continue  # they do not fit over each other
         if joined is not None and _gives_back(joined, place, ordered):
             return joined
     return f"the format has one layer for all of them, and {kinds.pop()} layers like these cannot be joined exactly."
@@ -53,7 +56,7 @@ def join(layers: Mapping[str, AdapterLayer], place: Place) -> AdapterLayer | str
 def _gives_back(joined: AdapterLayer, place: Place, layers: Mapping[str, AdapterLayer]) -> bool:
     try:
         return split(joined, place) == dict(layers)
-    except FormatError:
+    except (FormatError, ShapeError):
         return False
 
 
@@ -61,21 +64,21 @@ def _stack(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Pieces]) -> 
     """Return the parts over each other where they share everything that is not a row of their own, or None.
 
     A missing part has rows of zeros.
+
+    Raises:
+        FormatError: if they do not share it, or their rows do not fit over each other.
     """
     first = next(iter(layers.values()))
     parts = {path: leaves_of(layer) for path, layer in layers.items()}
     if len({(_alpha(layer), tuple(parts[path])) for path, layer in layers.items()}) > 1:
         return None
-    try:
-        heights = heights_of(first)
-        joined = {
-            leaf: put_rows({path: leaves[leaf] for path, leaves in parts.items()}, pieces, heights[leaf])
-            if leaf in heights
-            else _shared([leaves[leaf] for leaves in parts.values()])
-            for leaf in leaves_of(first)
-        }
-    except FormatError:
-        return None
+    heights = heights_of(first)
+    joined = {
+        leaf: put_rows({path: leaves[leaf] for path, leaves in parts.items()}, pieces, heights[leaf])
+        if leaf in heights
+        else _shared([leaves[leaf] for leaves in parts.values()])
+        for leaf in leaves_of(first)
+    }
     height = count_rows([rows for place in pieces.values() for rows in place])
     return rebuild(first, joined, first.alpha, (height, *first.weight_shape[1:]))
 

@@ -15,6 +15,7 @@ from lorica.formats.recipes import build, leaves_of, rebuild
 FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
 TOLD = ("alpha", "scale", "reshape")  # leaves that say something of a layer and are no part of it
 NUMBERS = (*TOLD, "ia3.on_input", "oft_v2.scaled")  # leaves that may be of any dtype, and are kept as they are
+WHOLE = ("lora.bias_indices", "lora.bias_size")  # leaves of whole numbers
 PEFT_MAGNITUDE = "lora_magnitude_vector"  # always of outputs, also where its shape could be of inputs
 Leaves = dict[str, str]  # meaning (lora.down, alpha, ...) to the key that holds it
 
@@ -112,7 +113,8 @@ def fitted(layer: AdapterLayer, shape: tuple[int, ...]) -> AdapterLayer | None:
     if _bare(layer.weight_shape) != _bare(shape):
         return None
     ones = [1] * (len(shape) - 2)
-    leaves = {leaf: _with_ones(tensor, ones) for leaf, tensor in leaves_of(layer).items()}
+    own = leaves_of(layer)
+    leaves = {leaf: tensor if leaf in WHOLE else _with_ones(tensor, ones) for leaf, tensor in own.items()}
     again = rebuild(layer, leaves, layer.alpha, shape)
     return again if again.fits(shape) else None
 
@@ -148,7 +150,7 @@ def check_numbers(stored: Stored, leaves: Leaves) -> None:
     """
     for meaning, key in leaves.items():
         tensor = stored.tensors[key]
-        if meaning not in NUMBERS and not tensor.is_floating_point():
+        if meaning not in (*NUMBERS, *WHOLE) and not tensor.is_floating_point():
             raise FormatError(f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(FLOATS)}.")
 
 

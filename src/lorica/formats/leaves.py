@@ -16,6 +16,9 @@ LEAVES: dict[str, str] = {
     "lora_down.weight": "lora.down",
     "lora_up.weight": "lora.up",
     "lora_mid.weight": "lora.mid",
+    "bias_indices": "lora.bias_indices",
+    "bias_values": "lora.bias_values",
+    "bias_size": "lora.bias_size",
     "lora_A.weight": "lora.down",
     "lora_B.weight": "lora.up",
     "lora_A": "lora.down",
@@ -72,9 +75,6 @@ LEAVES: dict[str, str] = {
 # What a leaf that is not known here is of, for a better message than "unknown".
 FOREIGN: dict[str, str] = {
     "dyn_dim": "a rank that changes while it is used (A1111)",
-    "bias_indices": "a sparse residual of LyCORIS extraction",
-    "bias_values": "a sparse residual of LyCORIS extraction",
-    "bias_size": "a sparse residual of LyCORIS extraction",
 }
 _LONGEST = max(leaf.count(".") for leaf in LEAVES) + 1
 # What PEFT has in a live model, behind whose leaves stands the adapter's name: ``lora_A.default.weight``.

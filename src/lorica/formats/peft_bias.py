@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lorica.adapters import AdapterLayer
+from lorica.adapters.base import same
 from lorica.formats.recipes import leaves_of, rebuild
 
 LEAF = "lora_B.bias"
@@ -35,8 +36,6 @@ def unscaled_bias(layer: AdapterLayer) -> Tensor | None:
     if layer.alpha == 0:
         return None
     scaling = layer.alpha / layer.rank
-    for dtype in (layer.tensors["down"].dtype, torch.float32, torch.float64):
-        smaller = (bias.double() / scaling).to(dtype)
-        if torch.equal((smaller.double() * scaling).to(bias.dtype), bias):
-            return smaller
-    return None
+    dtypes = dict.fromkeys((layer.tensors["down"].dtype, bias.dtype, torch.float32, torch.float64))
+    candidates = ((bias.double() / scaling).to(dtype) for dtype in dtypes)
+    return next((each for each in candidates if same(scaled(each, scaling), bias)), None)

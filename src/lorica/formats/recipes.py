@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lorica.adapters import KINDS, AdapterLayer, LoRA
+from lorica.adapters import KINDS, AdapterLayer, LoRA, Places, Residual
 from lorica.errors import FormatError, ShapeError
 from lorica.formats.leaves import FOREIGN, SHARED, as_written
 
@@ -88,6 +88,8 @@ def build(
 
 def leaves_of(layer: AdapterLayer) -> dict[str, Tensor]:
     """Return the leaves of a layer by their meaning, without the alpha: what :func:`build` takes."""
+    if layer.kind == "residual":
+        return {**leaves_of(layer.inner), **_leaves_of_residual(layer)}  # type: ignore[attr-defined]
     inner = layer.inner if layer.kind == "dora" else layer  # type: ignore[attr-defined]
     method = _METHOD_OF.get(inner.kind, inner.kind)
     shared = () if method == "norm" else ("magnitude", "bias")
@@ -111,12 +113,25 @@ def rebuild(layer: AdapterLayer, leaves: Mapping[str, Tensor], alpha: float, sha
         inner: AdapterLayer = layer.inner  # type: ignore[attr-defined]
         again = rebuild(inner, {leaf: tensor for leaf, tensor in leaves.items() if leaf != "magnitude"}, alpha, shape)
         return KINDS["dora"](again, named["magnitude"], axis=layer.axis)  # type: ignore[call-arg, attr-defined]
+    if layer.kind == "residual":
+        low = {leaf: tensor for leaf, tensor in leaves.items() if "bias_" not in leaf}
+        return _with_residual(rebuild(layer.inner, low, alpha, shape), named)  # type: ignore[attr-defined]
     settings = layer.settings
     if settings.get("shape") is not None:
         settings["shape"] = shape
     if layer.kind not in WITHOUT_ALPHA:
         settings["constraint" if layer.kind in ("oft", "boft") else "alpha"] = alpha
     return type(layer)(**{name: named[name] for name in layer.tensors}, **settings)
+
+
+def _leaves_of_residual(layer: AdapterLayer) -> dict[str, Tensor]:
+    places: Places = layer.places  # type: ignore[attr-defined]
+    leaves = {"indices": places.indices, "values": layer.tensors["values"], "size": places.size}
+    return {f"lora.bias_{leaf}": tensor for leaf, tensor in leaves.items()}
+
+
+def _with_residual(inner: AdapterLayer, named: Mapping[str, Tensor]) -> AdapterLayer:
+    return Residual(inner, named["bias_values"], Places(named["bias_indices"], named["bias_size"]))
 
 
 def alike(one: AdapterLayer, other: AdapterLayer) -> bool:
@@ -169,7 +184,7 @@ def _choose(method: str, leaves: frozenset[str], meanings: frozenset[str]) -> Re
         return "its module holds the change of its bias twice, once as a norm's (b_norm)."
     if "magnitude" not in meanings:
         return chosen
-    if method not in WITH_MAGNITUDE:
+    if method not in WITH_MAGNITUDE or chosen.kind == "residual":
         return f"its module holds a DoRA magnitude, which a {chosen.kind} layer has none of."
     return replace(chosen, kind="dora", build=_with_magnitude(chosen.build))
 
@@ -198,6 +213,13 @@ def _lora(given: Given) -> AdapterLayer:
     if up.ndim == 2 < down.ndim:
         up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
     return LoRA(down, up, given.alpha, **given.extras())
+
+
+def _residual(given: Given) -> AdapterLayer:
+    """Build a low-rank layer with the numbers that it misses."""
+    low = {leaf: tensor for leaf, tensor in given.tensors.items() if not leaf.startswith("bias_")}
+    inner = (_named("locon") if "mid" in low else _lora)(given._replace(tensors=low))
+    return _with_residual(inner, given.tensors)
 
 
 def _table(given: Given) -> AdapterLayer:
@@ -310,6 +332,7 @@ RECIPES: dict[str, tuple[Recipe, ...]] = {
         _recipe("lora", _lora, "down up"),
         _recipe("locon", _named("locon"), "down up mid"),
         _recipe("lora", _table, "table_down table_up"),
+        _recipe("residual", _residual, "down up bias_indices bias_values bias_size", "mid"),
     ),
     "loha": (_recipe("loha", _shaped("loha"), "w1_a w1_b w2_a w2_b", "t1 t2"),),
     "lokr": (

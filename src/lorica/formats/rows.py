@@ -48,7 +48,11 @@ def rows_of(tensor: Tensor, pieces: Pieces) -> Tensor:
 
 
 def put_rows(tensors: Mapping[str, Tensor], pieces: Mapping[str, Pieces], height: int) -> Tensor:
-    """Return tensors at their rows of one; ``height`` rows of the weight stand in one row of it."""
+    """Return tensors at their rows of one; ``height`` rows of the weight stand in one row of it.
+
+    Raises:
+        FormatError: if they do not have the rows, or are not of one shape otherwise.
+    """
     like = next(iter(tensors.values()))
     rows = count_rows([rows for place in pieces.values() for rows in place])
     whole = like.new_zeros(rows // height, *like.shape[1:])
@@ -56,7 +60,10 @@ def put_rows(tensors: Mapping[str, Tensor], pieces: Mapping[str, Pieces], height
         begin = 0
         for start, stop in pieces[path]:
             end = begin + (stop - start) // height
-            whole[start // height : stop // height] = tensor[begin:end]
+            place, own = whole[start // height : stop // height], tensor[begin:end]
+            if own.shape != place.shape:
+                raise FormatError(f"tensors of shape {tuple(tensor.shape)} and {tuple(like.shape)} cannot be stacked.")
+            place.copy_(own)
             begin = end
     return whole
 

@@ -27,6 +27,9 @@ LYCORIS_LEAVES: dict[str, str] = {
     "lora.down": "lora_down.weight",
     "lora.up": "lora_up.weight",
     "lora.mid": "lora_mid.weight",
+    "lora.bias_indices": "bias_indices",
+    "lora.bias_values": "bias_values",
+    "lora.bias_size": "bias_size",
     "loha.w1_a": "hada_w1_a",
     "loha.w1_b": "hada_w1_b",
     "loha.w2_a": "hada_w2_a",
@@ -123,7 +126,12 @@ class Writer:
             bias = peft_bias.unscaled_bias(layer) if "lora.down" in leaves else None  # PEFT has it beside a LoRA only
             strange = [*strange, *(["bias"] if bias is None else [])]
             leaves["bias"] = leaves["bias"] if bias is None else bias
-        if strange:
+        if strange == ["bias"] and "lora.down" in leaves:
+            self.refused[name] = (
+                f"the format stores a bias divided by its scaling, {layer.alpha:g} / {layer.rank}, and there is none "
+                "that gives this one again exactly."
+            )
+        elif strange:
             self.refused[name] = f"it is a {layer.kind} layer, and the format has no name for its {strange[0]!r}."
         elif self.with_alpha and layer.kind not in WITHOUT_ALPHA:
             if layer.alpha == 0 and not self.zero_alpha and layer.kind not in ("oft", "boft"):

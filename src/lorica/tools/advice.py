@@ -12,6 +12,7 @@ from lorica.tools.repositories import REPOSITORIES
 METHODS: dict[str, str] = {
     "lora": "LoRA",
     "locon": "LoCon",
+    "residual": "LoRA with a sparse residual",
     "dora": "DoRA",
     "loha": "LoHa",
     "lokr": "LoKr",
