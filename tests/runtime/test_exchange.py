@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import mmap
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.runtime import exchange, fuse
 from lorica.runtime.exchange import may_move
+from lorica.runtime.pages import LARGE_PAGE, WEIGHTS
 from sample_layers import make_lora, one
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -296,6 +298,33 @@ def test_parts_are_multiples_of_64_rows_and_fit_in_cache(rows: int, columns: int
     assert step % 64 == 0
     assert step * columns <= fuse.NUMBERS_AT_ONCE + 64 * columns
     assert -(-rows // step) <= -(-rows * columns // fuse.NUMBERS_AT_ONCE)
+
+
+WIDE = LARGE_PAGE // 4 // 700 + 3  # so many columns of 700 numbers are more than a large page
+
+
+def test_fusing_again_gets_the_memory_that_the_last_fuse_had() -> None:
+    layer, loras = make(kind=lambda: nn.Linear(WIDE, 700))
+    WEIGHTS.clear()
+    loras.fuse({"a": 0.7})
+    place, first = layer.weight.data_ptr(), layer.weight.detach().clone()
+    assert WEIGHTS.kept == 0
+    loras.unfuse()
+    assert layer.weight.nbytes <= WEIGHTS.kept < layer.weight.nbytes + 2 * mmap.PAGESIZE
+    loras.fuse({"a": 0.7})
+    assert WEIGHTS.kept == 0
+    assert layer.weight.data_ptr() == place
+    assert torch.equal(layer.weight, first)
+
+
+@pytest.mark.parametrize("leave", [lambda loras: loras.detach(), lambda loras: loras.limit_memory(10**9)])
+def test_detach_and_a_bound_give_the_memory_back(leave: Callable[[lorica.Loras], None]) -> None:
+    _, loras = make(kind=lambda: nn.Linear(WIDE, 700))
+    loras.fuse({"a": 0.7})
+    loras.unfuse()
+    assert WEIGHTS.kept > 0
+    leave(loras)
+    assert WEIGHTS.kept == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # inductor's own

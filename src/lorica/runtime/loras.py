@@ -12,7 +12,7 @@ from lorica.formats import read
 from lorica.runtime.engine import guidance_of
 from lorica.runtime.live import Live
 from lorica.runtime.originals import Backup
-from lorica.runtime.pages import PAGES
+from lorica.runtime.pages import PAGES, WEIGHTS
 from lorica.runtime.plan import plan_load
 from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.roster import Source, resolve_plan
@@ -119,10 +119,12 @@ class Loras(Live, Shown):
     def detach(self) -> None:
         """Take the engine off: the model is again what it was, bit for bit and key for key.
 
-        What was fused with ``backup="none"`` stays in the weights.
+        What was fused with ``backup="none"`` stays in the weights. Memory that fused weights have left is given back to
+        the system, rather than kept for the next.
         """
         self._move({}, self._fused.without(self.names, lost=False), gone=self.names, bare=True)
         self._fused.let_be()
+        WEIGHTS.clear()
         self._enabled = True
 
     @in_turn
@@ -167,6 +169,7 @@ class Loras(Live, Shown):
         self._turn(self._roster.live, self._roster.samples)
         if size is not None:
             PAGES.clear()
+            WEIGHTS.clear()
 
     def follow(self, pipeline: Any) -> None:
         """Let schedules and turns among threads follow this pipeline's calls too; :func:`lorica.attach` does it."""

@@ -20,18 +20,8 @@ from torch import Tensor
 
 LARGE_PAGE = 1 << 21  # bytes; what is smaller gains nothing
 KEPT = 1 / 16  # of the machine's memory: how much is kept for the next at most
+KEPT_OF_WEIGHTS = 1 / 4  # where whole weights lay: what is fused again in a while needs as much
 TOO_LARGE = 4  # who needs less than one of so many parts of a piece does not get it
-
-
-def empty_like(tensor: Tensor) -> Tensor:
-    """Return a tensor on the CPU of the same shape, type and order, with any numbers in it."""
-    if tensor.nbytes < LARGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty_like(tensor, device="cpu")
-    memory = _mapped(tensor.nbytes)
-    with suppress(OSError):  # a system built without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    order = torch.empty_like(tensor, device="meta").stride()  # as it lies in memory, such as channels last
-    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, order)
 
 
 class Piece(NamedTuple):
@@ -53,10 +43,11 @@ class Pages:
 
     Args:
         most: how many bytes are kept for the next at most.
+        large: whether to ask for large pages: good for what nobody had before, and bad for what is small.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, most: int, *, large: bool = False) -> None:
+        self.most, self.large = most, large
         self._numbers = count()
         self._kept: list[Piece] = []  # changed in single steps only: threads and the garbage collector give back
 
@@ -69,8 +60,7 @@ class Pages:
         """Return so many bytes on the CPU, with any numbers in them. Pages that were never used cost nothing yet."""
         if size < LARGE_PAGE:
             return torch.empty(size, dtype=torch.uint8, device="cpu")
-        whole = -(-size // LARGE_PAGE) * LARGE_PAGE
-        piece = self._found(size) or Piece(whole, next(self._numbers), _mapped(whole))
+        piece = self._found(size) or self._new(size)
         array: Any = np.frombuffer(piece.memory, np.uint8)
         weakref.finalize(array, self._give_back, piece).atexit = False
         return torch.from_numpy(array)[:size]  # which holds the array as long as a view of it lives
@@ -78,6 +68,15 @@ class Pages:
     def clear(self) -> None:
         """Let the system have what is kept."""
         self._kept.clear()
+
+    def _new(self, size: int) -> Piece:
+        unit = mmap.PAGESIZE if self.large else LARGE_PAGE  # the rest of a large page would be there, and unused
+        whole = -(-size // unit) * unit
+        memory = _mapped(whole)
+        if self.large and hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a system built without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        return Piece(whole, next(self._numbers), memory)
 
     def _found(self, size: int) -> Piece | None:
         """Return the smallest piece that suffices, if it is not far too large; the oldest, which was used most."""
@@ -108,3 +107,10 @@ def _machine_memory() -> int:
 
 
 PAGES = Pages(int(_machine_memory() * KEPT))
+WEIGHTS = Pages(int(_machine_memory() * KEPT_OF_WEIGHTS), large=True)
+
+
+def empty_like(weight: Tensor) -> Tensor:
+    """Return a tensor on the CPU of the same shape, type and order, with any numbers in it."""
+    order = torch.empty_like(weight, device="meta").stride()  # as it lies in memory, such as channels last
+    return WEIGHTS.take(weight.nbytes).view(weight.dtype).as_strided(weight.shape, order)
