@@ -1,46 +1,21 @@
-"""Which method the leaves of a module make, and how its layer is built: one row for each pattern of leaves."""
+"""Which method the leaves of a module make, and what builds its layer: one row for each pattern of leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import isqrt, prod
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lorica.adapters import KINDS, AdapterLayer, LoRA, Places, Residual
-from lorica.errors import FormatError, ShapeError
+from lorica.adapters import KINDS, AdapterLayer, Places
+from lorica.errors import FormatError
+from lorica.formats import builders
+from lorica.formats.builders import Build, Given
 from lorica.formats.leaves import FOREIGN, SHARED, as_written
 
 Shape = tuple[int, ...]
-
-
-class Given(NamedTuple):
-    """What a file says of one module.
-
-    Args:
-        tensors: leaf to tensor, without alpha and bias.
-        alpha: the alpha; None stands for the rank.
-        bias: the change of the bias, if there is one.
-        shape: the shape of the weight, if it is known.
-        axis: what a DoRA magnitude is of, if the file says so: ``output`` or ``input``.
-    """
-
-    tensors: Mapping[str, Tensor]
-    alpha: float | None = None
-    bias: Tensor | None = None
-    shape: Shape | None = None
-    axis: str | None = None
-
-    def extras(self) -> dict[str, Any]:
-        """Return the bias as a layer's constructor takes it."""
-        return {} if self.bias is None else {"bias": self.bias}
-
-
-Build = Callable[[Given], AdapterLayer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +90,7 @@ def rebuild(layer: AdapterLayer, leaves: Mapping[str, Tensor], alpha: float, sha
         return KINDS["dora"](again, named["magnitude"], axis=layer.axis)  # type: ignore[call-arg, attr-defined]
     if layer.kind == "residual":
         low = {leaf: tensor for leaf, tensor in leaves.items() if "bias_" not in leaf}
-        return _with_residual(rebuild(layer.inner, low, alpha, shape), named)  # type: ignore[attr-defined]
+        return builders.with_residual(rebuild(layer.inner, low, alpha, shape), named)  # type: ignore[attr-defined]
     settings = layer.settings
     if settings.get("shape") is not None:
         settings["shape"] = shape
@@ -128,10 +103,6 @@ def _leaves_of_residual(layer: AdapterLayer) -> dict[str, Tensor]:
     places: Places = layer.places  # type: ignore[attr-defined]
     leaves = {"indices": places.indices, "values": layer.tensors["values"], "size": places.size}
     return {f"lora.bias_{leaf}": tensor for leaf, tensor in leaves.items()}
-
-
-def _with_residual(inner: AdapterLayer, named: Mapping[str, Tensor]) -> AdapterLayer:
-    return Residual(inner, named["bias_values"], Places(named["bias_indices"], named["bias_size"]))
 
 
 def alike(one: AdapterLayer, other: AdapterLayer) -> bool:
@@ -186,7 +157,7 @@ def _choose(method: str, leaves: frozenset[str], meanings: frozenset[str]) -> Re
         return chosen
     if method not in WITH_MAGNITUDE or chosen.kind == "residual":
         return f"its module holds a DoRA magnitude, which a {chosen.kind} layer has none of."
-    return replace(chosen, kind="dora", build=_with_magnitude(chosen.build))
+    return replace(chosen, kind="dora", build=builders.with_magnitude(chosen.build))
 
 
 def _is_of_a_method(meaning: str) -> bool:
@@ -207,121 +178,6 @@ def _reason_incomplete(method: str, recipes: tuple[Recipe, ...], leaves: frozens
     return f"its module holds {', '.join(sorted(leaves)) or 'no tensors'}, which make no {method} layer."
 
 
-def _lora(given: Given) -> AdapterLayer:
-    """Build a LoRA; of a convolution ``up`` may be stored as the matrix that it is."""
-    down, up = given.tensors["down"], given.tensors["up"]
-    if up.ndim == 2 < down.ndim:
-        up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
-    return LoRA(down, up, given.alpha, **given.extras())
-
-
-def _residual(given: Given) -> AdapterLayer:
-    """Build a low-rank layer with the numbers that it misses."""
-    low = {leaf: tensor for leaf, tensor in given.tensors.items() if not leaf.startswith("bias_")}
-    inner = (_named("locon") if "mid" in low else _lora)(given._replace(tensors=low))
-    return _with_residual(inner, given.tensors)
-
-
-def _table(given: Given) -> AdapterLayer:
-    """Build the layer of an embedding table, whose tensors PEFT stores transposed."""
-    if given.bias is not None:
-        raise ShapeError(
-            f"an embedding table has no bias to change, and there are {given.bias.numel()} numbers for one."
-        )
-    _check_dimensions(given, "table_down", 2)
-    _check_dimensions(given, "table_up", 2)
-    return LoRA(given.tensors["table_up"].T, given.tensors["table_down"].T, given.alpha)
-
-
-def _check_dimensions(given: Given, leaf: str, dimensions: int) -> None:
-    shape = tuple(given.tensors[leaf].shape)
-    if len(shape) != dimensions:
-        raise ShapeError(f"{leaf} has shape {shape}; expected {dimensions} dimension{'s' * (dimensions > 1)}.")
-
-
-def _named(kind: str) -> Build:
-    """Build a layer whose constructor takes its leaves by name, and alpha."""
-    return lambda given: KINDS[kind](**given.tensors, alpha=given.alpha, **given.extras())  # type: ignore[call-arg]
-
-
-def _shaped(kind: str) -> Build:
-    """Build a layer whose leaves may not say the shape of the weight."""
-
-    def build(given: Given) -> AdapterLayer:
-        return KINDS[kind](**given.tensors, alpha=given.alpha, shape=given.shape, **given.extras())  # type: ignore[call-arg]
-
-    return build
-
-
-def _rotation(kind: str) -> Build:
-    """Build a layer whose alpha is its constraint."""
-
-    def build(given: Given) -> AdapterLayer:
-        return KINDS[kind](**given.tensors, constraint=given.alpha or 0.0, **given.extras())  # type: ignore[call-arg]
-
-    return build
-
-
-def _oft(given: Given) -> AdapterLayer:
-    """Build OFT from blocks in one row, or from rotations, and BOFT from blocks in several rows."""
-    blocks = given.tensors.get("blocks")
-    return _rotation("boft" if blocks is not None and blocks.ndim == 4 else "oft")(given)
-
-
-def _oft_v2(given: Given) -> AdapterLayer:
-    _check_dimensions(given, "vectors", 2)
-    vectors = given.tensors["vectors"]
-    block = (1 + isqrt(1 + 8 * vectors.shape[-1])) // 2
-    own, inputs = len(vectors) * block, None if given.shape is None else prod(given.shape[1:])
-    shared = len(vectors) == 1 and inputs is not None and inputs > block
-    settings = {"in_features": inputs if shared else own, "shared": shared, "scaled": "scaled" in given.tensors}
-    return KINDS["oft_v2"](vectors, **settings, **given.extras())  # type: ignore[call-arg]
-
-
-def _ia3(given: Given) -> AdapterLayer:
-    told = given.tensors["on_input"]
-    if told.numel() != 1:
-        raise ShapeError(f"on_input has shape {tuple(told.shape)}; expected one number, 0 or 1.")
-    on_input = bool(told.item())
-    return KINDS["ia3"](given.tensors["scale"], on_input, **given.extras())  # type: ignore[call-arg]
-
-
-def _ia3_of_peft(given: Given) -> AdapterLayer:
-    """Build one whose factors stand along the axis that they are of: ``(1, in)`` or ``(out, 1)``."""
-    factors = given.tensors["vector"]
-    return KINDS["ia3"](factors, factors.shape[:1] == (1,), is_factor=True, **given.extras())  # type: ignore[call-arg]
-
-
-def _vera(given: Given) -> AdapterLayer:
-    """Build one from its own part of the shared matrices: the first columns and the first rows."""
-    for leaf, dimensions in (("lambda_b", 1), ("lambda_d", 1), ("shared_a", 2), ("shared_b", 2)):
-        _check_dimensions(given, leaf, dimensions)
-    tensors = dict(given.tensors)
-    tensors["shared_b"] = tensors["shared_b"][: len(tensors["lambda_b"])]
-    if given.shape is not None:
-        tensors["shared_a"] = tensors["shared_a"][:, : prod(given.shape[1:])]
-    return KINDS["vera"](**tensors, **given.extras())  # type: ignore[call-arg]
-
-
-def _full(given: Given) -> AdapterLayer:
-    """Build a difference; that of a weight with one dimension is a norm's."""
-    return _plain("norm" if given.tensors["diff"].ndim == 1 else "full")(given)
-
-
-def _plain(kind: str) -> Build:
-    """Build a layer without an alpha."""
-    return lambda given: KINDS[kind](**given.tensors, **given.extras())  # type: ignore[call-arg]
-
-
-def _with_magnitude(build: Build) -> Build:
-    def build_dora(given: Given) -> AdapterLayer:
-        tensors = {leaf: tensor for leaf, tensor in given.tensors.items() if leaf != "magnitude"}
-        inner, magnitude = build(given._replace(tensors=tensors)), given.tensors["magnitude"]
-        return KINDS["dora"](inner, magnitude, axis=given.axis)  # type: ignore[call-arg]
-
-    return build_dora
-
-
 def _recipe(kind: str, build: Build, needs: str, may: str = "") -> Recipe:
     return Recipe(kind, frozenset(needs.split()), frozenset(may.split()), build)
 
@@ -329,27 +185,30 @@ def _recipe(kind: str, build: Build, needs: str, may: str = "") -> Recipe:
 # The method of the leaves to the layers that they may make.
 RECIPES: dict[str, tuple[Recipe, ...]] = {
     "lora": (
-        _recipe("lora", _lora, "down up"),
-        _recipe("locon", _named("locon"), "down up mid"),
-        _recipe("lora", _table, "table_down table_up"),
-        _recipe("residual", _residual, "down up bias_indices bias_values bias_size", "mid"),
+        _recipe("lora", builders.lora, "down up"),
+        _recipe("locon", builders.by_name("locon"), "down up mid"),
+        _recipe("lora", builders.table, "table_down table_up"),
+        _recipe("residual", builders.residual, "down up bias_indices bias_values bias_size", "mid"),
     ),
-    "loha": (_recipe("loha", _shaped("loha"), "w1_a w1_b w2_a w2_b", "t1 t2"),),
+    "loha": (_recipe("loha", builders.with_shape("loha"), "w1_a w1_b w2_a w2_b", "t1 t2"),),
     "lokr": (
-        _recipe("lokr", _shaped("lokr"), "w1 w2"),
-        _recipe("lokr", _shaped("lokr"), "w1 w2_a w2_b", "t2"),
-        _recipe("lokr", _shaped("lokr"), "w1_a w1_b w2"),
-        _recipe("lokr", _shaped("lokr"), "w1_a w1_b w2_a w2_b", "t2"),
+        _recipe("lokr", builders.with_shape("lokr"), "w1 w2"),
+        _recipe("lokr", builders.with_shape("lokr"), "w1 w2_a w2_b", "t2"),
+        _recipe("lokr", builders.with_shape("lokr"), "w1_a w1_b w2"),
+        _recipe("lokr", builders.with_shape("lokr"), "w1_a w1_b w2_a w2_b", "t2"),
     ),
-    "glora": (_recipe("glora", _named("glora"), "a1 a2 b1 b2", "mid"),),
-    "ia3": (_recipe("ia3", _ia3, "scale on_input"), _recipe("ia3", _ia3_of_peft, "vector")),
-    "oft": (_recipe("oft", _oft, "blocks", "rescale"), _recipe("oft", _oft, "rotations", "rescale")),
-    "oft_v2": (_recipe("oft_v2", _oft_v2, "vectors", "scaled"),),
-    "full": (_recipe("full", _full, "diff"),),
-    "set_weight": (_recipe("set_weight", _plain("set_weight"), "weight"),),
-    "vera": (_recipe("vera", _vera, "lambda_b lambda_d shared_a shared_b"),),
-    "norm": (_recipe("norm", _plain("norm"), "diff", "bias"), _recipe("bias", _plain("bias"), "bias")),
-    "bias": (_recipe("bias", _plain("bias"), ""),),
+    "glora": (_recipe("glora", builders.by_name("glora"), "a1 a2 b1 b2", "mid"),),
+    "ia3": (_recipe("ia3", builders.ia3, "scale on_input"), _recipe("ia3", builders.ia3_of_peft, "vector")),
+    "oft": (_recipe("oft", builders.oft, "blocks", "rescale"), _recipe("oft", builders.oft, "rotations", "rescale")),
+    "oft_v2": (_recipe("oft_v2", builders.oft_v2, "vectors", "scaled"),),
+    "full": (_recipe("full", builders.full, "diff"),),
+    "set_weight": (_recipe("set_weight", builders.without_alpha("set_weight"), "weight"),),
+    "vera": (_recipe("vera", builders.vera, "lambda_b lambda_d shared_a shared_b"),),
+    "norm": (
+        _recipe("norm", builders.without_alpha("norm"), "diff", "bias"),
+        _recipe("bias", builders.without_alpha("bias"), "bias"),
+    ),
+    "bias": (_recipe("bias", builders.without_alpha("bias"), ""),),
 }
 WITH_MAGNITUDE = ("lora", "loha", "lokr")
 _METHOD_OF = {"locon": "lora", "boft": "oft"}
