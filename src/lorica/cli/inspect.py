@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lorica.cli.postponed import postpone
 from lorica.tools.digests import Digests
 
 SUFFIX = ".safetensors"  # of the files that are hashed
+ONE_THREAD = "OPENBLAS_NUM_THREADS", "1"  # numpy's products are thin here, and the other cores hash meanwhile
 
 
 @click.command(
@@ -41,6 +43,7 @@ def command(
 
     The exit code is 2 if the file, or one of the folder's, cannot be used as it is.
     """
+    os.environ.setdefault(*ONE_THREAD)
     with _hashing(Path(source), hashes) as digests:
         postpone("torch", names=("Tensor",), modules=("nn", "nn.functional"))  # most files can be told without it
         from lorica.cli.inspect_report import print_facts, print_folder
