@@ -234,6 +234,24 @@ def test_an_adapter_beside_others_changes_nothing_for_them_when_rows_run_out() -
     assert torch.equal(model(x), alone)
 
 
+def test_an_embedding_has_no_bias_for_a_lora_either() -> None:
+    model = make(nn.Embedding(11, 6))
+    with pytest.raises(ModelError, match="an Embedding has none"):
+        lorica.attach(model).load(one(LoRA(torch.randn(2, 6), torch.randn(11, 2), bias=torch.randn(11))), name="a")
+
+
+def test_a_layer_keeps_no_trace_of_the_hook_nor_loses_others() -> None:
+    model = make(nn.Linear(5, 7))
+    other = model[0].register_forward_hook(lambda *_: None, with_kwargs=True)
+    loras = lorica.attach(model)
+    loras.load(one(make_lora(model[0])), name="a")
+    assert len(model[0]._forward_hooks) == 2
+    later = model[0].register_forward_hook(lambda *_: None)
+    loras.detach()
+    assert list(model[0]._forward_hooks) == [other.id, later.id]
+    assert list(model[0]._forward_hooks_with_kwargs) == [other.id]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("points", [1, 2, 3, 4, 9])
 def test_it_gives_the_same_bits_alone_and_where_another_left_room(dtype: torch.dtype, points: int) -> None:
@@ -261,6 +279,9 @@ def test_memory_that_was_given_back_serves_the_next_load() -> None:
     loras.load(one(change), name="b")
     assert PAGES.kept < kept
     assert getattr(model[0], CHILD).content.thin.down.data_ptr() == where
+    loras.detach()
+    gc.collect()
+    assert PAGES.kept > 0
     loras.limit_memory(0)
     assert PAGES.kept == 0
 

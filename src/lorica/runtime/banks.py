@@ -158,7 +158,6 @@ class Banks:
                 cast("Thin", self._content(place).thin).overwrite(factors, filling)
             filling.finish()
         except BaseException:
-            filling = Filling()
             for place in done:
                 again = self._shares(place, self._find(place), {name: before[name] for name in written[place]})
                 cast("Thin", self._content(place).thin).overwrite(again.thin, filling)

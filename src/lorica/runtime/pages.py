@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 LARGE_PAGE = 1 << 21  # bytes; what is smaller gains nothing
-KEPT = 1 / 16  # of the machine's memory: how much is kept for the next at most
+KEPT = 1 / 8  # of the machine's memory: how much is kept for the next at most
 KEPT_OF_WEIGHTS = 1 / 4  # where whole weights lay: what is fused again in a while needs as much
 TOO_LARGE = 4  # who needs less than one of so many parts of a piece does not get it
 
