@@ -18,7 +18,7 @@ from lorica.errors import StateError
 from lorica.runtime.loras import Loras
 
 RUNTIME = str(Path(lorica.__file__).parent / "runtime")
-LAST = ("changing", "using")  # their last lines release the lock: the operation is over
+LAST = ("changing", "using", "regions (live.py")  # their last lines: the operation is over
 X = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(2))
 Operation = Callable[[lorica.Loras], Any]
 
