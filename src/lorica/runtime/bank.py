@@ -137,7 +137,7 @@ class Bank(nn.Module):
     def take_out(self) -> None:
         """Act no longer, and leave nothing behind."""
         layer: Any = self._served[0]
-        del layer._modules[CHILD]
+        layer._modules.pop(CHILD, None)
         layer._forward_hooks.pop(HOOK, None)
         layer._forward_hooks_with_kwargs.pop(HOOK, None)
 

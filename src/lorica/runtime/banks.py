@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from lorica.adapters import Factors
 from lorica.runtime.bank import Bank, Content, Part, Shares, share_of, size_of
-from lorica.runtime.board import Board, Key, Row
+from lorica.runtime.board import Board, Key, Row, State
 from lorica.runtime.filling import Filling, amount
 from lorica.runtime.plan import Place, Plan
 from lorica.runtime.reserve import Overflow
@@ -39,6 +40,27 @@ class Prepared:
     written: Mapping[Place, Mapping[str, Factors]] = field(default_factory=dict[Place, "Mapping[str, Factors]"])
 
 
+@dataclass
+class KeptBanks:
+    """What banks held and showed, to be restored.
+
+    Args:
+        plans: the adapters that were in them.
+        state: what the board showed.
+        contents: what was in each bank that has changed since.
+        left: the adapters whose rows were given to others, or cleared, since.
+    """
+
+    plans: Mapping[str, Plan]
+    state: State
+    contents: dict[Place, Content] = field(default_factory=dict[Place, Content])
+    left: set[str] = field(default_factory=set[str])
+
+    def note(self, contents: Mapping[Place, Content], left: set[str]) -> None:
+        """Note what banks held before they change."""
+        self.contents, self.left = {**contents, **self.contents}, self.left | left
+
+
 class Banks:
     """Which layers hold a bank, and what is in them.
 
@@ -52,6 +74,7 @@ class Banks:
         self._banks: dict[Place, Bank] = {}
         self._board = Board()
         self.plans: Mapping[str, Plan] = {}
+        self._kept: Callable[[], KeptBanks | None] = lambda: None
 
     @torch.no_grad()
     def prepare(self, plans: Mapping[str, Plan]) -> Prepared:
@@ -130,39 +153,71 @@ class Banks:
     def commit(self, prepared: Prepared, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Put in what was prepared and set the strengths, all of it or, on an error, nothing."""
         before = {place: self._content(place) for place in prepared.contents}
-        plans, state = self.plans, self._board.state
+        plans, state, touched = self.plans, self._board.state, list[Place]()
+        left = {name for name, plan in plans.items() if prepared.plans.get(name) is not plan}
         try:
             self._put(prepared.contents)
             self._board.forget(prepared.changed)
             parts = self._board.parts_with(_parts(prepared.contents))
             self._write(parts, rows, guidance)
-            self._overwrite(prepared.written, plans)
+            self._overwrite(prepared.written, touched)
             self.plans = prepared.plans
+            if left:
+                self._clear(before, touched)
+            if (kept := self._kept()) is not None:
+                kept.note(before, left)
         except BaseException:
             self._put(before)
             self._board.forget(prepared.changed)
             self._board.restore(state)
             self.plans = plans
+            self._fill_again({name: plans[name] for name in left}, touched)
             raise
-        if any(prepared.plans.get(name) is not plan for name, plan in plans.items()):
-            for place, content in before.items():
-                if content.thin is not None and (now := self._content(place).thin) is not None:
-                    now.clear_what_left(content.thin)
 
-    def _overwrite(self, written: Mapping[Place, Mapping[str, Factors]], before: Mapping[str, Plan]) -> None:
-        """Write factors into the rows of those that they replace; on an error, those again."""
-        done, filling = list[Place](), Filling()
-        try:
-            for place, factors in written.items():
-                done.append(place)
-                cast("Thin", self._content(place).thin).overwrite(factors, filling)
+    def _overwrite(self, written: Mapping[Place, Mapping[str, Factors]], touched: list[Place]) -> None:
+        """Write factors into the rows of those that they replace, and list the layers where that was begun."""
+        filling = Filling()
+        for place, factors in written.items():
+            touched.append(place)
+            cast("Thin", self._content(place).thin).overwrite(factors, filling)
+        filling.finish()
+
+    def _clear(self, before: Mapping[Place, Content], touched: list[Place]) -> None:
+        """Clear the rows of adapters that left holes, and list the layers where that was begun."""
+        for place, content in before.items():
+            if content.thin is not None and (now := self._content(place).thin) is not None:
+                touched.append(place)
+                now.clear_what_left(content.thin)
+
+    def _fill_again(self, plans: Mapping[str, Plan], places: Iterable[Place]) -> None:
+        """Write the factors of adapters into their rows again at these places."""
+        if not plans:
+            return
+        with torch.inference_mode(False):
+            filling = Filling()
+            for place in dict.fromkeys(places):
+                named = {name: plan for name, plan in plans.items() if place in plan}
+                shares = self._shares(place, self._find(place), named) if named else Shares()
+                if shares.thin:
+                    cast("Thin", self._content(place).thin).overwrite(shares.thin, filling)
             filling.finish()
-        except BaseException:
-            for place in done:
-                again = self._shares(place, self._find(place), {name: before[name] for name in written[place]})
-                cast("Thin", self._content(place).thin).overwrite(again.thin, filling)
-            filling.finish()
-            raise
+
+    def keep(self) -> KeptBanks:
+        """Return what :meth:`restore` needs to undo all that is done from here on."""
+        kept = KeptBanks(self.plans, self._board.state)
+        self._kept = weakref.ref(kept)  # nothing is held longer than by who may want to restore it
+        return kept
+
+    @torch.no_grad()
+    def restore(self, kept: KeptBanks) -> None:
+        """Put in what was in the banks when that was kept, at the strengths of then."""
+        now, plans = self.plans, kept.plans
+        self._put(kept.contents)
+        self._board.forget(frozenset({*now, *plans}))
+        self._board.restore(kept.state)
+        self.plans = plans
+        left = {name: plans[name] for name in kept.left & plans.keys()}
+        self._fill_again(left, (place for plan in left.values() for place in plan))
 
     def write(self, rows: Sequence[Row], guidance: int | None = None) -> None:
         """Set the strength of every adapter: one row for all samples or one for each; those not named are off."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from lorica.runtime.banks import Banks
-from lorica.runtime.calls import Calls
+from lorica.runtime.banks import Banks, KeptBanks
+from lorica.runtime.calls import Calls, KeptSchedules
 from lorica.runtime.dials import Dials
-from lorica.runtime.fuse import Change, Fused
+from lorica.runtime.fuse import Change, Fused, KeptFused
 from lorica.runtime.layout import Layout
 from lorica.runtime.originals import Backup
 from lorica.runtime.owner import check_owned, mark
@@ -24,8 +26,23 @@ from lorica.runtime.samples import halves_of
 from lorica.runtime.strengths import Strength
 from lorica.runtime.token_grids import batch_of
 from lorica.runtime.turns import Turns
-from lorica.runtime.vocabulary import Vocabulary
+from lorica.runtime.vocabulary import Vocabulary, Words
 from lorica.runtime.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an operation may change, as it was before."""
+
+    roster: Roster
+    residents: tuple[dict[str, None], int | None]
+    fused: KeptFused
+    banks: KeptBanks
+    schedules: KeptSchedules
+    masks: tuple[Mapping[str, Tensor], float]
+    words: dict[str, Words]
+    components: dict[str, nn.Module]
+    enabled: bool
 
 
 class Engine:
@@ -49,6 +66,38 @@ class Engine:
         self.watch = Watch(self._turns, self._check_forward, self._halves)
         self.bounds = Bounds(lambda: self._banks.acting)
 
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Undo what is done within, wherever an error comes; there is nothing else of the kind within."""
+        kept = self._keep()
+        try:
+            yield
+        except BaseException:
+            self._restore(kept)
+            raise
+
+    def _keep(self) -> Kept:
+        """Return all that an operation may change."""
+        parts = self._roster.keep(), self._residents.keep(), self._fused.keep(), self._banks.keep(), self._calls.keep()
+        masks = (self.bounds.masks, self.bounds.elsewhere)
+        return Kept(*parts, masks, dict(self._vocabulary.words), dict(self.components), self._enabled)
+
+    def _restore(self, kept: Kept) -> None:
+        """Let all be as it was, from the weights to what stands around forwards."""
+        self.components.clear()
+        self.components.update(kept.components)
+        self._enabled = kept.enabled
+        self._fused.restore(kept.fused)
+        self._banks.restore(kept.banks)
+        self._roster.restore(kept.roster)
+        self._residents.restore(kept.residents)
+        self._vocabulary.restore(kept.words)
+        self.bounds.set(*kept.masks)
+        self.watch.end()
+        self._calls.listen(on=False)
+        self._mark_components()
+        self._calls.restore(kept.schedules)
+
     def _move(
         self,
         in_weights: dict[str, Strength],
@@ -63,17 +112,12 @@ class Engine:
         roster, away = self._roster, {*in_weights, *gone}
         live = {name: value for name, value in roster.live.items() if name not in away}
         samples = roster.samples and roster.samples.without(away)
-        before = {place: dict(self._fused.changes.get(place, {})) for place in wanted}
         self._fused.put(wanted, backup)
-        try:
-            if bare:
-                self._banks.commit(self._banks.prepare_nothing(), [{}])
-            else:
-                rows = self._rows(live, samples)
-                self._residents.show(roster.plans, rows, gone=away, guidance=guidance_of(samples))
-        except BaseException:
-            self._fused.put(before)
-            raise
+        if bare:
+            self._banks.commit(self._banks.prepare_nothing(), [{}])
+        else:
+            rows = self._rows(live, samples)
+            self._residents.show(roster.plans, rows, gone=away, guidance=guidance_of(samples))
         self._fused.settle(wanted, backup)
         roster.in_weights, roster.live, roster.samples = in_weights, live, samples
         for name in gone:
@@ -90,12 +134,8 @@ class Engine:
         self._look_around()
 
     def _switch(self, *, on: bool) -> None:
-        before, self._enabled = self._enabled, on
-        try:
-            self._turn(self._roster.live, self._roster.samples)
-        except BaseException:
-            self._enabled = before
-            raise
+        self._enabled = on
+        self._turn(self._roster.live, self._roster.samples)
 
     def _rows(
         self, live: Mapping[str, tuple[Strength, Resolved]], samples: Samples | None = None
@@ -107,7 +147,7 @@ class Engine:
     def _mark_components(self) -> None:
         """Let the components know whose they are as long as any adapter is loaded."""
         for part in self.components.values():
-            mark(part, self if self._roster.adapters or self._banks.reserved else None)
+            mark(part, self, owned=bool(self._roster.adapters or self._banks.reserved))
         self._calls.listen(on=bool(self._roster.adapters))
         self._looked_at = None  # what is fused may be elsewhere
         self._look_around()

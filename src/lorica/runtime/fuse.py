@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lorica.adapters import AdapterLayer
 from lorica.errors import ModelError, UnknownNameError
 from lorica.runtime.exchange import room_for
-from lorica.runtime.originals import BACKUPS, LEAVES, Backup, Kept, Originals, find_stored
+from lorica.runtime.originals import BACKUPS, LEAVES, Backup, Dropped, Kept, Originals, find_stored
 from lorica.runtime.plan import Place, Plan
 
 Change = tuple[AdapterLayer, float]  # what is fused into one weight, and how strongly
@@ -27,6 +27,21 @@ NUMBERS_AT_ONCE = 1 << 21  # of a half-precision weight are widened to float32 a
 ROWS_TOGETHER = (
     64  # a product of as many rows, or a multiple, is quickest, and the same bits with any number of threads
 )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFused:
+    """What was fused, to be restored.
+
+    Args:
+        changes: what each place held.
+        given_up: the places whose originals were given up.
+        dropped: the originals that were given up since.
+    """
+
+    changes: dict[Place, dict[str, Change]]
+    given_up: set[Place]
+    dropped: Dropped
 
 
 @dataclass(slots=True)
@@ -77,8 +92,21 @@ class Fused:
                     self.originals.kept.pop(place, None)
             raise
 
+    def keep(self) -> KeptFused:
+        """Return what :meth:`restore` needs to undo all that is done from here on."""
+        return KeptFused(dict(self.changes), set(self.originals.given_up), self.originals.note_dropped())
+
+    def restore(self, kept: KeptFused) -> None:
+        """Let every weight hold what it held when that was kept."""
+        changes, originals = kept.changes, self.originals
+        originals.kept, originals.given_up = {**kept.dropped.originals, **originals.kept}, kept.given_up
+        for place in {*changes, *self.changes}:
+            if changes.get(place) is not self.changes.get(place) and place not in kept.given_up:
+                self._write(place, changes.get(place, {}))
+        self.changes = changes
+
     def settle(self, wanted: Mapping[Place, Changes], backup: Backup) -> None:
-        """Give up the originals of what was put, if that was asked for; from here on there is no way back."""
+        """Give up the originals of what was put, if that was asked for."""
         if backup == "none":
             for place in wanted:
                 if wanted[place]:
@@ -142,6 +170,7 @@ class Fused:
             self.changes.pop(place, None)
             self.originals.restore(place)
             return
+        self.originals.forget_live(place)
         layer = self.find(place)
         leaves = _leaves_of(layer, changes)
         for leaf in self.originals.kept.get(place, {}).keys() - set(leaves):  # an adapter that is gone had changed it

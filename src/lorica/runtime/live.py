@@ -10,7 +10,8 @@ from typing import TypeVar
 from torch import Tensor
 
 from lorica.errors import ConfigError
-from lorica.runtime.calls import Scheduled
+from lorica.runtime.calls import KeptSchedules, Scheduled
+from lorica.runtime.dials import Kept
 from lorica.runtime.engine import Engine
 from lorica.runtime.region_masks import Mask, mask_of
 from lorica.runtime.regions import Regions
@@ -45,13 +46,20 @@ class Live(Engine):
     def using(self: Self, strengths: Mapping[str, Strength]) -> Iterator[Self]:
         """Within the ``with`` block make exactly these adapters live; then restore what was, also after an error."""
         with self._turns.holding():
-            kept, schedules = self._dials.keep(), self._calls.keep()
-            self.set(strengths)
+            kept = self._dials.keep(), self._calls.keep()
             try:
+                self.set(strengths)
                 yield self
             finally:
-                self._dials.restore(kept)
-                self._calls.restore(schedules)
+                try:
+                    self._go_back(*kept)
+                except BaseException:  # it broke off
+                    self._go_back(*kept)
+                    raise
+
+    def _go_back(self, dials: Kept, schedules: KeptSchedules) -> None:
+        self._dials.restore(dials)
+        self._calls.restore(schedules)
 
     @in_turn
     def per_sample(self, strengths: Sequence[Mapping[str, Strength]], guidance: int | None = None) -> None:
@@ -134,7 +142,6 @@ class Live(Engine):
                 )
         return [(None, schedules)]
 
-    @in_turn
     def regions(self, masks: Mapping[str, Mask], elsewhere: float = 1.0) -> Regions:
         """Limit adapters to regions of the picture, until the next call; ``regions({})`` lets all act everywhere.
 
@@ -158,9 +165,9 @@ class Live(Engine):
         self._roster.check_not_fused(masks)
         if not math.isfinite(elsewhere):
             raise ConfigError(f"elsewhere must be a finite number, got {elsewhere!r}.")
-        before = (self.bounds.masks, self.bounds.elsewhere)
+        regions = Regions(self._limit, (self.bounds.masks, self.bounds.elsewhere))
         self._limit({name: mask_of(mask, name) for name, mask in masks.items()}, elsewhere)
-        return Regions(self._limit, before)
+        return regions
 
     @in_turn
     def _limit(self, masks: Mapping[str, Tensor], elsewhere: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -46,6 +47,13 @@ class Stored:
 Kept = dict[str, "Tensor | Stored"]  # weight and perhaps bias
 
 
+@dataclass
+class Dropped:
+    """Originals that were given up while somebody might want them back."""
+
+    originals: dict[Place, Kept] = field(default_factory=dict[Place, Kept])
+
+
 @dataclass(slots=True)
 class Originals:
     """What is known of the weights before fusing, for every place that holds a fused adapter.
@@ -57,6 +65,7 @@ class Originals:
     find: Callable[[Place], nn.Module]
     kept: dict[Place, Kept] = field(default_factory=dict[Place, Kept])
     given_up: set[Place] = field(default_factory=set[Place])
+    dropped: Callable[[], Dropped | None] = lambda: None
 
     def get(self, place: Place, leaf: str = "weight") -> Tensor | None:
         """Return a weight (or bias) as it was before fusing; None if nothing is fused there."""
@@ -115,10 +124,25 @@ class Originals:
             del held[leaf]  # it may be what the layer computes with now
         self.kept.pop(place, None)
 
+    def forget_live(self, place: Place) -> None:
+        """Forget originals that the layer computes with by now: an error came while they were put back."""
+        layer, held = self.find(place), self.kept.get(place, {})
+        for leaf, original in tuple(held.items()):
+            if isinstance(original, Tensor) and original.data_ptr() == _leaf(layer, leaf).data_ptr():
+                del held[leaf]
+
     def give_up(self, place: Place) -> None:
         """Forget the originals of a place whose weights stay as they are."""
+        if (dropped := self.dropped()) is not None:
+            dropped.originals[place] = self.kept.get(place, {})
         self.kept.pop(place, None)
         self.given_up.add(place)
+
+    def note_dropped(self) -> Dropped:
+        """Return what takes up the originals that are given up from here on, as long as the caller holds it."""
+        dropped = Dropped()
+        self.dropped = weakref.ref(dropped)
+        return dropped
 
     def check_kept(self, places: Mapping[Place, Any]) -> None:
         """Raise if one of these was fused without a backup.

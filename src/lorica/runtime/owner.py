@@ -28,12 +28,12 @@ class Owner:
         return (Owner, (None,))
 
 
-def mark(component: nn.Module, loras: Engine | None) -> None:
-    """Let a component know its adapters, or, with None, forget them."""
-    if loras is None:
-        component.__dict__.pop(ATTRIBUTE, None)
-    else:
+def mark(component: nn.Module, loras: Engine, *, owned: bool) -> None:
+    """Let a component know its adapters, or forget them if it is theirs."""
+    if owned:
         component.__dict__[ATTRIBUTE] = Owner(loras)
+    elif (owner := owner_of(component)) is not None and owner.loras is loras:
+        del component.__dict__[ATTRIBUTE]
 
 
 def owner_of(component: nn.Module) -> Owner | None:

@@ -82,7 +82,7 @@ class Bounds:
 
     def stand(self, components: Mapping[str, nn.Module], banks: Banks) -> None:
         """Stand in the forwards of what masked adapters change, as far as banks hold them now."""
-        if banks.plans is self._held or (not self.masks and not self._limits):
+        if banks.plans is self._held or not (self.masks or self._limits or self._handles):
             return
         self._leave()
         self._held, held = banks.plans, banks.held
@@ -92,8 +92,8 @@ class Bounds:
             self._handles.append(components[part].register_forward_hook(_after))
         for part, path in places & held.keys():
             bank = held[part, path]
-            bank.limit = Limit(self, components[part], path)
             self._limits.append(bank)
+            bank.limit = Limit(self, components[part], path)
 
     def _leave(self) -> None:
         for handle in self._handles:

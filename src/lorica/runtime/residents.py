@@ -54,6 +54,14 @@ class Residents:
             self._last[name] = None
         self._last = {name: None for name in self._last if name in held}
 
+    def keep(self) -> tuple[dict[str, None], int | None]:
+        """Return what :meth:`restore` takes."""
+        return dict(self._last), self.limit
+
+    def restore(self, kept: tuple[dict[str, None], int | None]) -> None:
+        """Remember again who acted last, and the bound."""
+        self._last, self.limit = kept
+
     def _kept(self, acting: Mapping[str, Plan], gone: Collection[str]) -> dict[str, None]:
         """Return what the banks are to hold: of those that do not act, the last ones that there is room for."""
         idle = [name for name in self._banks.plans if name not in acting and name not in gone]

@@ -55,6 +55,15 @@ class Roster:
     in_weights: dict[str, Strength] = field(default_factory=dict[str, Strength])
     samples: Samples | None = None
 
+    def keep(self) -> Roster:
+        """Return a copy, for :meth:`restore`."""
+        return Roster(dict(self.adapters), dict(self.plans), dict(self.live), dict(self.in_weights), self.samples)
+
+    def restore(self, kept: Roster) -> None:
+        """Know again what was kept."""
+        self.adapters, self.plans, self.live = kept.adapters, kept.plans, kept.live
+        self.in_weights, self.samples = kept.in_weights, kept.samples
+
     def known(self, name: str) -> str:
         """Return the name itself if an adapter has it.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from lorica.errors import StateError
@@ -31,8 +31,8 @@ class Turns:
         self._holder: tuple[int, int] | None = None  # thread, and how often it holds
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Around every change of the adapters.
+    def changing(self) -> Iterator[Callable[[], None]]:
+        """Around every change of the adapters; what it gives is to be called when the change is made.
 
         Raises:
             StateError: if another thread runs the model or holds the adapters.
@@ -45,9 +45,7 @@ class Turns:
                     f"another thread ({_named(others[0])}) is making a picture with these adapters, so they cannot be "
                     "changed now. Wait for it, or give each thread a pipeline of its own."
                 )
-            yield
-            self._version += 1
-            self._mine.seen = self._version
+            yield self._made
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -56,14 +54,18 @@ class Turns:
         Raises:
             StateError: if another thread runs the model or holds the adapters.
         """
-        with self.changing():
+        with self.changing() as made:
             times = self._holder[1] if self._holder else 0
             self._holder = (threading.get_ident(), times + 1)
+            made()
         try:
             yield
         finally:
             with self._lock:
                 self._holder = (threading.get_ident(), times) if times else None
+
+    def _made(self) -> None:
+        self._mine.seen = self._version = self._version + 1
 
     def enter(self) -> bool:
         """Begin a forward or a pipeline's call. Returns whether it is this thread's outermost.
@@ -100,18 +102,24 @@ class Turns:
 
 
 class TakesTurns(Protocol):
-    """What has turns."""
+    """What has turns, and changes as a whole or not at all."""
 
     _turns: Turns
 
+    def whole(self) -> AbstractContextManager[None]:
+        """Undo what is done within, if an error comes."""
+        ...
+
 
 def in_turn(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Let a method that changes the adapters wait for its turn."""
+    """Let a method that changes the adapters wait for its turn, and let it change all that it should or nothing."""
 
     @functools.wraps(method)
     def taking(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with self._turns.changing():  # pyright: ignore[reportPrivateUsage]
-            return method(self, *args, **kwargs)
+        with self._turns.changing() as made, self.whole():  # pyright: ignore[reportPrivateUsage]
+            result = method(self, *args, **kwargs)
+            made()
+            return result
 
     return taking
 

@@ -64,6 +64,16 @@ class Vocabulary:
         """Take an adapter's words out again."""
         if self.words.pop(name, None) is None:
             return
+        self._leave_out()
+
+    def restore(self, words: Mapping[str, Words]) -> None:
+        """Let exactly these adapters' words be there, as they were before an operation that failed."""
+        self.words = dict(words)
+        if self._own:
+            self._leave_out()
+
+    def _leave_out(self) -> None:
+        """Put in what the words that there are need, and the text encoders' own where none are left."""
         left = self._prepare(self.words)
         self._put({**{part: own for part, own in self._own.items() if part not in left}, **left})
         self._own = {part: own for part, own in self._own.items() if part in left}
