@@ -65,22 +65,50 @@ class Sequences(RuleBasedStateMachine):
         self.loras = lorica.attach(self.model)
         self.loaded: list[str] = []
         self.live: dict[str, float] = {}
+        self.samples: list[dict[str, float]] | None = None
         self.fused: dict[str, float] = {}
         self.enabled = True
 
     @rule(name=st.sampled_from(NAMES), strength=strengths)
     def load(self, name: str, strength: float) -> None:
-        self.tried(lambda: self.loras.load(self.adapters[name], name=name, strength=strength), name not in self.loaded)
-        if name not in self.loaded:
+        allowed = name not in self.loaded and self.samples is None
+        self.tried(lambda: self.loras.load(self.adapters[name], name=name, strength=strength), allowed)
+        if allowed:
             self.loaded.append(name)
             self.live[name] = strength
+
+    @rule(name=st.sampled_from(NAMES), source=st.sampled_from(NAMES), strength=strengths)
+    def replace(self, name: str, source: str, strength: float) -> None:
+        allowed = name not in self.fused and self.samples is None
+        adapter = adapters()[source].map(lambda tensor: tensor * 0.5)
+        self.tried(lambda: self.loras.load(adapter, name=name, strength=strength, replace=True), allowed)
+        if allowed:
+            self.adapters[name] = adapter
+            self.loaded += [name] if name not in self.loaded else []
+            self.live[name] = strength
+
+    @rule(wanted=st.lists(chosen, min_size=2, max_size=2))
+    def per_sample(self, wanted: list[dict[str, float]]) -> None:
+        allowed = all(name in self.loaded and name not in self.fused for one in wanted for name in one)
+        self.tried(lambda: self.loras.per_sample(wanted), allowed)
+        if allowed:
+            self.live, self.samples = {}, [dict(one) for one in wanted]
+
+    @rule(size=st.sampled_from([None, 0, 600, 10**6]))
+    def limit(self, size: int | None) -> None:
+        self.loras.limit_memory(size)
+
+    def left_out(self, names: Any) -> None:
+        """Record that these adapters are live no more, for all samples or for any."""
+        self.live = {name: value for name, value in self.live.items() if name not in names}
+        self.samples = self.samples and [{n: v for n, v in one.items() if n not in names} for one in self.samples]
 
     @rule(wanted=chosen)
     def set_strengths(self, wanted: dict[str, float]) -> None:
         allowed = all(name in self.loaded and name not in self.fused for name in wanted)
         self.tried(lambda: self.loras.set(wanted), allowed)
         if allowed:
-            self.live = dict(wanted)
+            self.live, self.samples = dict(wanted), None
 
     @rule(wanted=chosen, error=st.booleans())
     def use(self, wanted: dict[str, float], error: bool) -> None:
@@ -98,7 +126,7 @@ class Sequences(RuleBasedStateMachine):
         self.tried(lambda: self.loras.fuse(wanted), allowed)
         if allowed:
             self.fused.update(wanted)
-            self.live = {name: value for name, value in self.live.items() if name not in wanted}
+            self.left_out(wanted)
 
     @rule(names=st.lists(st.sampled_from(NAMES), unique=True))
     def unfuse(self, names: list[str]) -> None:
@@ -112,7 +140,7 @@ class Sequences(RuleBasedStateMachine):
         self.tried(lambda: self.loras.remove(name), name in self.loaded)
         if name in self.loaded:
             self.loaded.remove(name)
-            self.live.pop(name, None)
+            self.left_out([name])
             self.fused.pop(name, None)
 
     @rule(on=st.booleans())
@@ -127,7 +155,7 @@ class Sequences(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.loaded))
         free = [other for other in NAMES if other not in self.loaded]
         actions: list[Callable[[], Any]] = [lambda: self.loras.fuse({name: 0.7})]
-        if free:
+        if free and self.samples is None:
             actions.append(lambda: self.loras.load(self.adapters[free[0]], name=free[0]))
         if name in self.fused:
             actions += [lambda: self.loras.unfuse(name), lambda: self.loras.remove(name)]
@@ -138,6 +166,8 @@ class Sequences(RuleBasedStateMachine):
                 action()
             except InjectedError:
                 return  # the record stays, and the model must too
+        if name in self.loras.fused or name not in self.loras.names:
+            self.left_out([name])
         self.loaded, self.live = self.loras.names, {n: float(s) for n, s in self.loras.strengths.items()}  # type: ignore[arg-type]
         self.fused = {n: float(s) for n, s in self.loras.fused.items()}  # type: ignore[arg-type]
 
@@ -158,9 +188,16 @@ class Sequences(RuleBasedStateMachine):
         assert list(self.model.state_dict()) == list(self.before)
 
     def fresh(self) -> Tensor:
-        """Return the output of the formula: every change written into the weights of a new model."""
+        """Return the output of the formula, for each sample that of its own set."""
+        if self.samples is None:
+            return self.alone(self.live)
+        rows = [self.alone(one)[index] for index, one in enumerate(self.samples)]
+        return torch.stack(rows)
+
+    def alone(self, live: dict[str, float]) -> Tensor:
+        """Return the output with every change written into the weights of a new model."""
         model = base()
-        acting = {**self.fused, **(self.live if self.enabled else {})}
+        acting = {**self.fused, **(live if self.enabled else {})}
         for name, strength in acting.items():
             for path, layer in self.adapters[name].components["model"].items():
                 target, original = model[int(path)], base()[int(path)]

@@ -19,7 +19,6 @@ from lorica.runtime.loras import Loras
 from lorica.runtime.schedule import ByModule, Shape, Sum
 from lorica.runtime.strengths import UNET, resolve
 from lorica.runtime.tags import Tag, parse_tags
-from lorica.runtime.targets import target_of_components
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 ALIAS = "ss_output_name"  # where trainers leave the name that an adapter was given
@@ -128,7 +127,7 @@ def _read(loras: Loras, name: str, folder: Path | None) -> Adapter:
     path = path or next((path for path in files.values() if _alias(path) == name), None)
     if path is None:
         raise UnknownNameError.choose("adapter", name, {*loras.names, *files})
-    return read(path, target=target_of_components(loras.components))
+    return read(path, target=loras.target())
 
 
 def _alias(path: Path) -> str | None:

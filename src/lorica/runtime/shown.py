@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lorica.adapters import Adapter
 from lorica.formats import write
+from lorica.models.target import Target
 from lorica.runtime.engine import Engine
 from lorica.runtime.strengths import Strength
 from lorica.runtime.summary import Summary, bytes_of, lines_of
@@ -47,9 +48,13 @@ class Shown(Engine):
             found.setdefault(component, []).append(path)
         return found
 
+    def target(self) -> Target:
+        """Return the module paths and shapes of the live model, by which files are read and written."""
+        return self._layout.target()
+
     def save(self, name: str, path: str | Path, format: str = "diffusers") -> Path:  # noqa: A002  # the public name
         """Write one loaded adapter to a file, whole or not at all. Returns the path."""
-        return write(self[name], path, format=format, target=self._layout.target())
+        return write(self[name], path, format=format, target=self.target())
 
     def summary(self) -> Summary:
         """Return what is loaded, as a table to print: adapter, state, strength, components, modules, rank, memory."""
