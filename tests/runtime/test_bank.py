@@ -268,6 +268,17 @@ def test_it_gives_the_same_bits_alone_and_where_another_left_room(dtype: torch.d
         assert torch.equal(model(x), alone)
 
 
+def test_detaching_keeps_little_memory_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(nn.Linear(900, 800))
+    loras, change = lorica.attach(model), make_lora(model[0], rank=400)
+    for most, left in ((1 << 30, True), (0, False)):
+        monkeypatch.setattr("lorica.runtime.loras.KEPT_BY_NOBODY", most)
+        PAGES.trim()
+        loras.load(one(change), name="a")
+        loras.detach()
+        assert (PAGES.kept > 0) is left
+
+
 def test_memory_that_was_given_back_serves_the_next_load() -> None:
     model = make(nn.Linear(900, 800))
     loras, change = lorica.attach(model), make_lora(model[0], rank=400)

@@ -305,7 +305,7 @@ WIDE = LARGE_PAGE // 4 // 700 + 3  # so many columns of 700 numbers are more tha
 
 def test_fusing_again_gets_the_memory_that_the_last_fuse_had() -> None:
     layer, loras = make(kind=lambda: nn.Linear(WIDE, 700))
-    WEIGHTS.clear()
+    WEIGHTS.trim()
     loras.fuse({"a": 0.7})
     place, first = layer.weight.data_ptr(), layer.weight.detach().clone()
     assert WEIGHTS.kept == 0

@@ -75,8 +75,29 @@ def test_no_more_is_kept_than_allowed_and_nothing_after_clearing() -> None:
         taken.pop()
         assert pages.kept <= pages.most
     assert pages.kept == 3 * LARGE_PAGE  # of 1, 2 and 3 the last found no room
-    pages.clear()
+    pages.trim()
     assert pages.kept == 0
+
+
+def test_the_largest_pieces_go_first() -> None:
+    pages = Pages(most=99 * LARGE_PAGE)
+    taken = [pages.take(count * LARGE_PAGE) for count in (2, 7, 1, 4)]
+    taken.clear()
+    pages.trim(7 * LARGE_PAGE)
+    assert pages.kept == (2 + 1 + 4) * LARGE_PAGE
+    pages.trim(6 * LARGE_PAGE)
+    assert pages.kept == (2 + 1) * LARGE_PAGE
+
+
+def test_what_comes_back_after_a_trim_is_bound_until_the_next_is_taken() -> None:
+    pages = Pages(most=99 * LARGE_PAGE)
+    taken = [pages.take(count * LARGE_PAGE) for count in (3, 1)]
+    pages.trim(2 * LARGE_PAGE)
+    taken.clear()
+    assert pages.kept == LARGE_PAGE
+    last = pages.take(5 * LARGE_PAGE)
+    del last
+    assert pages.kept == (1 + 5) * LARGE_PAGE
 
 
 def test_little_memory_is_not_kept() -> None:

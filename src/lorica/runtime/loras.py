@@ -12,7 +12,7 @@ from lorica.formats import read
 from lorica.runtime.engine import guidance_of
 from lorica.runtime.live import Live
 from lorica.runtime.originals import Backup
-from lorica.runtime.pages import PAGES, WEIGHTS
+from lorica.runtime.pages import KEPT_BY_NOBODY, PAGES, WEIGHTS
 from lorica.runtime.plan import plan_load
 from lorica.runtime.reserve import places_to_reserve
 from lorica.runtime.roster import Source, resolve_plan
@@ -119,12 +119,13 @@ class Loras(Live, Shown):
     def detach(self) -> None:
         """Take the engine off: the model is again what it was, bit for bit and key for key.
 
-        What was fused with ``backup="none"`` stays in the weights. Memory that fused weights have left is given back to
-        the system, rather than kept for the next.
+        What was fused with ``backup="none"`` stays in the weights. Memory is given back to the system, save for 256 MB
+        at most where factors were, which the next adapters get.
         """
         self._move({}, self._fused.without(self.names, lost=False), gone=self.names, bare=True)
         self._fused.let_be()
-        WEIGHTS.clear()
+        PAGES.trim(KEPT_BY_NOBODY)
+        WEIGHTS.trim()
         self._enabled = True
 
     @in_turn
@@ -168,8 +169,8 @@ class Loras(Live, Shown):
         self._residents.limit = size
         self._turn(self._roster.live, self._roster.samples)
         if size is not None:
-            PAGES.clear()
-            WEIGHTS.clear()
+            PAGES.trim()
+            WEIGHTS.trim()
 
     def follow(self, pipeline: Any) -> None:
         """Let schedules and turns among threads follow this pipeline's calls too; :func:`lorica.attach` does it."""

@@ -21,6 +21,7 @@ from torch import Tensor
 LARGE_PAGE = 1 << 21  # bytes; what is smaller gains nothing
 KEPT = 1 / 8  # of the machine's memory: how much is kept for the next at most
 KEPT_OF_WEIGHTS = 1 / 4  # where whole weights lay: what is fused again in a while needs as much
+KEPT_BY_NOBODY = 1 << 28  # bytes, for the factors of the next model, when one was just detached
 TOO_LARGE = 4  # who needs less than one of so many parts of a piece does not get it
 
 
@@ -48,6 +49,7 @@ class Pages:
 
     def __init__(self, most: int, *, large: bool = False) -> None:
         self.most, self.large = most, large
+        self._most_now = most  # the same, or less since a trim
         self._numbers = count()
         self._kept: list[Piece] = []  # changed in single steps only: threads and the garbage collector give back
 
@@ -60,14 +62,23 @@ class Pages:
         """Return so many bytes on the CPU, with any numbers in them. Pages that were never used cost nothing yet."""
         if size < LARGE_PAGE:
             return torch.empty(size, dtype=torch.uint8, device="cpu")
+        self._most_now = self.most
         piece = self._found(size) or self._new(size)
         array: Any = np.frombuffer(piece.memory, np.uint8)
         weakref.finalize(array, self._give_back, piece).atexit = False
         return torch.from_numpy(array)[:size]  # which holds the array as long as a view of it lives
 
-    def clear(self) -> None:
-        """Let the system have what is kept."""
-        self._kept.clear()
+    def trim(self, most: int = 0) -> None:
+        """Let the system have what is kept, the largest first, until no more than so many bytes are left.
+
+        What goes back later is kept within the same bound, until somebody takes a piece again.
+        """
+        self._most_now = most
+        for piece in sorted(self._kept, reverse=True):
+            if self.kept <= most:
+                return
+            with suppress(ValueError):  # somebody has just got it
+                self._kept.remove(piece)
 
     def _new(self, size: int) -> Piece:
         unit = mmap.PAGESIZE if self.large else LARGE_PAGE  # the rest of a large page would be there, and unused
@@ -88,7 +99,7 @@ class Pages:
         return None
 
     def _give_back(self, piece: Piece) -> None:
-        if self.kept + piece.size <= self.most:
+        if self.kept + piece.size <= self._most_now:
             self._kept.append(piece)
 
 
