@@ -74,19 +74,28 @@ def test_no_more_is_kept_than_allowed_and_nothing_after_clearing() -> None:
     while taken:
         taken.pop()
         assert pages.kept <= pages.most
-    assert pages.kept == 3 * LARGE_PAGE  # of 1, 2 and 3 the last found no room
+    assert pages.kept == 3 * LARGE_PAGE  # 1 and 2 made room for the last
     pages.trim()
     assert pages.kept == 0
 
 
-def test_the_largest_pieces_go_first() -> None:
-    pages = Pages(most=99 * LARGE_PAGE)
+def test_what_was_used_longest_ago_goes_first() -> None:
+    pages = Pages(most=12 * LARGE_PAGE)
     taken = [pages.take(count * LARGE_PAGE) for count in (2, 7, 1, 4)]
+    where = taken[3].data_ptr()
+    for _ in range(4):
+        taken.pop(0)
+    assert pages.kept == (7 + 1 + 4) * LARGE_PAGE  # 2 went for the last
+    pages.trim(4 * LARGE_PAGE)
+    assert pages.kept == 4 * LARGE_PAGE
+    assert pages.take(3 * LARGE_PAGE).data_ptr() == where
+
+
+def test_what_is_larger_than_all_that_may_be_kept_drives_nothing_out() -> None:
+    pages = Pages(most=5 * LARGE_PAGE)
+    taken = [pages.take(count * LARGE_PAGE) for count in (2, 7)]
     taken.clear()
-    pages.trim(7 * LARGE_PAGE)
-    assert pages.kept == (2 + 1 + 4) * LARGE_PAGE
-    pages.trim(6 * LARGE_PAGE)
-    assert pages.kept == (2 + 1) * LARGE_PAGE
+    assert pages.kept == 2 * LARGE_PAGE
 
 
 def test_what_comes_back_after_a_trim_is_bound_until_the_next_is_taken() -> None:

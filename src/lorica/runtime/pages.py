@@ -21,7 +21,7 @@ from torch import Tensor
 LARGE_PAGE = 1 << 21  # bytes; what is smaller gains nothing
 KEPT = 1 / 8  # of the machine's memory: how much is kept for the next at most
 KEPT_OF_WEIGHTS = 1 / 4  # where whole weights lay: what is fused again in a while needs as much
-KEPT_BY_NOBODY = 1 << 28  # bytes, for the factors of the next model, when one was just detached
+KEPT_BY_NOBODY = 1 << 29  # bytes, for the factors of the next model, when one was just detached
 TOO_LARGE = 4  # who needs less than one of so many parts of a piece does not get it
 
 
@@ -69,16 +69,12 @@ class Pages:
         return torch.from_numpy(array)[:size]  # which holds the array as long as a view of it lives
 
     def trim(self, most: int = 0) -> None:
-        """Let the system have what is kept, the largest first, until no more than so many bytes are left.
+        """Let the system have what is kept, what was used longest ago first, until no more than so many bytes are left.
 
         What goes back later is kept within the same bound, until somebody takes a piece again.
         """
         self._most_now = most
-        for piece in sorted(self._kept, reverse=True):
-            if self.kept <= most:
-                return
-            with suppress(ValueError):  # somebody has just got it
-                self._kept.remove(piece)
+        self._shrink()
 
     def _new(self, size: int) -> Piece:
         unit = mmap.PAGESIZE if self.large else LARGE_PAGE  # the rest of a large page would be there, and unused
@@ -99,8 +95,14 @@ class Pages:
         return None
 
     def _give_back(self, piece: Piece) -> None:
-        if self.kept + piece.size <= self._most_now:
+        if piece.size <= self._most_now:
             self._kept.append(piece)
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while self.kept > self._most_now:
+            with suppress(IndexError):  # somebody has just got the last
+                self._kept.pop(0)
 
 
 def _mapped(size: int) -> mmap.mmap:
