@@ -119,8 +119,8 @@ class Loras(Live, Shown):
     def detach(self) -> None:
         """Take the engine off: the model is again what it was, bit for bit and key for key.
 
-        What was fused with ``backup="none"`` stays in the weights. Memory is given back to the system, save for 512 MB
-        at most where factors were, which the next adapters get.
+        What was fused with ``backup="none"`` stays in the weights. Memory is given back to the system, save for 1 GB at
+        most where factors were, which the next adapters get.
         """
         self._move({}, self._fused.without(self.names, lost=False), gone=self.names, bare=True)
         self._fused.let_be()

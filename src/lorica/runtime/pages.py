@@ -21,7 +21,7 @@ from torch import Tensor
 LARGE_PAGE = 1 << 21  # bytes; what is smaller gains nothing
 KEPT = 1 / 8  # of the machine's memory: how much is kept for the next at most
 KEPT_OF_WEIGHTS = 1 / 4  # where whole weights lay: what is fused again in a while needs as much
-KEPT_BY_NOBODY = 1 << 29  # bytes, for the factors of the next model, when one was just detached
+KEPT_BY_NOBODY = 1 << 30  # bytes, for the factors of the next model, when one was just detached
 TOO_LARGE = 4  # who needs less than one of so many parts of a piece does not get it
 
 
@@ -73,7 +73,7 @@ class Pages:
 
         What goes back later is kept within the same bound, until somebody takes a piece again.
         """
-        self._most_now = most
+        self._most_now = min(most, self.most)
         self._shrink()
 
     def _new(self, size: int) -> Piece:
