@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import FileError, ModelError, StateError, UnknownNameError
-from lorica.runtime.fuse import rows_at_once
+from lorica.runtime.fuse import WRITERS, rows_at_once
 from sample_layers import make_lora, one, relative_error
 from tiny_models import sd15
 
@@ -78,6 +78,24 @@ def test_a_weight_that_is_not_what_the_checkpoint_holds_is_not_trusted_to_it(tmp
     loras.fuse({"a": 1.0})
     loras.detach()
     assert same(weights(unet), before)
+
+
+def test_nothing_is_kept_of_a_fuse_that_breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = stored_unet(tmp_path)
+    before, loras, write, calls = weights(unet), on_unet(unet), WRITERS["weight"], list[object]()
+
+    def fail_second(*args: Any) -> None:
+        write(*args)
+        calls.append(args)
+        if len(calls) == 2:
+            raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setitem(WRITERS, "weight", fail_second)
+        with pytest.raises(MemoryError):
+            loras.fuse({"a": 0.7}, backup="reload")
+    assert same(weights(unet), before)
+    assert (loras._fused.originals.kept, loras._fused.changes, loras.fused) == ({}, {}, {})
 
 
 def test_a_model_from_no_folder_has_nothing_to_read_again() -> None:

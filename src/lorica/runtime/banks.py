@@ -89,10 +89,8 @@ class Banks:
         places = dict.fromkeys(place for plan in (*gone.values(), *new.values()) for place in plan)
         contents, written = dict[Place, Content](), dict[Place, Mapping[str, Factors]]()
         overflow, reserved, left = Overflow(list(new)), self.reserved, set(gone)
-        filling, exchange = (
-            Filling(amount(change for plan in new.values() for change in plan.values())),
-            gone.keys() == new.keys(),
-        )
+        filling = Filling(amount(change for plan in new.values() for change in plan.values()))
+        exchange = gone.keys() == new.keys()
         with torch.inference_mode(False):  # else what is made here could never be written to outside of that mode
             for place in places:
                 layer, content = self._find(place), self._content(place)

@@ -24,9 +24,9 @@ from lorica.runtime.plan import Place, Plan
 Change = tuple[AdapterLayer, float]  # what is fused into one weight, and how strongly
 Changes = Mapping[str, Change]  # by adapter
 NUMBERS_AT_ONCE = 1 << 21  # of a half-precision weight are widened to float32 at a time: they stay in cache
-ROWS_TOGETHER = (
-    64  # a product of as many rows, or a multiple, is quickest, and the same bits with any number of threads
-)
+
+# A product of as many rows, or a multiple, is quickest, and the same bits with any number of threads.
+ROWS_TOGETHER = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Fused:
         self.originals = Originals(self.find)
 
     def put(self, wanted: Mapping[Place, Changes], backup: Backup = "cpu") -> None:
-        """Make the named places hold exactly these changes, all of them or, on an error, none.
+        """Make the named places hold exactly these changes; after an error, :meth:`restore` undoes what was done.
 
         Args:
             wanted: what the places that change are to hold.
@@ -76,21 +76,11 @@ class Fused:
             UnknownNameError: if there is no such backup.
         """
         self._check(wanted, backup)
-        before = {place: dict(self.changes.get(place, {})) for place in wanted}
         if backup == "reload":
-            self.originals.expect(self._stored({place: wanted[place] for place in wanted if not before[place]}))
-        done: list[Place] = []
-        try:
-            for place, changes in wanted.items():
-                done.append(place)
-                self._write(place, changes)
-        except BaseException:
-            for place in done:
-                self._write(place, before[place])
-            for place in wanted.keys() - done:
-                if not before[place]:
-                    self.originals.kept.pop(place, None)
-            raise
+            fresh = {place: changes for place, changes in wanted.items() if place not in self.changes}
+            self.originals.expect(self._stored(fresh))
+        for place, changes in wanted.items():
+            self._write(place, changes)
 
     def keep(self) -> KeptFused:
         """Return what :meth:`restore` needs to undo all that is done from here on."""
@@ -103,6 +93,8 @@ class Fused:
         for place in {*changes, *self.changes}:
             if changes.get(place) is not self.changes.get(place) and place not in kept.given_up:
                 self._write(place, changes.get(place, {}))
+        for place in originals.kept.keys() - changes.keys():  # found in the checkpoint, and never needed
+            del originals.kept[place]
         self.changes = changes
 
     def settle(self, wanted: Mapping[Place, Changes], backup: Backup) -> None:
@@ -170,6 +162,7 @@ class Fused:
             self.changes.pop(place, None)
             self.originals.restore(place)
             return
+        self.changes[place] = dict(changes)  # first: an error in the midst of it must not go unnoticed
         self.originals.forget_live(place)
         layer = self.find(place)
         leaves = _leaves_of(layer, changes)
@@ -182,7 +175,6 @@ class Fused:
             else:
                 WRITERS[leaf](room, _leaf(layer, leaf), changes.values())
                 self.originals.leave(place, leaf, room)
-        self.changes[place] = dict(changes)
 
     def _write_in_place(self, place: Place, leaf: str, changes: Changes) -> None:
         live, known = _leaf(self.find(place), leaf), self.originals.has(place, leaf)
