@@ -28,7 +28,7 @@ from sized_unets import COVERAGES, DTYPES, SIZES, inputs, make_unet, millisecond
 from torch import Tensor, nn
 
 import lorica
-from lorica.runtime import fuse
+from lorica.runtime.fusing import fuse
 
 ADAPTERS = 5
 PARTS = ("load", "fifth", "swap", "unload", "set", "fuse1", "fuse2", "memory")

@@ -41,9 +41,9 @@ from torch import Tensor
 
 import lorica
 from lorica.formats import FORMATS
-from lorica.formats.files import Stored
 from lorica.formats.layout import LAYOUTS
 from lorica.formats.reading import interpret, recognise
+from lorica.formats.storage.files import Stored
 from lorica.models import FAMILIES
 from lorica.models.spellings import spellings_of
 

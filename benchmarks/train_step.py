@@ -39,13 +39,13 @@ import lorica
 import lorica.training.loop as loop_module
 from lorica.data.cache import Cache
 from lorica.data.items import Item
-from lorica.training.config import RunConfig
-from lorica.training.dataset import Dataset
-from lorica.training.encoding import Framing, load_dataset
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.dataset import Dataset
+from lorica.training.dataset.encoding import Framing, load_dataset
 from lorica.training.loop import Loop
 from lorica.training.optimizer import Optimizer
 from lorica.training.progress import Reporter
-from lorica.training.recipe import RecipeSettings
+from lorica.training.recipes.recipe import RecipeSettings
 from lorica.training.recipes.sd import StableDiffusion
 from lorica.training.setup import prepare_loop, prepare_trainable
 

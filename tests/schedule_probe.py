@@ -8,7 +8,7 @@ import torch
 
 import lorica
 from lorica.adapters import Adapter
-from lorica.runtime.bank import CHILD
+from lorica.runtime.bank.bank import CHILD
 from sample_layers import make_lora
 from tiny_pipelines import sd_pipeline
 

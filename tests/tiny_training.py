@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lorica.demo.base.tokenizer import make_tokenizer
-from lorica.training.checkpoint import list_checkpoints, read_checkpoint
-from lorica.training.config import RunConfig
-from lorica.training.metrics import METRICS
+from lorica.training.config.config import RunConfig
+from lorica.training.output.checkpoint import list_checkpoints, read_checkpoint
+from lorica.training.output.metrics import METRICS
 from lorica.training.run import TrainResult, train
 
 SIDE = 32

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from lorica.formats import write as write
     from lorica.runtime import Loras as Loras
     from lorica.runtime import attach as attach
-    from lorica.runtime.prompt import prompt as prompt
-    from lorica.runtime.schedule import Shape as Shape
+    from lorica.runtime.pipeline.schedule import Shape as Shape
+    from lorica.runtime.prompt.prompt import prompt as prompt
     from lorica.tools.convert import convert as convert
     from lorica.tools.inspect import inspect as inspect
-    from lorica.training.config import RunConfig as RunConfig
+    from lorica.training.config.config import RunConfig as RunConfig
     from lorica.training.run import TrainResult as TrainResult
     from lorica.training.run import train as train
 
@@ -38,14 +38,14 @@ _HOMES: dict[str, str] = {
     "LoRAError": "lorica.errors",
     "Loras": "lorica.runtime",
     "Report": "lorica.adapters",
-    "RunConfig": "lorica.training.config",
+    "RunConfig": "lorica.training.config.config",
     "TrainResult": "lorica.training.run",
-    "Shape": "lorica.runtime.schedule",
+    "Shape": "lorica.runtime.pipeline.schedule",
     "attach": "lorica.runtime",
     "bundled_model": "lorica.demo.bundle",
     "convert": "lorica.tools.convert",
     "inspect": "lorica.tools.inspect",
-    "prompt": "lorica.runtime.prompt",
+    "prompt": "lorica.runtime.prompt.prompt",
     "read": "lorica.formats",
     "train": "lorica.training.run",
     "write": "lorica.formats",

@@ -13,8 +13,8 @@ from lorica.cli.main import run
 from lorica.cli.options import canonical, options_of, settings
 from lorica.cli.train import command, configuration
 from lorica.errors import ConfigError
-from lorica.training.config import RunConfig
-from lorica.training.refused import REFUSED
+from lorica.training.config.config import RunConfig
+from lorica.training.config.refused import REFUSED
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from formats_fixtures import READ_ONLY
 from lorica.adapters import Adapter, AdapterLayer, DoRA, Full, LoRA
 from lorica.errors import FormatError
 from lorica.formats import FORMATS
-from lorica.formats.files import Stored
 from lorica.formats.reading import interpret, recognise
+from lorica.formats.storage.files import Stored
 from lorica.models import Target
-from lorica.runtime.targets import target_of
+from lorica.runtime.model.targets import target_of
 from sample_kinds import SAMPLES
 
 WRITTEN = [name for name in FORMATS if name not in READ_ONLY]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Recipe, RecipeSettings, Sampling
 from lorica.training.recipes import RECIPES, load_recipe
+from lorica.training.recipes.recipe import Recipe, RecipeSettings, Sampling
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
 from tiny_training import SIDE, assert_resumes, stable_diffusion, write_pictures

@@ -10,7 +10,7 @@ from safetensors import safe_open
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import FormatError
-from lorica.formats.diffusers import split_key
+from lorica.formats.dialects.diffusers import split_key
 
 
 def lora(alpha: float | None = None, rank: int = 3) -> LoRA:

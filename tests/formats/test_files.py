@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lorica.errors import FileError, FormatError
-from lorica.formats.files import load, save
-from lorica.formats.header import SIZES, parse_header
+from lorica.formats.storage.files import load, save
+from lorica.formats.storage.header import SIZES, parse_header
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
@@ -192,7 +192,7 @@ def test_a_header_that_lies_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_header_beyond_the_limit_of_the_format_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorica.formats.header.LARGEST_HEADER", 60)
+    monkeypatch.setattr("lorica.formats.storage.header.LARGEST_HEADER", 60)
     save({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"x": "y" * 60})
     with pytest.raises(FileError, match="at most 60 are allowed"):
         load(tmp_path / "a.safetensors")

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lorica.adapters import OFT, AdapterLayer, DoRA, Full, LoKr, LoRA
 from lorica.errors import FormatError
-from lorica.formats.fused import join, split
+from lorica.formats.methods.fused import join, split
+from lorica.formats.methods.rows import take_rows
 from lorica.formats.places import Place
-from lorica.formats.rows import take_rows
 from lorica.models.spellings import Part
 
 # q, k and v of 4, 3 and 5 rows in one weight of 12.

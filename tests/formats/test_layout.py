@@ -16,10 +16,11 @@ from torch import Tensor
 
 import lorica
 from lorica.errors import FormatError
-from lorica.formats import layout, named
-from lorica.formats.files import Stored, peek
+from lorica.formats import layout
+from lorica.formats.dialects import naming as named
 from lorica.formats.kinds import Forms
 from lorica.formats.layout import LAYOUTS, Layouts
+from lorica.formats.storage.files import Stored, peek
 from lorica.models import FAMILIES
 
 NAMES = [f"lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_{part}" for part in "qk"]

@@ -11,14 +11,14 @@ import lorica
 from lorica.adapters import KINDS, Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats.account import Account
-from lorica.formats.dialect import Parsed
-from lorica.formats.files import Stored, load, peek
+from lorica.formats.dialects.dialect import Parsed
 from lorica.formats.kinds import Kinds
-from lorica.formats.layers import group
 from lorica.formats.layout import split_flat
+from lorica.formats.methods.layers import group
+from lorica.formats.methods.recipes import with_alpha
 from lorica.formats.modules import ModuleReader
 from lorica.formats.places import Place, whole
-from lorica.formats.recipes import with_alpha
+from lorica.formats.storage.files import Stored, load, peek
 from lorica.models import FAMILIES, Target
 from lorica.models.spellings import Part
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from formats_fixtures import NAMES, READ_ONLY, describe, filled
 from lorica.errors import LoRAError
 from lorica.formats import FORMATS
-from lorica.formats.files import Stored, load, save
 from lorica.formats.reading import interpret, recognise
+from lorica.formats.storage.files import Stored, load, save
 from lorica.models import FAMILIES
 
 Tensors = dict[str, Tensor]

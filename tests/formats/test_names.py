@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lorica.errors import FormatError
-from lorica.formats import kohya
-from lorica.formats.kohya import PREFIXES
+from lorica.formats.dialects import kohya
+from lorica.formats.dialects.kohya import PREFIXES
 from lorica.formats.names import flat_name, flat_names, name_table
 from lorica.formats.places import whole
 from lorica.models import FAMILIES, Target

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lorica
 from lorica.errors import FileError, FormatError, LoRAError, ShapeError
-from lorica.formats.files import load, save
+from lorica.formats.storage.files import load, save
 from lorica.models import Target
 from lorica.models.detect import detect
 

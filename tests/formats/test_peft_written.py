@@ -15,9 +15,9 @@ from torch import nn
 import lorica
 from lorica.adapters import IA3, Adapter, AdapterLayer, DoRA, Full, LoHa, LoKr, LoRA, OFTv2, VeRA
 from lorica.errors import FormatError
-from lorica.formats.files import Stored
-from lorica.formats.peft_lokr import taken
+from lorica.formats.methods.peft_lokr import taken
 from lorica.formats.reading import interpret
+from lorica.formats.storage.files import Stored
 from lorica.models import Target
 from sample_layers import relative_error
 

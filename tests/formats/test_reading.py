@@ -11,9 +11,9 @@ from formats_fixtures import NAMES, READ_ONLY, describe, filled
 from lorica.adapters import Adapter, LoCon, LoRA
 from lorica.errors import FormatError, LoRAError, ModelError, ShapeError, UnknownNameError
 from lorica.formats import FORMATS
-from lorica.formats.files import Stored
+from lorica.formats.methods.recipes import WITHOUT_ALPHA, untold_alpha
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.recipes import WITHOUT_ALPHA, untold_alpha
+from lorica.formats.storage.files import Stored
 from lorica.models import FAMILIES, Target
 
 SD1 = FAMILIES["sd1"].target

@@ -8,8 +8,8 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
 from lorica.errors import FileError
-from lorica.formats.files import load, save
-from lorica.formats.sources import choose_file, locate, open_source
+from lorica.formats.storage.files import load, save
+from lorica.formats.storage.sources import choose_file, locate, open_source
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lorica.adapters import LoRA
 from lorica.errors import FileError
-from lorica.formats.files import load, peek
-from lorica.formats.unread import Unread
+from lorica.formats.storage.files import load, peek
+from lorica.formats.storage.unread import Unread
 
 DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.int32,

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import lorica
-from lorica.runtime.targets import choose_modules, components_of
-from lorica.runtime.trainable import Trainable
-from lorica.training.pipelines import load_pipeline
+from lorica.runtime.model.targets import choose_modules, components_of
+from lorica.runtime.trainable.trainable import Trainable
+from lorica.training.recipes.load import load_pipeline
 from tiny_base import save_tiny_base
 
 

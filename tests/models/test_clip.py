@@ -7,7 +7,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lorica.formats.names import name_table
 from lorica.models.clip import spellings, with_wrapper
-from lorica.runtime.targets import target_of_components
+from lorica.runtime.model.targets import target_of_components
 
 CLASSES = [CLIPTextModel, CLIPTextModelWithProjection]
 

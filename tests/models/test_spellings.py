@@ -12,7 +12,7 @@ from lorica.models.folding import Shape
 from lorica.models.generate import shapes_of
 from lorica.models.spellings import SPELLINGS, Part, Table, foreign_names, spellings_of
 from lorica.models.spellings.rules import HOW, Rules
-from lorica.runtime.targets import target_of
+from lorica.runtime.model.targets import target_of
 from tiny_models import sd15
 from tiny_networks import TINY_NETWORKS, tiny_network
 

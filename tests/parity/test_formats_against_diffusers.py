@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.models import Target
-from lorica.runtime.targets import components_of, target_of
+from lorica.runtime.model.targets import components_of, target_of
 from sample_layers import make_lora, relative_error
 from tiny_models import flux, output, sd15, sdxl
 from tiny_pipelines import sd_pipeline, sdxl_pipeline, text_states

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import lorica
 import tiny_transformers
-from lorica.runtime.targets import target_of
+from lorica.runtime.model.targets import target_of
 
 Weights = dict[str, NDArray[Any]]
 FP32_NOISE = 5e-7  # relative to the largest weight; worst measured 6.4e-8

@@ -15,7 +15,7 @@ import lorica
 from lorica.adapters import Adapter, AdapterLayer, DoRA, LoRA
 from lorica.formats import FORMATS
 from lorica.models import Target
-from lorica.runtime.targets import target_of
+from lorica.runtime.model.targets import target_of
 from sample_layers import make_lora, relative_error
 from tiny_models import flux
 from tiny_pipelines import sd_pipeline, sdxl_pipeline

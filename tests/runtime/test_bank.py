@@ -15,11 +15,11 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter, BiasOnly, Full, LoRA, Norm, SetWeight
 from lorica.errors import ModelError
-from lorica.runtime.bank import CHILD
+from lorica.runtime.bank.bank import CHILD
+from lorica.runtime.bank.strength_table import Board
+from lorica.runtime.bank.thin import Thin
 from lorica.runtime.banks import Banks
-from lorica.runtime.board import Board
 from lorica.runtime.pages import PAGES
-from lorica.runtime.thin import Thin
 from sample_kinds import make_dora
 from sample_layers import make_lora, moved, one, relative_error
 

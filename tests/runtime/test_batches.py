@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import StateError
-from lorica.runtime.samples import halves_of, here
+from lorica.runtime.pipeline.batch import halves_of, here
 from sample_layers import make_lora, relative_error
 from tiny_pipelines import sd_pipeline
 from tiny_transformers import MODELS, WITHOUT_REGIONS, make, output

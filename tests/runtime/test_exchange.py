@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import lorica
 from lorica.adapters import Adapter, LoRA
-from lorica.runtime import exchange, fuse
+from lorica.runtime import exchange
 from lorica.runtime.exchange import may_move
+from lorica.runtime.fusing import fuse
 from lorica.runtime.pages import LARGE_PAGE, WEIGHTS
 from sample_layers import make_lora, one
 
@@ -237,7 +238,7 @@ def test_a_failure_while_weights_are_put_back_leaves_them_fused(leaf: str, monke
         write_back(parameter, original)
 
     with monkeypatch.context() as patched:
-        patched.setattr("lorica.runtime.originals.write_back", fail_at_the_last)
+        patched.setattr("lorica.runtime.fusing.originals.write_back", fail_at_the_last)
         with pytest.raises(MemoryError):
             loras.unfuse()
     assert all(torch.equal(tensor, fused[name]) for name, tensor in model.state_dict().items())

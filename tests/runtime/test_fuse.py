@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import IA3, Adapter, Full, LoRA
 from lorica.errors import ModelError, StateError, UnknownNameError
-from lorica.runtime.fuse import Fused
+from lorica.runtime.fusing.fuse import Fused
 from sample_layers import LAYERS, make_locon, make_lora, one, relative_error, sample_input
 
 FP32_NOISE = 2e-6  # relative; worst measured 6e-7 over all layers x 20 seeds

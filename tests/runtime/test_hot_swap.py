@@ -9,10 +9,10 @@ from torch import nn
 import lorica
 from lorica.adapters import Adapter, BiasOnly, Full, LoRA
 from lorica.errors import ModelError, StateError
-from lorica.runtime.bank import CHILD
-from lorica.runtime.board import Board
+from lorica.runtime.bank.bank import CHILD
+from lorica.runtime.bank.strength_table import Board
+from lorica.runtime.bank.thin import Thin
 from lorica.runtime.filling import Filling
-from lorica.runtime.thin import Thin
 from sample_layers import make_lora, one, relative_error
 
 FP32_NOISE = 2e-6  # relative; worst measured 3e-7 over 20 seeds

@@ -10,8 +10,18 @@ from torch import Tensor, nn
 
 from lorica.adapters import LoRA
 from lorica.errors import ConfigError, ShapeError
-from lorica.runtime.initials import STARTS, Initial, as_plain, gaussian, orthogonal, pissa, residual, truncate, zero
-from lorica.runtime.trainable import Trainable
+from lorica.runtime.trainable.initials import (
+    STARTS,
+    Initial,
+    as_plain,
+    gaussian,
+    orthogonal,
+    pissa,
+    residual,
+    truncate,
+    zero,
+)
+from lorica.runtime.trainable.trainable import Trainable
 from lorica.training.rng import generator
 
 FP32_NOISE = 1e-5  # relative; worst measured 2.5e-6, of a singular value decomposition in float32

@@ -7,7 +7,7 @@ from torch import nn
 
 import lorica
 from lorica.adapters import Adapter
-from lorica.runtime.layout import Layout
+from lorica.runtime.model.layout import Layout
 from sample_layers import make_lora
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lorica.errors import ConfigError, ShapeError
-from lorica.runtime.norms import apply_rates, delta_norm, element_rates, lora_plus, shrinking
-from lorica.runtime.trainable import Trainable
+from lorica.runtime.trainable.norms import apply_rates, delta_norm, element_rates, lora_plus, shrinking
+from lorica.runtime.trainable.trainable import Trainable
 
 FP32_NOISE = 1e-5  # relative; worst measured 1.2e-6: a step's rounding is multiplied by its rate, here 16
 SHAPES = [((4, 23), (19, 4)), ((3, 5, 3, 2), (17, 3)), ((9, 2), (7, 9))]

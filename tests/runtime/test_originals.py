@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import FileError, ModelError, StateError, UnknownNameError
-from lorica.runtime.fuse import WRITERS, rows_at_once
+from lorica.runtime.fusing.fuse import WRITERS, rows_at_once
 from sample_layers import make_lora, one, relative_error
 from tiny_models import sd15
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ModelError
-from lorica.runtime.bank import CHILD
+from lorica.runtime.bank.bank import CHILD
 from sample_layers import make_lora, relative_error
 from tiny_models import sd15
 from tiny_pipelines import sd_pipeline

@@ -9,7 +9,7 @@ from accelerate.hooks import remove_hook_from_submodules
 from torch import nn
 
 import lorica
-from lorica.runtime.bank import CHILD
+from lorica.runtime.bank.bank import CHILD
 from sample_layers import make_lora, one, relative_error
 
 FP32_NOISE = 2e-6  # relative; worst measured 4e-7 over 50 seeds

@@ -12,8 +12,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 import lorica
 from lorica.adapters import Adapter, LoCon, LoRA
 from lorica.errors import ConfigError, ModelError, UnknownNameError
-from lorica.runtime.prompt import truncated
-from lorica.runtime.tags import Tag, parse_tags
+from lorica.runtime.prompt.prompt import truncated
+from lorica.runtime.prompt.tags import Tag, parse_tags
 from sample_layers import make_lora
 from tiny_models import flux
 from tiny_pipelines import sd_pipeline

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import lorica
 from lorica.errors import ModelError
-from lorica.runtime.served import base_weight
+from lorica.runtime.model.supported_layers import base_weight
 from sample_kinds import SAMPLES
 from sample_layers import one, relative_error
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter, Norm
 from lorica.errors import ModelError
-from lorica.runtime.bank import CHILD
-from lorica.runtime.served import NORMS
+from lorica.runtime.bank.bank import CHILD
+from lorica.runtime.model.supported_layers import NORMS
 from sample_layers import make_lora, relative_error
 from tiny_transformers import TEXT, WITHOUT_REGIONS, make, output
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tiny_models
-from lorica.runtime import Trainable, choose_modules, remembering
+from lorica.runtime import Trainable, choose_modules
+from lorica.runtime.trainable.trainable import recompute as remembering
 from lorica.training.loop import autocast
 
 Make = Callable[[], tuple[nn.Module, Any]]

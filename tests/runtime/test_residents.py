@@ -11,9 +11,9 @@ from torch import nn
 import lorica
 from lorica.errors import ConfigError
 from lorica.runtime import Loras
-from lorica.runtime.bank import CHILD
+from lorica.runtime.bank.bank import CHILD
+from lorica.runtime.bank.thin import Thin
 from lorica.runtime.banks import Banks
-from lorica.runtime.thin import Thin
 from sample_layers import make_lora, one
 
 RANK = 3

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 import lorica
 from lorica.adapters import LoRA
-from lorica.runtime import apart, products, roads, rows
-from lorica.runtime.apart import Apart, WholeApart
-from lorica.runtime.bank import CHILD
-from lorica.runtime.roads import Stacked, Whole
+from lorica.runtime.bank.apart import Apart, WholeApart
+from lorica.runtime.bank.bank import CHILD, apart, products, roads, rows
+from lorica.runtime.bank.roads import Stacked, Whole
 from sample_layers import LAYERS, make_lora, moved, one, relative_error, sample_input
 
 FP32_NOISE = 2e-6  # relative; as in the contracts

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
-from lorica.runtime import rows
-from lorica.runtime.samples import for_batch
+from lorica.runtime.bank.bank import rows
+from lorica.runtime.pipeline.batch import for_batch
 from sample_kinds import SAMPLES
 from sample_layers import LAYERS, NORMS, make_lora, one, relative_error, sample_input
 from tiny_models import TINY, output

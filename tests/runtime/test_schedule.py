@@ -23,7 +23,7 @@ from torch import nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
-from lorica.runtime.schedule import Shape, course_of
+from lorica.runtime.pipeline.schedule import Shape, course_of
 from sample_layers import make_lora, one
 from schedule_probe import PLACE, Probe
 from tiny_pipelines import sd_pipeline

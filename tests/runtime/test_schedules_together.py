@@ -13,8 +13,8 @@ from torch import Tensor
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
-from lorica.runtime.run import Run, Stage
-from lorica.runtime.schedule import course_of
+from lorica.runtime.pipeline.schedule import course_of
+from lorica.runtime.pipeline.steps import Run, Stage
 from sample_layers import make_lora, relative_error
 from schedule_probe import PLACE, Probe
 

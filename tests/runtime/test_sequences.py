@@ -22,7 +22,7 @@ import lorica
 from lorica.adapters import Adapter, AdapterLayer, Full, LoCon, LoRA, Norm
 from lorica.errors import LoRAError
 from lorica.runtime.banks import Banks
-from lorica.runtime.fuse import Fused
+from lorica.runtime.fusing.fuse import Fused
 from sample_layers import relative_error
 
 FP32_NOISE = 2e-5  # relative to the output; worst measured 2e-6 over 600 sequences

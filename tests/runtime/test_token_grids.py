@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Norm
 from lorica.errors import ModelError
-from lorica.runtime.sides import Side, side_of
-from lorica.runtime.token_grids import Canvas, Grid, canvas_of
+from lorica.runtime.regions.picture_layers import Side, side_of
+from lorica.runtime.regions.token_grids import Canvas, Grid, canvas_of
 from sample_layers import make_lora, one
 from tiny_models import TINY
 from tiny_transformers import make, places

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lorica.errors import TrainingError
 from lorica.runtime import Trainable
-from lorica.runtime.trained_linear import is_plain
+from lorica.runtime.trainable.linear import is_plain
 from sample_layers import relative_error
 
 FP32_NOISE = 2e-6  # relative; worst measured 6.4e-7 over 50 seeds

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ModelError, StateError
-from lorica.runtime.bank import CHILD
+from lorica.runtime.bank.bank import CHILD
 from sample_kinds import SAMPLES
 from sample_layers import LAYERS, NORMS, make_lora, moved, one, relative_error, sample_input
 

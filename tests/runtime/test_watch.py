@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ModelError, StateError
-from lorica.runtime.watch import has_compiled_parts
+from lorica.runtime.pipeline.forward_checks import has_compiled_parts
 from sample_layers import make_lora, one, relative_error
 from tiny_models import TINY, output
 from tiny_pipelines import sd_pipeline

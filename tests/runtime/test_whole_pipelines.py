@@ -11,7 +11,7 @@ from torch import nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import StateError
-from lorica.runtime.bank import CHILD
+from lorica.runtime.bank.bank import CHILD
 from sample_layers import make_lora, relative_error
 from tiny_whole_pipelines import make
 

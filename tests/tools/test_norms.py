@@ -11,7 +11,7 @@ from torch import Tensor
 
 import lorica
 from lorica.adapters import Adapter, AdapterLayer, LoRA
-from lorica.formats.files import peek
+from lorica.formats.storage.files import peek
 from lorica.tools.norms import norm_of, norms_of
 
 FLOAT32_NOISE = 1e-6  # relative; worst measured 2e-7

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lorica.errors import ConfigError, LoRAError, MissingExtraError
-from lorica.training.base import PACKERS
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.loop import StepReport
+from lorica.training.recipes.base import PACKERS
 from lorica.training.run import train
 from lorica.training.state import UNCHANGED
 

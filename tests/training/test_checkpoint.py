@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from lorica.errors import FileError, StateError
-from lorica.training import checkpoint as module
-from lorica.training.checkpoint import (
+from lorica.training.output import checkpoint as module
+from lorica.training.output.checkpoint import (
     Checkpoint,
     check_facts,
     find_checkpoint,

@@ -12,7 +12,7 @@ from PIL import Image
 from lorica.errors import DataError
 from lorica.training import class_pictures
 from lorica.training.class_pictures import draw_class_pictures, missing_pictures
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.rehearsal import rehearse
 from lorica.training.run import train

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lorica.errors import ConfigError, FileError
-from lorica.training.config import RunConfig
-from lorica.training.refused import REFUSED
+from lorica.training.config.config import RunConfig
+from lorica.training.config.refused import REFUSED
 
 
 @pytest.mark.parametrize(

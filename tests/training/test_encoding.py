@@ -11,13 +11,13 @@ from PIL import Image
 from lorica.data.cache import Cache
 from lorica.data.items import find_items
 from lorica.errors import DataError
-from lorica.training.dataset import Dataset
-from lorica.training.encoding import load_dataset
-from lorica.training.framing import Framing
-from lorica.training.pipelines import load_pipeline
+from lorica.training.dataset.dataset import Dataset
+from lorica.training.dataset.encoding import load_dataset
+from lorica.training.dataset.framing import Framing
 from lorica.training.progress import Reporter
-from lorica.training.recipe import RecipeSettings
 from lorica.training.recipes import StableDiffusion
+from lorica.training.recipes.load import load_pipeline
+from lorica.training.recipes.recipe import RecipeSettings
 
 
 class Counting(StableDiffusion):

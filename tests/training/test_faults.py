@@ -15,9 +15,9 @@ import pytest
 from lorica.data import images
 from lorica.errors import FileError
 from lorica.formats import read
-from lorica.training.checkpoint import list_checkpoints, read_checkpoint
-from lorica.training.config import RunConfig
-from lorica.training.metrics import read_metrics
+from lorica.training.config.config import RunConfig
+from lorica.training.output.checkpoint import list_checkpoints, read_checkpoint
+from lorica.training.output.metrics import read_metrics
 from lorica.training.run import train
 
 Settings = Callable[..., RunConfig]
@@ -39,14 +39,14 @@ def die(*args, **named):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     os.kill(os.getpid(), signal.SIGKILL)
 module.{function} = die
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.run import train
 train(RunConfig.from_toml(sys.argv[1]), quiet=True)
 """
 MOMENTS = {
-    "the checkpoint": ("lorica.training.checkpoint", "save_file", 2, ".checkpoint-*.part/*.safetensors"),
+    "the checkpoint": ("lorica.training.output.checkpoint", "save_file", 2, ".checkpoint-*.part/*.safetensors"),
     "the cache": ("lorica.data.cache", "save_file", 3, "*.part"),
-    "the final file": ("lorica.formats.files", "pieces_of", 4, "*.part"),
+    "the final file": ("lorica.formats.storage.files", "pieces_of", 4, "*.part"),
 }
 
 
@@ -129,7 +129,7 @@ def test_a_disk_that_fills_while_the_curve_is_written_has_a_message(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lorica.training.metrics.Metrics.write", full)
+    monkeypatch.setattr("lorica.training.output.metrics.Metrics.write", full)
     with pytest.raises(FileError, match=r"cannot write to .*: .*No space left.*Checkpoints written before are intact"):
         train(settings(), quiet=True)
 
@@ -151,7 +151,7 @@ def test_a_worker_that_dies_takes_the_run_with_it(settings: Settings, monkeypatc
             raise MemoryError(f"no room for {path.name}")
         return decode(content, path)
 
-    monkeypatch.setattr("lorica.training.encoding.load_picture", die)
+    monkeypatch.setattr("lorica.training.dataset.encoding.load_picture", die)
     with pytest.raises(MemoryError, match="no room for"):
         train(settings(dataloader_num_workers=2), on_step=lambda _: pytest.fail("it trained"), quiet=True)
     monkeypatch.undo()
@@ -160,7 +160,7 @@ def test_a_worker_that_dies_takes_the_run_with_it(settings: Settings, monkeypatc
 PROGRAM = """
 import os, signal, sys, torch
 torch.set_num_threads(1)
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.run import train
 def die(report):
     if report.step == 3 and os.environ["RANK"] == "1" and len(sys.argv) > 2:

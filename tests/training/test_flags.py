@@ -14,9 +14,9 @@ import pytest
 from lorica.cli.main import run
 from lorica.cli.options import options_of
 from lorica.errors import ConfigError
-from lorica.training.config import RunConfig, known_names
-from lorica.training.refused import REFUSED
-from lorica.training.settings import second_names
+from lorica.training.config.config import RunConfig, known_names
+from lorica.training.config.refused import REFUSED
+from lorica.training.config.settings import second_names
 
 FLAGS: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "diffusers_flags.json").read_text())
 OTHER_DEFAULTS = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lorica.errors import ConfigError
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import RepoUrl
 
 from lorica.errors import ConfigError, FileError
-from lorica.training import hub
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
+from lorica.training.output import hub
 from lorica.training.run import train
 
 

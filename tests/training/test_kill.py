@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lorica.training.checkpoint import list_checkpoints
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
+from lorica.training.output.checkpoint import list_checkpoints
 from lorica.training.run import train
 
 PROGRAM = """
 import sys, torch
 torch.set_num_threads(1)
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.run import train
 train(RunConfig.from_toml(sys.argv[1]), quiet=True)
 """

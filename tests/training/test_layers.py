@@ -12,11 +12,11 @@ import torch
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, UnknownNameError
 from lorica.formats import read
-from lorica.runtime.initials import pissa
-from lorica.runtime.targets import modules_of
-from lorica.runtime.trainable import Trainable
-from lorica.training.config import RunConfig
-from lorica.training.layers import numbers_by_glob
+from lorica.runtime.model.targets import modules_of
+from lorica.runtime.trainable.initials import pissa
+from lorica.runtime.trainable.trainable import Trainable
+from lorica.training.config.config import RunConfig
+from lorica.training.config.per_layer import numbers_by_glob
 from lorica.training.run import train
 from lorica.training.session import Session
 from tiny_training import assert_resumes

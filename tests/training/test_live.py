@@ -16,11 +16,11 @@ from lorica.data.images import View, fit, load_picture, to_tensor
 from lorica.data.items import Item
 from lorica.data.masks import latent_mask
 from lorica.errors import DataError
-from lorica.training.config import RunConfig
-from lorica.training.framing import Framing
-from lorica.training.live import LiveExample, draw_view
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.framing import Framing
+from lorica.training.dataset.live import LiveExample, draw_view
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Latents
+from lorica.training.recipes.recipe import Latents
 from lorica.training.run import train
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator

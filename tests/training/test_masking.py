@@ -18,11 +18,11 @@ from lorica.data.images import View
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource
 from lorica.errors import ConfigError, DataError, StateError
-from lorica.training.config import RunConfig
-from lorica.training.dataset import Dataset, Example
-from lorica.training.losses import Batch, sample_losses
-from lorica.training.masking import encode_masks
-from lorica.training.recipe import Latents
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.dataset import Dataset, Example
+from lorica.training.dataset.masking import encode_masks
+from lorica.training.objective.losses import Batch, sample_losses
+from lorica.training.recipes.recipe import Latents
 from lorica.training.rng import generator
 from lorica.training.run import train
 from lorica.training.session import Session

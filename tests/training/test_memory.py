@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from lorica.training.config import RunConfig
-from lorica.training.live_bytes import LiveBytes
-from lorica.training.memory import Memory, estimate_memory, readable_bytes
+from lorica.training.config.config import RunConfig
+from lorica.training.memory.estimate import Memory, estimate_memory, readable_bytes
+from lorica.training.memory.live_bytes import LiveBytes
 from lorica.training.progress import Reporter
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator, prepare_recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lorica.training.loop import StepReport
-from lorica.training.metrics import Metrics, moving_average, plot_loss, read_metrics
+from lorica.training.output.metrics import Metrics, moving_average, plot_loss, read_metrics
 
 
 def report(step: int, loss: float = 0.5) -> StepReport:

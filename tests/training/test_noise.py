@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from lorica.errors import ConfigError
-from lorica.training.noise import NoiseSettings, add_offset, add_pyramid, draw_noise, draw_timesteps, perturb
+from lorica.training.objective.noise import NoiseSettings, add_offset, add_pyramid, draw_noise, draw_timesteps, perturb
 from lorica.training.rng import generator
 
 SHAPE = (3, 20, 50)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.optimizer import Optimizer, schedule
 
 

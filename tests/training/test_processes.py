@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lorica.formats import read
-from lorica.training.config import RunConfig
-from lorica.training.metrics import read_metrics
+from lorica.training.config.config import RunConfig
+from lorica.training.output.metrics import read_metrics
 from lorica.training.run import train
 
 # On GPUs the same without the variable. `--cpu` instead of `--multi_gpu` starts one process, whatever is asked for.

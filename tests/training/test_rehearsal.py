@@ -11,7 +11,7 @@ import pytest
 
 from lorica.cli.main import run
 from lorica.errors import DataError
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.rehearsal import rehearse
 from lorica.training.session import Session
@@ -27,7 +27,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the estimate of memory, which test_memory.py looks at and which takes a while."""
-    from lorica.training.memory import Memory
+    from lorica.training.memory.estimate import Memory
 
     memory = Memory(base=3, adapter=5, step=7, encoding=11)
     monkeypatch.setattr("lorica.training.rehearsal.estimate_memory", lambda *_: memory)

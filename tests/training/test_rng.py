@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorica.runtime.random_keys import keyed_generator
+from lorica.runtime.trainable.random_keys import keyed_generator
 from lorica.training.rng import generator
 
 

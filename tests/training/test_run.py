@@ -12,11 +12,11 @@ from safetensors import safe_open
 
 import lorica.training.session as session
 from lorica.errors import StateError, TrainingError
-from lorica.training.checkpoint import list_checkpoints
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.interrupt import RunInterrupted
 from lorica.training.loop import StepReport
-from lorica.training.metrics import read_metrics
+from lorica.training.output.checkpoint import list_checkpoints
+from lorica.training.output.metrics import read_metrics
 from lorica.training.run import TrainResult, train
 
 Settings = Callable[..., RunConfig]

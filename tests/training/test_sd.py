@@ -10,8 +10,8 @@ import torch
 from diffusers import DDPMScheduler
 
 from lorica.errors import ModelError
-from lorica.training.recipe import RecipeSettings, Sampling, Weighting
 from lorica.training.recipes import StableDiffusion, load_recipe
+from lorica.training.recipes.recipe import RecipeSettings, Sampling, Weighting
 
 CPU = torch.device("cpu")
 SETTINGS = RecipeSettings(device=CPU, dtype=torch.float32)

@@ -18,9 +18,9 @@ from lorica.errors import (
     StateError,
     UnknownNameError,
 )
-from lorica.training.config import RunConfig
-from lorica.training.folder import hold_folder
+from lorica.training.config.config import RunConfig
 from lorica.training.loop import StepReport
+from lorica.training.output.folder import hold_folder
 from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session

@@ -17,14 +17,14 @@ from lorica.cli.train import command
 from lorica.data.batches import Random
 from lorica.data.mixture import Source, mixture_members
 from lorica.errors import ConfigError, DataError, StateError
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.sources import collect_items, edits_of, groups_of, sets_of
 from lorica.training.loop import Loop
-from lorica.training.losses import Batch, sample_losses
+from lorica.training.objective.losses import Batch, sample_losses
 from lorica.training.progress import Reporter
 from lorica.training.rng import generator
 from lorica.training.run import train
 from lorica.training.session import Session
-from lorica.training.sources import collect_items, edits_of, groups_of, sets_of
 from tiny_training import assert_resumes, write_pictures
 
 Settings = Callable[..., RunConfig]

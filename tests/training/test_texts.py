@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-import lorica.training.texts as texts
+import lorica.training.dataset.texts as texts
 from lorica.data.batches import members
 from lorica.data.caption_edits import CaptionEdits, edit
 from lorica.data.items import find_items
 from lorica.errors import ConfigError, DataError
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.rng import generator
 from lorica.training.run import train

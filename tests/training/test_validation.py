@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from lorica.data.cache import digest_of_bytes
 from lorica.errors import ConfigError, DataError
-from lorica.runtime.random_keys import keyed_generator
-from lorica.training.config import RunConfig
-from lorica.training.metrics import read_metrics
+from lorica.runtime.trainable.random_keys import keyed_generator
+from lorica.training.config.config import RunConfig
+from lorica.training.output.metrics import read_metrics
 from lorica.training.run import train
 from lorica.training.session import Session
 from tiny_training import assert_resumes, write_pictures

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lorica.errors import UnknownNameError
-from lorica.training.weights import RULES, loss_weights
+from lorica.training.objective.weights import RULES, loss_weights
 
 SNR = torch.tensor([0.04, 1.0, 4.0, 25.0, 400.0], dtype=torch.float64)
 GAMMA = 5.0

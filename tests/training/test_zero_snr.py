@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from lorica.errors import ConfigError
-from lorica.training.zero_snr import check_predicted, rescale_betas, to_zero_terminal_snr
+from lorica.training.objective.zero_snr import check_predicted, rescale_betas, to_zero_terminal_snr
 
 FP32_NOISE = 2e-4  # of betas, relative; worst measured 1.3e-5: quotients of cumulative products in float32
 BETAS = {

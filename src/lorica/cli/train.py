@@ -12,9 +12,9 @@ from lorica.cli.options import canonical, given, options_of, settings
 from lorica.cli.output import json_option, print_json
 from lorica.cli.quiet import quiet_libraries
 from lorica.errors import ConfigError, UnknownNameError
-from lorica.training.config import RunConfig
-from lorica.training.refused import REFUSED
-from lorica.training.toml import read_toml
+from lorica.training.config.config import RunConfig
+from lorica.training.config.refused import REFUSED
+from lorica.training.config.toml import read_toml
 
 if TYPE_CHECKING:
     from lorica.training.run import TrainResult

@@ -20,7 +20,7 @@ from lorica.generating.run import prepare_pipeline
 from lorica.generating.sampling import Settings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
 from lorica.runtime import Loras, attach
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.run import TrainResult, train
 

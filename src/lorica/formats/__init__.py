@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lorica.adapters import Adapter
 from lorica.errors import FileError, FormatError, ModelError, UnknownNameError
-from lorica.formats import (
+from lorica.formats.dialects import (
     bfl_control,
     cloneofsimo,
     comfyui,
@@ -23,13 +23,13 @@ from lorica.formats import (
     wan_fun,
     xlabs,
 )
-from lorica.formats.dialect import Dialect
-from lorica.formats.files import save, save_text
-from lorica.formats.hashes import LEGACY_HASH, MODEL_HASH, hashes_of_content
-from lorica.formats.named import Naming, model_for
+from lorica.formats.dialects.dialect import Dialect
+from lorica.formats.dialects.naming import Naming, model_for
 from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.sources import FILE_NAME, PEFT_FILE, Source, open_source
+from lorica.formats.storage.files import save, save_text
+from lorica.formats.storage.hashes import LEGACY_HASH, MODEL_HASH, hashes_of_content
+from lorica.formats.storage.sources import FILE_NAME, PEFT_FILE, Source, open_source
 from lorica.models import Target
 from lorica.models.clip import spellings
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from lorica.adapters import Adapter
 from lorica.errors import FormatError
 from lorica.formats.account import Account
-from lorica.formats.files import Stored
-from lorica.formats.layers import twice
+from lorica.formats.methods.layers import twice
 from lorica.formats.spelling import Spelling
+from lorica.formats.storage.files import Stored
 
 START = "bundle_emb."
 _ANY = "string_to_param.*"  # A1111: of the only text encoder

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lorica.formats.files import Stored
-from lorica.formats.layers import Leaves
-from lorica.formats.unread import Unread
+from lorica.formats.methods.layers import Leaves
+from lorica.formats.storage.files import Stored
+from lorica.formats.storage.unread import Unread
 
 _SWITCH = "ia3.on_input"
 

@@ -14,12 +14,12 @@ from threading import Lock
 from typing import Any
 
 from lorica.formats.embeddings import START
-from lorica.formats.files import Stored
 from lorica.formats.kinds import Forms, Kinds
-from lorica.formats.layers import Leaves, group
-from lorica.formats.leaves import LEAVES, unknown
+from lorica.formats.methods.layers import Leaves, group
+from lorica.formats.methods.leaves import LEAVES, unknown
 from lorica.formats.places import Shape
 from lorica.formats.sizes import size_of
+from lorica.formats.storage.files import Stored
 from lorica.models.detect import Candidate
 
 KEPT = 8  # layouts; that of a thousand modules takes a megabyte

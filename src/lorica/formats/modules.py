@@ -12,15 +12,15 @@ from itertools import chain
 
 from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError
-from lorica.formats import peft_bias
 from lorica.formats.account import Account
-from lorica.formats.dialect import Parsed, as_it_is
-from lorica.formats.files import Stored
-from lorica.formats.fused import split
+from lorica.formats.dialects.dialect import Parsed, as_it_is
 from lorica.formats.kinds import Kinds
-from lorica.formats.layers import NUMBERS, Leaves, alpha_in, fitted, make_layer, one_number, other_shape, twice
+from lorica.formats.methods import peft_bias
+from lorica.formats.methods.fused import split
+from lorica.formats.methods.layers import NUMBERS, Leaves, alpha_in, fitted, make_layer, one_number, other_shape, twice
+from lorica.formats.methods.recipes import recipe_for, with_alpha
 from lorica.formats.places import Place, Shape
-from lorica.formats.recipes import recipe_for, with_alpha
+from lorica.formats.storage.files import Stored
 from lorica.formats.widened import too_narrow
 
 Layers = dict[str, AdapterLayer]

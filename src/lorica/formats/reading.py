@@ -11,12 +11,12 @@ from lorica.adapters import Adapter
 from lorica.errors import FormatError
 from lorica.formats import looks
 from lorica.formats.account import Account
-from lorica.formats.dialect import Dialect
+from lorica.formats.dialects.dialect import Dialect
 from lorica.formats.embeddings import START as BUNDLED
-from lorica.formats.files import Stored
 from lorica.formats.keys import Keys
-from lorica.formats.layers import check_finite
+from lorica.formats.methods.layers import check_finite
 from lorica.formats.modules import ModuleReader
+from lorica.formats.storage.files import Stored
 from lorica.models import FAMILIES, Target
 from lorica.models.detect import Candidate
 

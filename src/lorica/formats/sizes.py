@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lorica.errors import FormatError, ShapeError
-from lorica.formats.layers import Leaves
+from lorica.formats.methods.layers import Leaves
+from lorica.formats.methods.recipes import build
 from lorica.formats.places import Shape
-from lorica.formats.recipes import build
 
 _NOT_TENSORS = ("alpha", "scale", "reshape")
 

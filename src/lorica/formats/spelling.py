@@ -13,10 +13,10 @@ from math import prod
 from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
-from lorica.formats import peft_bias
-from lorica.formats.layers import NUMBERS, TOLD
+from lorica.formats.methods import peft_bias
+from lorica.formats.methods.layers import NUMBERS, TOLD
+from lorica.formats.methods.recipes import leaves_of, untold_alpha
 from lorica.formats.places import Place, Shape
-from lorica.formats.recipes import leaves_of, untold_alpha
 from lorica.models import Target
 
 Leaves = Mapping[str, str]  # meaning to key

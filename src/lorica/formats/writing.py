@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError, ShapeError
-from lorica.formats import peft_bias
-from lorica.formats.fused import join
-from lorica.formats.layers import PEFT_MAGNITUDE
+from lorica.formats.methods import peft_bias
+from lorica.formats.methods.fused import join
+from lorica.formats.methods.layers import PEFT_MAGNITUDE
+from lorica.formats.methods.recipes import WITHOUT_ALPHA, alike, build, leaves_of
 from lorica.formats.names import flat_names, number_parts
 from lorica.formats.places import Place, Shape, whole
-from lorica.formats.recipes import WITHOUT_ALPHA, alike, build, leaves_of
 from lorica.formats.spelling import Spelling
 from lorica.models import Target
 from lorica.models.clip import spellings, with_wrapper

@@ -18,11 +18,11 @@ from lorica.generating.sampling import Advance, Settings, Shot, count_steps, sam
 from lorica.generating.schedulers import use_scheduler
 from lorica.generating.sheet import contact_sheet, grid
 from lorica.runtime import Loras, attach
-from lorica.runtime.prompt import prompt as prompted
-from lorica.runtime.tags import Tag, parse_tags
-from lorica.training.pipelines import load_pipeline
-from lorica.training.preview import write_picture
+from lorica.runtime.prompt.prompt import prompt as prompted
+from lorica.runtime.prompt.tags import Tag, parse_tags
+from lorica.training.output.preview import write_picture
 from lorica.training.progress import Reporter
+from lorica.training.recipes.load import load_pipeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

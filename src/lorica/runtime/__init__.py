@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorica.runtime.attach import attach
 from lorica.runtime.loras import Loras
-from lorica.runtime.targets import choose_modules, components_of, target_of
-from lorica.runtime.trainable import Trainable
+from lorica.runtime.model.targets import choose_modules, components_of, target_of
+from lorica.runtime.trainable.trainable import Trainable
 
 __all__ = ["Loras", "Trainable", "attach", "choose_modules", "components_of", "target_of"]

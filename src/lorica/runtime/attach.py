@@ -9,8 +9,8 @@ from torch import nn
 
 from lorica.errors import StateError
 from lorica.runtime.loras import Loras
-from lorica.runtime.owner import owner_of
-from lorica.runtime.targets import components_of
+from lorica.runtime.model.owner import owner_of
+from lorica.runtime.model.targets import components_of
 
 # First component to what was attached to it: a component that carries no adapter yet knows nobody.
 _WAITING: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Loras]] = weakref.WeakKeyDictionary()

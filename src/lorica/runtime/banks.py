@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from lorica.adapters import Factors
-from lorica.runtime.bank import Bank, Content, Part, Shares, share_of, size_of
-from lorica.runtime.board import Board, Key, Row, State
+from lorica.runtime.bank.bank import Bank, Content, Part, Shares, share_of, size_of
+from lorica.runtime.bank.reserve import Overflow
+from lorica.runtime.bank.strength_table import Board, Key, Row, State
+from lorica.runtime.bank.thin import Thin
 from lorica.runtime.filling import Filling, amount
-from lorica.runtime.plan import Place, Plan
-from lorica.runtime.reserve import Overflow
-from lorica.runtime.thin import Thin
+from lorica.runtime.model.plan import Place, Plan
 
 NOTHING = Content()
 COMPILER = "torch._dynamo"

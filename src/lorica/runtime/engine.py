@@ -10,24 +10,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from lorica.runtime.banks import Banks, KeptBanks
-from lorica.runtime.calls import Calls, KeptSchedules
 from lorica.runtime.dials import Dials
-from lorica.runtime.fuse import Change, Fused, KeptFused
-from lorica.runtime.layout import Layout
-from lorica.runtime.originals import Backup
-from lorica.runtime.owner import check_owned, mark
-from lorica.runtime.placed import Placed
-from lorica.runtime.plan import Place
-from lorica.runtime.projections import Projections
-from lorica.runtime.regions import Bounds
+from lorica.runtime.fusing.fuse import Change, Fused, KeptFused
+from lorica.runtime.fusing.originals import Backup
+from lorica.runtime.model.layout import Layout
+from lorica.runtime.model.owner import check_owned, mark
+from lorica.runtime.model.placed import Placed
+from lorica.runtime.model.plan import Place
+from lorica.runtime.model.projections import Projections
+from lorica.runtime.model.textual_inversion import Vocabulary, Words
+from lorica.runtime.pipeline.batch import halves_of
+from lorica.runtime.pipeline.calls import Calls, KeptSchedules
+from lorica.runtime.pipeline.forward_checks import Watch
+from lorica.runtime.pipeline.threads import Turns
+from lorica.runtime.regions.regions import Bounds
+from lorica.runtime.regions.token_grids import batch_of
 from lorica.runtime.residents import Residents
 from lorica.runtime.roster import Resolved, Roster, Samples
-from lorica.runtime.samples import halves_of
 from lorica.runtime.strengths import Strength
-from lorica.runtime.token_grids import batch_of
-from lorica.runtime.turns import Turns
-from lorica.runtime.vocabulary import Vocabulary, Words
-from lorica.runtime.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,17 +10,17 @@ from typing import TypeVar
 from torch import Tensor
 
 from lorica.errors import ConfigError
-from lorica.runtime.calls import KeptSchedules, Scheduled
 from lorica.runtime.dials import Kept
 from lorica.runtime.engine import Engine
-from lorica.runtime.region_masks import Mask, mask_of
-from lorica.runtime.regions import Regions
+from lorica.runtime.pipeline.batch import check_apart
+from lorica.runtime.pipeline.calls import KeptSchedules, Scheduled
+from lorica.runtime.pipeline.schedule import Course, Schedule, course_of
+from lorica.runtime.pipeline.steps import Who
+from lorica.runtime.pipeline.threads import in_turn
+from lorica.runtime.regions.masks import Mask, mask_of
+from lorica.runtime.regions.regions import Regions
 from lorica.runtime.roster import Samples
-from lorica.runtime.run import Who
-from lorica.runtime.samples import check_apart
-from lorica.runtime.schedule import Course, Schedule, course_of
 from lorica.runtime.strengths import Strength
-from lorica.runtime.turns import in_turn
 
 Self = TypeVar("Self", bound="Live")
 
@@ -101,8 +101,8 @@ class Live(Engine):
 
         Args:
             schedules: adapter to a list (one strength a step), a callable of progress in ``[0, 1]``, a
-                :class:`~lorica.runtime.schedule.Shape` (or its name, or its settings), or a mapping from component to
-                one of these or a strength. Text encoders run before the first step and take the first value. Or a list
+                :class:`~lorica.runtime.pipeline.schedule.Shape` (its name, its settings), or a mapping from component
+                to one of these or a strength. Text encoders run before the first step and take the first value. Or a list
                 of such mappings, one for each sample.
 
         Raises:

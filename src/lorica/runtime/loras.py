@@ -9,17 +9,17 @@ from typing import Any
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError
 from lorica.formats import read
+from lorica.runtime.bank.reserve import places_to_reserve
 from lorica.runtime.engine import guidance_of
+from lorica.runtime.fusing.originals import Backup
 from lorica.runtime.live import Live
-from lorica.runtime.originals import Backup
+from lorica.runtime.model.plan import plan_load
+from lorica.runtime.model.shared import check_alone
 from lorica.runtime.pages import KEPT_BY_NOBODY, PAGES, WEIGHTS
-from lorica.runtime.plan import plan_load
-from lorica.runtime.reserve import places_to_reserve
+from lorica.runtime.pipeline.threads import in_turn
 from lorica.runtime.roster import Source, resolve_plan
-from lorica.runtime.shared import check_alone
 from lorica.runtime.shown import Shown
 from lorica.runtime.strengths import Strength
-from lorica.runtime.turns import in_turn
 
 
 class Loras(Live, Shown):

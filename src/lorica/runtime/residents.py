@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from lorica.runtime.bank.strength_table import Row
 from lorica.runtime.banks import Banks
-from lorica.runtime.board import Row
 from lorica.runtime.everywhere import acts
-from lorica.runtime.plan import Plan
+from lorica.runtime.model.plan import Plan
 
 
 class Residents:

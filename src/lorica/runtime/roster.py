@@ -12,7 +12,7 @@ from torch import Tensor
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
 from lorica.runtime.everywhere import Everywhere
-from lorica.runtime.plan import Place, Plan
+from lorica.runtime.model.plan import Place, Plan
 from lorica.runtime.strengths import Strength, resolve
 
 Source = str | Path | Mapping[str, Tensor] | Adapter

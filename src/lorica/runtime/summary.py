@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lorica.adapters import Adapter
-from lorica.runtime.plan import Plan
+from lorica.runtime.model.plan import Plan
 from lorica.runtime.roster import Roster
 from lorica.runtime.strengths import Strength
 

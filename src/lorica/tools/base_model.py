@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorica.errors import FileError, ModelError, UnknownNameError
-from lorica.formats.files import PICKLED, peek
+from lorica.formats.storage.files import PICKLED, peek
 from lorica.models import FAMILIES, Target
 from lorica.models.bundled import FOLDER as BUNDLED_FOLDER
 from lorica.models.bundled import NAME as BUNDLED

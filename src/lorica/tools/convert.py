@@ -15,8 +15,9 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.adapters.base import ANY
 from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
-from lorica.formats import FORMATS, Source, control_lora, model_named_by, read, write
-from lorica.formats.sources import FILE_NAME
+from lorica.formats import FORMATS, Source, model_named_by, read, write
+from lorica.formats.dialects import control_lora
+from lorica.formats.storage.sources import FILE_NAME
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings
 from lorica.tools.as_lora import Rewritten, rewrite

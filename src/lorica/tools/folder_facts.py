@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.errors import FileError, LoRAError
-from lorica.formats.sources import PREFERRED, SUFFIXES
+from lorica.formats.storage.sources import PREFERRED, SUFFIXES
 from lorica.tools.facts import Facts
 from lorica.tools.inspect import inspect
 

@@ -7,8 +7,8 @@ from hashlib import sha256
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
-from lorica.formats.hashes import LEGACY_HASH, LEGACY_LENGTH, MODEL_HASH, legacy_hash, legacy_offset
-from lorica.formats.header import LENGTH_BYTES
+from lorica.formats.storage.hashes import LEGACY_HASH, LEGACY_LENGTH, MODEL_HASH, legacy_hash, legacy_offset
+from lorica.formats.storage.header import LENGTH_BYTES
 from lorica.tools.digests import Digests
 from lorica.tools.facts import Hash, Verdict
 

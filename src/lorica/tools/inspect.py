@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lorica.adapters import Adapter
 from lorica.errors import FormatError, LoRAError, ShapeError
 from lorica.formats import FORMATS
-from lorica.formats.files import PICKLED, Stored, peek, tensors_of
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.sources import Source, locate, with_config
-from lorica.formats.unread import Unread
+from lorica.formats.storage.files import PICKLED, Stored, peek, tensors_of
+from lorica.formats.storage.sources import Source, locate, with_config
+from lorica.formats.storage.unread import Unread
 from lorica.models import FAMILIES, Target
 from lorica.tools.base_claim import base_of
 from lorica.tools.base_model import open_base

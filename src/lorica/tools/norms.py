@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lorica.adapters import AdapterLayer
 from lorica.adapters.base import ANY, Factors
-from lorica.formats.unread import Unread
+from lorica.formats.storage.unread import Unread
 
 # Below this share of the factors' own sizes, float32 leaves too few digits of the product, and float64 is used.
 CANCELLED = 1e-4

@@ -8,12 +8,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lorica.data.picture_files import count_pictures
-from lorica.training.config import RunConfig
-from lorica.training.preview import write_picture
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.sources import collect_items
+from lorica.training.output.preview import write_picture
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Recipe, Sampling
+from lorica.training.recipes.recipe import Recipe, Sampling
 from lorica.training.setup import prepare_recipe, side_of
-from lorica.training.sources import collect_items
 
 IN_AN_EMPTY_FOLDER = 100  # as in the scripts
 STEPS, GUIDANCE = 50, 7.5  # those of diffusers' pipelines

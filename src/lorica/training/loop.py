@@ -15,14 +15,14 @@ from torch import Tensor
 
 from lorica.data.masks import stack_areas
 from lorica.errors import TrainingError
-from lorica.runtime.trainable import Trainable
+from lorica.runtime.trainable.trainable import Trainable
 from lorica.training.average import Average
-from lorica.training.dataset import Dataset
-from lorica.training.losses import Batch, Objective, sample_losses
-from lorica.training.noise import draw_noise, perturb
+from lorica.training.dataset.dataset import Dataset
+from lorica.training.objective.losses import Batch, Objective, sample_losses
+from lorica.training.objective.noise import draw_noise, perturb
 from lorica.training.optimizer import Optimizer
 from lorica.training.plan import Plan
-from lorica.training.recipe import Recipe
+from lorica.training.recipes.recipe import Recipe
 from lorica.training.rng import generator
 
 

@@ -10,8 +10,8 @@ import torch
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
-from lorica.runtime.norms import apply_rates, element_rates
-from lorica.training.config import RunConfig
+from lorica.runtime.trainable.norms import apply_rates, element_rates
+from lorica.training.config.config import RunConfig
 from lorica.training.optimizer_state import pack, settings_of, unpack
 from lorica.training.optimizers import make_optimizer, steps_elements
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lorica.errors import ConfigError, MissingExtraError, UnknownNameError
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch has Adam as one kernel
 Groups = list[dict[str, Any]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lorica.data.batches import steps_per_epoch
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,14 +15,15 @@ from lorica.data.cache import Cache
 from lorica.data.images import load_picture
 from lorica.data.items import Item
 from lorica.errors import DataError
-from lorica.training.config import RunConfig
-from lorica.training.frames import plan_frames
-from lorica.training.holding_out import hold_out
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.frames import plan_frames
+from lorica.training.dataset.holding_out import hold_out
+from lorica.training.dataset.sources import collect_items, groups_of
 from lorica.training.loop import Loop
-from lorica.training.memory import Memory, estimate_memory
+from lorica.training.memory.estimate import Memory, estimate_memory
 from lorica.training.plan import Plan
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Recipe
+from lorica.training.recipes.recipe import Recipe
 from lorica.training.setup import (
     make_accelerator,
     plan_of,
@@ -33,7 +34,6 @@ from lorica.training.setup import (
     prepare_trainable,
     side_of,
 )
-from lorica.training.sources import collect_items, groups_of
 
 STEPS = 3  # that are timed, after one that is not
 ENCODED = 4  # pictures of each data set that are encoded for it

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from lorica.adapters import Adapter
 from lorica.errors import FileError, LoRAError
-from lorica.training.config import RunConfig
-from lorica.training.folder import hold_folder, prepare_folder
-from lorica.training.hub import check_login
+from lorica.training.config.config import RunConfig
 from lorica.training.interrupt import RunInterrupted, StopSignal
 from lorica.training.loop import StepReport
-from lorica.training.metrics import Metrics
+from lorica.training.output.folder import hold_folder, prepare_folder
+from lorica.training.output.hub import check_login
+from lorica.training.output.metrics import Metrics
 from lorica.training.progress import Reporter
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator

@@ -11,25 +11,27 @@ from accelerate import Accelerator
 from lorica.adapters import Adapter
 from lorica.data.cache import Cache, cache_folder
 from lorica.errors import StateError
-from lorica.training.checkpoint import (
+from lorica.training.class_pictures import draw_class_pictures
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.holding_out import hold_out, prepare_validation
+from lorica.training.dataset.sources import collect_items
+from lorica.training.dataset.texts import whole_texts
+from lorica.training.loop import StepReport, autocast
+from lorica.training.memory.estimate import estimate_memory
+from lorica.training.output.checkpoint import (
     check_facts,
     find_checkpoint,
     prune_checkpoints,
     remove_remains,
     write_checkpoint,
 )
-from lorica.training.class_pictures import draw_class_pictures
-from lorica.training.config import RunConfig
-from lorica.training.folder import check_room
-from lorica.training.holding_out import hold_out, prepare_validation
-from lorica.training.hub import push_folder
-from lorica.training.loop import StepReport, autocast
-from lorica.training.memory import estimate_memory
-from lorica.training.metrics import METRICS, plot_loss, read_metrics, values_of
-from lorica.training.outputs import RUN, base_name, write_adapter, write_card
-from lorica.training.preview import prompts_of, write_previews
+from lorica.training.output.folder import check_room
+from lorica.training.output.hub import push_folder
+from lorica.training.output.metrics import METRICS, plot_loss, read_metrics, values_of
+from lorica.training.output.outputs import RUN, base_name, write_adapter, write_card
+from lorica.training.output.preview import prompts_of, write_previews
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Sampling
+from lorica.training.recipes.recipe import Sampling
 from lorica.training.setup import (
     precision_of,
     prepare_dataset,
@@ -38,9 +40,7 @@ from lorica.training.setup import (
     prepare_trainable,
     side_of,
 )
-from lorica.training.sources import collect_items
 from lorica.training.state import facts_of, restore_checkpoint, take_checkpoint
-from lorica.training.texts import whole_texts
 
 CHECKPOINT = 4 * 4  # bytes of a trained number in it: the factor, two of Adam, and the adapter file
 FINAL_SHARE = 0.1  # share of the steps whose mean loss is called final

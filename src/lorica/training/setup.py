@@ -15,26 +15,26 @@ from lorica.data.groups import Group
 from lorica.data.items import Item
 from lorica.data.mixture import epoch_length
 from lorica.errors import ConfigError, DataError, MissingExtraError, UnknownNameError
-from lorica.runtime.targets import choose_modules
-from lorica.runtime.trainable import Trainable
+from lorica.runtime.model.targets import choose_modules
+from lorica.runtime.trainable.trainable import Trainable
 from lorica.training.average import Average
-from lorica.training.base import base_dtype, pack_base, use_xformers
-from lorica.training.config import RunConfig
-from lorica.training.dataset import Dataset
-from lorica.training.encoding import load_dataset
-from lorica.training.frames import plan_frames
-from lorica.training.framing import Framing
-from lorica.training.layers import alphas_of, dropouts_of, ranks_of, rate_in, rate_of, set_first_values
+from lorica.training.config.config import RunConfig
+from lorica.training.config.per_layer import alphas_of, dropouts_of, ranks_of, rate_in, rate_of, set_first_values
+from lorica.training.dataset.dataset import Dataset
+from lorica.training.dataset.encoding import load_dataset
+from lorica.training.dataset.frames import plan_frames
+from lorica.training.dataset.framing import Framing
+from lorica.training.dataset.sources import groups_of, shares
+from lorica.training.dataset.texts import whole_texts
 from lorica.training.loop import Loop
-from lorica.training.objective import objective_of, weighting_of
+from lorica.training.objective.objective import objective_of, weighting_of
 from lorica.training.optimizer import Optimizer
-from lorica.training.pipelines import load_pipeline
 from lorica.training.plan import Plan, make_plan
 from lorica.training.progress import Reporter
-from lorica.training.recipe import Recipe, RecipeSettings
 from lorica.training.recipes import load_recipe
-from lorica.training.sources import groups_of, shares
-from lorica.training.texts import whole_texts
+from lorica.training.recipes.base import base_dtype, pack_base, use_xformers
+from lorica.training.recipes.load import load_pipeline
+from lorica.training.recipes.recipe import Recipe, RecipeSettings
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from lorica.data.groups import Group
-from lorica.training.checkpoint import Checkpoint
-from lorica.training.config import RunConfig
+from lorica.training.config.config import RunConfig
+from lorica.training.dataset.sources import EDITS
 from lorica.training.loop import Loop
-from lorica.training.outputs import base_name
-from lorica.training.sources import EDITS
+from lorica.training.output.checkpoint import Checkpoint
+from lorica.training.output.outputs import base_name
 
 FACTOR, MEMORY, MEAN = "factor/", "optimizer/", "mean/"
 # Settings that are facts as they stand.

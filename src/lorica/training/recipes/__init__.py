@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lorica.errors import ModelError
-from lorica.training.recipe import Recipe, RecipeSettings
+from lorica.training.recipes.recipe import Recipe, RecipeSettings
 from lorica.training.recipes.sd import StableDiffusion
 
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (StableDiffusion,)}

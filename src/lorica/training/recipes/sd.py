@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from lorica.data.cache import digest_of_tensors, key_of
 from lorica.errors import ModelError
-from lorica.training.noise import draw_timesteps
-from lorica.training.recipe import Conditioning, Identities, Latents, RecipeSettings, Sampling
-from lorica.training.weights import loss_weights
-from lorica.training.zero_snr import check_predicted, to_zero_terminal_snr
+from lorica.training.objective.noise import draw_timesteps
+from lorica.training.objective.weights import loss_weights
+from lorica.training.objective.zero_snr import check_predicted, to_zero_terminal_snr
+from lorica.training.recipes.recipe import Conditioning, Identities, Latents, RecipeSettings, Sampling
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WIDTH_OF_V2 = 1024

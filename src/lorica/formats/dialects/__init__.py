@@ -1,0 +1,1 @@
+"""One dialect of adapter files a file: recognise, read, write."""

@@ -1,0 +1,1 @@
+"""One adapter method a file: names of its tensors, building it, cutting it by rows, PEFT's spelling."""

@@ -1,0 +1,270 @@
+"""Tensors from files and into files: memory-mapped reading, atomic writing."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import re
+import secrets
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from lorica.errors import FileError, FormatError
+from lorica.formats.storage.header import (
+    LENGTH_BYTES,
+    SIZES,
+    START,
+    TORCH_NAMES,
+    Entry,
+    Header,
+    parse_header,
+    refuse_impostor,
+)
+from lorica.formats.storage.unread import Unread, view
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+_STORED_NAMES = {f"torch.{name}": stored for stored, name in TORCH_NAMES.items()}
+_OWN_STARTS = (b"PK\x03\x04", b"\x80\x02")  # of torch checkpoints, new and old
+_OBJECT = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")  # in what torch says of an object that it does not load
+_PADDING = 8  # tensors start at a multiple of this, so that they can be mapped
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The content of one file.
+
+    Args:
+        source: what to call it in messages.
+        tensors: its tensors by key.
+        metadata: the texts in its header.
+        blocks: the same numbers as ``tensors`` in few flat pieces, for a quick look at all; may be empty.
+    """
+
+    source: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    blocks: tuple[Tensor, ...] = ()
+
+
+def load(path: Path) -> Stored:
+    """Return what a file holds. Tensors of a safetensors file are views of the file: pages are read when used.
+
+    Raises:
+        FileError: if the file cannot be read, is empty, cut short or broken.
+        FormatError: if it is not a file of tensors.
+    """
+    try:
+        if path.suffix.lower() in PICKLED:
+            return Stored(str(path), _load_pickled(path))
+        return _load_safetensors(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def peek(path: Path) -> Stored:
+    """Return what a file holds without reading a tensor: each is :class:`Unread` until something needs its numbers.
+
+    Raises:
+        FileError: if the file cannot be read, is empty, cut short or broken.
+        FormatError: if it is not a file of tensors.
+    """
+    if path.suffix.lower() in PICKLED:
+        return load(path)
+    try:
+        content, header = _map(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return Stored(str(path), _unread(content, header), header.metadata)
+
+
+def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whole or not at all: the same content always gives the same bytes.
+
+    Raises:
+        FileError: if the folder or the file cannot be written.
+    """
+    _save(path, lambda: pieces_of(tensors, metadata))
+
+
+def save_text(text: str, path: Path) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        FileError: if the folder or the file cannot be written.
+    """
+    _save(path, lambda: [text.encode()])
+
+
+def _save(path: Path, pieces: Callable[[], list[Any]]) -> None:
+    waiting = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with waiting.open("xb") as file:
+            for piece in pieces():
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        waiting.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}. Nothing was changed there.") from error
+    finally:
+        waiting.unlink(missing_ok=True)
+
+
+def _load_safetensors(path: Path) -> Stored:
+    content, header = _map(path)
+    tensors = {entry.name: view(content, entry) for entry in header.entries}
+    return Stored(str(path), tensors, header.metadata, tuple(view(content, run) for run in _runs(header.entries)))
+
+
+def _map(path: Path) -> tuple[mmap.mmap | bytes, Header]:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
+    return content, parse_header(memoryview(content), str(path))
+
+
+def _unread(content: mmap.mmap | bytes, header: Header) -> Mapping[str, Tensor]:
+    """Return the stand-ins; to everything that only looks at dtypes and shapes they are tensors."""
+    return cast("Mapping[str, Tensor]", {entry.name: Unread(content, entry) for entry in header.entries})
+
+
+def _unreadable(path: Path, error: OSError) -> FileError:
+    return error if isinstance(error, FileError) else FileError(f"cannot read {path}: {error.strerror or error}.")
+
+
+def _runs(entries: tuple[Entry, ...]) -> list[Entry]:
+    """Return neighbours of one dtype as one flat entry."""
+    runs = (list(run) for _, run in groupby(sorted(entries, key=_start), key=_dtype))
+    return [_joined(run[0].dtype, run[0].start, run[-1].stop) for run in runs]
+
+
+def _joined(dtype: str, start: int, stop: int) -> Entry:
+    return Entry("", dtype, ((stop - start) // SIZES[dtype],), start, stop)
+
+
+def _start(entry: Entry) -> tuple[int, int]:
+    return entry.start, entry.stop
+
+
+def _dtype(entry: Entry) -> str:
+    return entry.dtype
+
+
+def _load_pickled(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a torch checkpoint, read by the loader that runs no code."""
+    if not path.stat().st_size:
+        raise FileError(f"{path} is empty (0 bytes): it was not written or downloaded completely.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a broken file looks like
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # an unpickler raises whatever a broken file makes of it
+        with path.open("rb") as file:
+            start = file.read(START)
+        refuse_impostor(b"" if start.startswith(_OWN_STARTS) else start, str(path), "a torch checkpoint")
+        raise FormatError(f"{path} cannot be read as plain tensors: {_why_not(error, start)}") from error
+    return tensors_of(raw, str(path))
+
+
+def _why_not(error: Exception, start: bytes) -> str:
+    """Return what is wrong with a torch checkpoint, in our words: torch's advise to load it without care."""
+    if start[LENGTH_BYTES : LENGTH_BYTES + 2] == b'{"':
+        return "it is a safetensors file under the wrong name: rename it to .safetensors."
+    refused = _OBJECT.search(str(error))
+    if refused:
+        return (
+            f"it holds Python objects ({refused[1]}), which could run code when loaded and are refused. Convert it to "
+            ".safetensors where it came from."
+        )
+    return "it is cut short or broken. Download or save it again."
+
+
+def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
+    """Return the state dict in what was given, also one level down under ``state_dict``.
+
+    An alpha that is a plain number becomes a tensor.
+
+    Raises:
+        FormatError: if it is not a mapping of names to tensors that have numbers.
+    """
+    if isinstance(raw, list):
+        return _numbered(cast("list[Any]", raw), source)
+    if not isinstance(raw, Mapping):
+        raise FormatError(f"{source} holds a {type(raw).__name__}; expected named tensors.")
+    items = cast("Mapping[Any, Any]", raw)
+    if isinstance(items.get("state_dict"), Mapping):
+        return tensors_of(items["state_dict"], source)
+    return {name: _tensor_of(name, value, source) for name, value in items.items()}
+
+
+def _tensor_of(name: Any, value: Any, source: str) -> Tensor:
+    if type(value) in (int, float) and str(name).endswith(".alpha"):
+        value = torch.tensor(value, dtype=torch.float64)
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        raise FormatError(f"{source} holds a {type(value).__name__} under {name!r}; expected only named tensors.")
+    if value.is_meta or value.layout is not torch.strided:
+        what = "on the meta device, without numbers" if value.is_meta else f"of layout {value.layout}"
+        raise FormatError(f"{source}: the tensor {name!r} is {what}; expected a dense one with its numbers.")
+    return value
+
+
+def _numbered(raw: list[Any], source: str) -> dict[str, Tensor]:
+    """Return the bare list of cloneofsimo/lora, ups and downs by turns, under the names of its other kind of file."""
+    if not raw or not all(isinstance(item, Tensor) for item in raw):
+        raise FormatError(f"{source} holds a list that is not of tensors; expected named tensors.")
+    component = "text_encoder" if ".text_encoder." in Path(source).name else "unet"
+    halves = ("up", "down")
+    return {f"{component}:{place // 2}:{halves[place % 2]}": tensor for place, tensor in enumerate(raw)}
+
+
+def pieces_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Any]:
+    """Return the bytes of a safetensors file: the header's length, the header, and the tensors.
+
+    Those of wide dtypes come first, so that each is aligned.
+    """
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    blobs: list[Any] = []
+    offset = 0
+    for name in order:
+        blob = _bytes_of(tensors[name], name)
+        header[name] = {
+            "dtype": _STORED_NAMES[str(tensors[name].dtype)],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + len(blob)],
+        }
+        offset += len(blob)
+        blobs.append(blob)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(LENGTH_BYTES + len(text)) % _PADDING)
+    return [len(text).to_bytes(LENGTH_BYTES, "little"), text, *blobs]
+
+
+def _bytes_of(tensor: Tensor, name: str) -> Any:
+    if str(tensor.dtype) not in _STORED_NAMES:
+        raise FormatError(f"{name!r} has the dtype {tensor.dtype}, which a safetensors file cannot hold.")
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return cast("Any", flat.view(torch.uint8).numpy()).data if flat.numel() else b""
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last through a power cut, where the system can."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""What stands on one layer, and the formula that it computes."""

@@ -1,0 +1,113 @@
+"""Room set aside before a model is compiled: what fits in is loaded by copying rows, and no graph is compiled again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from lorica.errors import StateError, UnknownNameError
+from lorica.runtime.bank.bank import Content, Shares
+from lorica.runtime.model.plan import Place
+from lorica.runtime.model.targets import matching, modules_of
+
+SHOWN = 5  # modules that a message names
+
+
+def places_to_reserve(components: Mapping[str, nn.Module], modules: str | Sequence[str]) -> list[Place]:
+    """Return the layers of all components that a preset or globs name; each must match in one component at least.
+
+    Raises:
+        UnknownNameError: if one matches nowhere.
+    """
+    patterns = [modules] if isinstance(modules, str) else list(modules)
+    known = {f"{name}.{path}": (name, path) for name, part in components.items() for path in modules_of(part)}
+    chosen: set[Place] = set()
+    for pattern in patterns:
+        found = [(name, path) for name, part in components.items() for path in matching(modules_of(part), pattern)]
+        if not found:
+            raise UnknownNameError.among_many("module pattern", pattern, list(known))
+        chosen.update(found)
+    return [place for place in known.values() if place in chosen]
+
+
+@dataclass(slots=True)
+class Overflow:
+    """What of a load does not fit into what was reserved, collected layer by layer.
+
+    Args:
+        names: the adapters that are being loaded.
+    """
+
+    names: Sequence[str]
+    needed: int = 0  # the largest number of rows
+    narrow: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])  # got and needed
+    missing: list[str] = field(default_factory=list[str])
+    whole: list[str] = field(default_factory=list[str])
+
+    def note(self, place: Place, content: Content, gone: set[str], shares: Shares) -> None:
+        """Note what of these shares has no room."""
+        where = ".".join(place)
+        if shares.weights or shares.biases:
+            self.whole.append(where)
+        if not shares.thin:
+            return
+        thin = content.thin
+        if thin is None or not thin.reserved:
+            self.missing.append(where)
+            self.needed = max(self.needed, sum(len(part.down) for part in shares.thin.values()))
+            return
+        rows = max(slot.stop for slot in thin.placed(gone, shares.thin).values())
+        if rows > thin.width:
+            self.narrow[where] = (thin.width, rows)
+            self.needed = max(self.needed, rows)
+
+    @property
+    def is_some(self) -> bool:
+        """Whether anything had no room so far."""
+        return bool(self.narrow or self.missing or self.whole)
+
+    def check(self) -> None:
+        """Raise if anything had no room.
+
+        Raises:
+            StateError: saying by how much.
+        """
+        told = [*self._tell_narrow(), *self._tell_missing(), *self._tell_whole()]
+        if told:
+            raise StateError(
+                f"{', '.join(map(repr, self.names))} exceeds what reserve() set aside; the model is unchanged. "
+                + " ".join(told)
+            )
+
+    def _tell_narrow(self) -> list[str]:
+        if not self.narrow:
+            return []
+        where, (got, needed) = max(self.narrow.items(), key=lambda item: item[1][1] - item[1][0])
+        return [
+            f"{len(self.narrow)} modules need more rows than there are, at most {needed} where {got} are reserved "
+            f"(in {where}): remove an adapter, or reserve(rank={self.needed}) and compile again."
+        ]
+
+    def _tell_missing(self) -> list[str]:
+        if not self.missing:
+            return []
+        return [
+            f"{len(self.missing)} modules were not reserved at all: {_shortened(self.missing)}. Name them in "
+            f"reserve(rank={self.needed}, modules=...) and compile again."
+        ]
+
+    def _tell_whole(self) -> list[str]:
+        if not self.whole:
+            return []
+        return [
+            f"{len(self.whole)} modules are changed in a way that has no thin factors (a whole weight, a norm or a "
+            f"bias): {_shortened(self.whole)}. Fuse the adapter instead: load(..., strength=0.0), then fuse(); what is "
+            "inside the weights needs no room."
+        ]
+
+
+def _shortened(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + rest

@@ -1,0 +1,1 @@
+"""Adapters inside the base weights, and out again bit for bit."""

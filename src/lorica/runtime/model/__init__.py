@@ -1,0 +1,1 @@
+"""Which layers of a live model can carry adapters, and where they are."""

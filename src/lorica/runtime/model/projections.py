@@ -1,0 +1,205 @@
+"""Projections that diffusers has fused (``fuse_qkv_projections``): adapters for their parts act on rows of the whole.
+
+A fused attention keeps ``to_q``, ``to_k`` and ``to_v`` but calls ``to_qkv``, whose weight stacks theirs along the
+output. So what an adapter has for the parts is joined to one change of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorica.adapters import AdapterLayer, Factors
+from lorica.errors import StateError
+from lorica.runtime.model.layout import Layout
+from lorica.runtime.model.supported_layers import layer_at, weight_shape
+
+# The fused layer of an attention, and its parts from the first row on.
+WHOLES: dict[str, tuple[str, ...]] = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
+LEAVES = {*WHOLES, *(part for parts in WHOLES.values() for part in parts)}
+Place = tuple[str, str]
+Rows = tuple[int, int]
+
+
+class JoinedRows(AdapterLayer):
+    """Changes of parts of a weight, each for rows of its own; the other rows stay.
+
+    Args:
+        parts: the first row and the row after the last, to the change of the rows between.
+        shape: the shape of the whole weight.
+    """
+
+    kind = "joined_rows"
+    __slots__ = ("parts", "shape")
+
+    def __init__(self, parts: Mapping[Rows, AdapterLayer], shape: tuple[int, ...]) -> None:
+        self.parts, self.shape = dict(parts), shape
+        self._hold(None, **{f"{rows[0]}.{n}": leaf for rows, part in parts.items() for n, leaf in part.tensors.items()})
+
+    @property
+    def rank(self) -> int:
+        """The sum of the parts' ranks."""
+        return sum(part.rank for part in self.parts.values())
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the whole weight."""
+        return self.shape
+
+    def delta(self, weight: Tensor) -> Tensor:
+        """Return the change at strength 1, float32: each part's, computed from its own rows."""
+        total = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        for (start, stop), part in self.parts.items():
+            total[start:stop] = part.delta(weight[start:stop])
+        return total
+
+    def bias_delta(self, bias: Tensor | None = None) -> Tensor | None:
+        """Return the change of the bias at strength 1, zero where no part changes it; None if none does."""
+        found = {
+            (start, stop): part.bias_delta(None if bias is None else bias[start:stop])
+            for (start, stop), part in self.parts.items()
+        }
+        if all(change is None for change in found.values()):
+            return None
+        total = torch.zeros(self.shape[0], dtype=torch.float32, device="cpu")
+        for (start, stop), change in found.items():
+            if change is not None:
+                total = total.to(change.device)
+                total[start:stop] = change
+        return total
+
+    def factors(self) -> Factors | None:
+        """Return the parts' factors, ``down`` stacked and ``up`` in blocks, or None if one has none."""
+        return self._stacked({rows: part.factors() for rows, part in self.parts.items()})
+
+    def factors_on(self, weight: Tensor) -> Factors | None:
+        """Return the parts' factors on their rows of this weight, stacked, or None if one has none."""
+        return self._stacked({rows: part.factors_on(weight[slice(*rows)]) for rows, part in self.parts.items()})
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> JoinedRows:
+        """Return the same layer with ``change`` applied to each tensor."""
+        return JoinedRows({rows: part.map(change) for rows, part in self.parts.items()}, self.shape)
+
+    def _stacked(self, found: Mapping[Rows, Factors | None]) -> Factors | None:
+        thin = {rows: factors for rows, factors in found.items() if factors is not None}
+        if len(thin) < len(found):
+            return None
+        down = torch.cat([part.down for part in thin.values()])
+        up = torch.zeros(self.shape[0], len(down), dtype=torch.float32, device=down.device)
+        column = 0
+        for (start, stop), part in thin.items():
+            up[start:stop, column : column + len(part.down)] = part.up.float() * part.scaling
+            column += len(part.down)
+        return Factors(down, up, 1.0)
+
+    def _check(self) -> None:
+        for (start, stop), part in self.parts.items():
+            part.check_fits((stop - start, *self.shape[1:]))
+
+
+def join_projections(plan: Mapping[Place, AdapterLayer], layout: Layout) -> dict[Place, AdapterLayer]:
+    """Return the plan with the parts of fused projections joined to changes of the whole."""
+    joined: dict[Place, AdapterLayer] = {}
+    parts: dict[Place, dict[Rows, AdapterLayer]] = {}
+    parents = {component: layout.tree(component).parents for component in {component for component, _ in plan}}
+    for place, change in plan.items():
+        component, path = place
+        leaf = path.rpartition(".")[2]
+        attention = parents[component][path] if leaf in LEAVES else None
+        whole = attention and _whole_of(attention, leaf)
+        if whole is None:
+            joined[place] = change
+        else:
+            home = (component, f"{path[: -len(leaf)]}{whole}")
+            parts.setdefault(home, {})[_rows(attention, whole, leaf)] = change
+    for (component, path), found in parts.items():
+        shape = weight_shape(layout.components[component].get_submodule(path))
+        joined[component, path] = JoinedRows(dict(sorted(found.items())), shape)
+    return joined
+
+
+class Projections:
+    """The attentions whose projections carry adapters.
+
+    Args:
+        components: the model's parts by name.
+    """
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self._components = components
+        self._attentions: list[tuple[Any, dict[bool, list[Place]]]] = []
+
+    def watch(self, places: Iterable[Place]) -> None:
+        """Look at these layers from now on."""
+        found: dict[Place, list[Place]] = {}
+        for place in places:
+            component, path = place
+            parent, _, leaf = path.rpartition(".")
+            if leaf in LEAVES:
+                found.setdefault((component, parent), []).append(place)
+        self._attentions = [
+            (layer_at(self._components[component], path), _by_kind(there)) for (component, path), there in found.items()
+        ]
+
+    def check(self) -> None:
+        """Raise if projections were fused, or taken apart again, after adapters were put on them.
+
+        Raises:
+            StateError: if one of the layers is not what the model calls now.
+        """
+        for attention, places in self._attentions:
+            if places[not _is_fused(attention)]:  # parts that are fused, or a whole that is not
+                _check(attention, [*places[False], *places[True]])
+
+
+def _by_kind(places: Iterable[Place]) -> dict[bool, list[Place]]:
+    """Return under True the places of fused layers, and under False those of parts."""
+    kinds: dict[bool, list[Place]] = {False: [], True: []}
+    for place in places:
+        kinds[place[1].rpartition(".")[2] in WHOLES].append(place)
+    return kinds
+
+
+def _check(attention: Any, places: Iterable[Place]) -> None:
+    for component, path in places:
+        leaf = path.rpartition(".")[2]
+        apart = leaf in WHOLES and hasattr(attention, "fused_projections") and not _is_fused(attention)
+        if apart or _whole_of(attention, leaf) is not None:
+            made, undo = ("taken apart", "fuse") if apart else ("fused", "unfuse")
+            raise StateError(
+                f"the projections of {component}.{path} were {made} after adapters were loaded, so they would "
+                f"not act there. Call {undo}_qkv_projections() on the model to go back, or detach the adapters "
+                "first and load them again after."
+            )
+
+
+def _whole_of(attention: Any, leaf: str) -> str | None:
+    """Return the fused layer that is called in the place of this part, None where the part itself is called."""
+    if not _is_fused(attention):
+        return None
+    found: Sequence[str] = [whole for whole, parts in WHOLES.items() if leaf in parts and _has(attention, whole)]
+    return found[0] if found else None
+
+
+def _is_fused(attention: Any) -> bool:
+    """Tell whether the fused layer is what runs: a UNet's attention keeps it when its processor no longer calls it."""
+    if not getattr(attention, "fused_projections", False):
+        return False
+    return hasattr(attention, "_supports_qkv_fusion") or "Fused" in type(attention.processor).__name__
+
+
+def _has(attention: Any, name: str) -> bool:
+    return isinstance(getattr(attention, name, None), nn.Linear)
+
+
+def _rows(attention: Any, whole: str, leaf: str) -> Rows:
+    before = WHOLES[whole][: WHOLES[whole].index(leaf)]
+    start = sum(weight_shape(getattr(attention, part))[0] for part in before)
+    return start, start + weight_shape(getattr(attention, leaf))[0]

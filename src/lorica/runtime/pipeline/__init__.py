@@ -1,0 +1,1 @@
+"""A pipeline's call: steps, schedules, batches, threads, checks of each forward."""

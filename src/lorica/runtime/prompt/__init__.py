@@ -1,0 +1,1 @@
+"""Adapters named in a prompt."""

@@ -1,0 +1,1 @@
+"""Adapters limited to regions of the picture."""

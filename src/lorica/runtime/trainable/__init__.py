@@ -1,0 +1,1 @@
+"""Trainable factors on a live model."""

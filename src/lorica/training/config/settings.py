@@ -1,0 +1,74 @@
+"""What all settings models have in common: unknown names are refused, and errors are readable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
+
+from lorica.errors import ConfigError
+from lorica.training.config.refused import REFUSED
+
+
+class Settings(BaseModel):
+    """Frozen settings. Unknown names are refused with the nearest known one.
+
+    Raises:
+        ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
+
+    if not TYPE_CHECKING:  # the checker keeps the typed signature that pydantic makes
+
+        def __init__(self, **values: Any) -> None:
+            refuse_unknown(values, type(self))
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ConfigError(readable(error)) from None
+
+
+def refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
+    """Raise for names that are no setting, are not offered, or name one setting twice.
+
+    Raises:
+        ConfigError: with the nearest known name.
+    """
+    given, others = set(values), second_names(model)
+    known = [*model.model_fields, *others]
+    for name in model.model_fields:
+        several = [spelling for spelling in known if spelling in given and others.get(spelling, spelling) == name]
+        if len(several) > 1:
+            raise ConfigError(f"{several[0]} and {several[1]} are two names of one setting: give one of them.")
+    for name in given:
+        if name in REFUSED:
+            raise ConfigError(f"{name} is not offered: {REFUSED[name]}")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(known))}."
+            raise ConfigError(f"unknown setting {name!r}.{hint}")
+
+
+def second_names(model: type[BaseModel]) -> dict[str, str]:
+    """Return the other names of settings, each with the first."""
+    aliases = {name: field.validation_alias for name, field in model.model_fields.items()}
+    return {
+        str(second): name
+        for name, alias in aliases.items()
+        if isinstance(alias, AliasChoices)
+        for second in alias.choices
+        if second != name
+    }
+
+
+def readable(error: ValidationError) -> str:
+    """Return what is wrong with settings as one line."""
+    lines: list[str] = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}: {message}, got {problem['input']!r}" if name else message)
+    return "; ".join(lines) + "."

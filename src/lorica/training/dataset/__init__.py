@@ -1,0 +1,1 @@
+"""What a run trains on: pictures and captions, encoded and cached."""

@@ -1,0 +1,80 @@
+"""The output folder of a run: checked before anything is computed, and held by one run at a time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from lorica.errors import FileError, StateError
+from lorica.training.output.checkpoint import list_checkpoints, remove_checkpoints
+from lorica.training.output.preview import FOLDER as PREVIEWS
+
+LOCK = ".lock"
+PROBE = 64 * 1024  # bytes that must fit: run.toml, the curve and the card
+
+
+def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
+    """Make sure that the folder exists, can be written, and holds no other run's checkpoints.
+
+    Raises:
+        FileError: if it cannot be written.
+        StateError: if it holds checkpoints and the run neither resumes nor overwrites.
+    """
+    probe = folder / f".probe-{uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(PROBE))
+        probe.unlink()
+    except OSError as error:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+        raise FileError(f"the output folder {folder} cannot be written: {error}. Choose another output_dir.") from error
+    if overwrite and not resuming:
+        remove_checkpoints(folder)
+        shutil.rmtree(folder / PREVIEWS, ignore_errors=True)
+    elif list_checkpoints(folder) and not resuming:
+        raise StateError(
+            f"{folder} holds the checkpoints of an earlier run. Go on with it by --resume_from_checkpoint latest, "
+            "delete them by --overwrite_output_dir, or choose another --output_dir."
+        )
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Make sure that a checkpoint fits before anything is trained.
+
+    Args:
+        folder: where it will be written.
+        needed: its size in bytes.
+
+    Raises:
+        FileError: if the disk has less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FileError(
+            f"the disk of {folder} has {free:,} bytes left and a checkpoint takes {needed:,}: "
+            "make room, or choose another output_dir."
+        )
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs out of an output folder; the system lets go of it if this process dies.
+
+    Raises:
+        StateError: if another run holds it.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StateError(f"{folder} is in use by another run; wait for it or choose another output_dir.") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,50 @@
+"""Preview pictures: the same prompts and seeds each time, so that only the adapter differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lorica.training.recipes.evaluating import evaluating
+from lorica.training.recipes.recipe import Recipe, Sampling
+
+FOLDER = "previews"
+
+
+def write_previews(recipe: Recipe, sampling: Sampling, folder: Path, step: int, base: str) -> list[Path]:
+    """Draw one picture a prompt and write them as ``previews/step-000500-0.png``, each saying how it was made."""
+    (folder / FOLDER).mkdir(exist_ok=True)
+    paths: list[Path] = []
+    with evaluating(recipe.components.values()):
+        pictures = recipe.draw(sampling)
+    for number, picture in enumerate(pictures):
+        path = folder / FOLDER / f"step-{step:06d}-{number}.png"
+        facts = {
+            "prompt": sampling.prompts[number],
+            "seed": sampling.seed + number,
+            "steps": sampling.steps,
+            "guidance": sampling.guidance,
+            "base": base,
+            "adapters": f"{folder.resolve().name}, step {step}",
+        }
+        write_picture(picture, path, facts)
+        paths.append(path)
+    return paths
+
+
+def write_picture(picture: Image.Image, path: Path, facts: Mapping[str, object]) -> None:
+    """Write a PNG file that carries ``facts`` as text."""
+    text = PngInfo()
+    for name, value in facts.items():
+        text.add_itxt(name, str(value))
+    picture.save(path, pnginfo=text)
+
+
+def prompts_of(validation_prompt: str | None, captions: Sequence[str], count: int) -> list[str]:
+    """Return the prompts of ``count`` previews: the validation prompt, or else the first captions."""
+    if validation_prompt is not None:
+        return [validation_prompt] * count
+    return list(dict.fromkeys(captions))[:count]
