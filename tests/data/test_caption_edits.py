@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from lorica.data.caption_edits import CaptionEdits, Captions, captions_in, edit, holds_word, is_fixed, variants
+from lorica.data.caption_edits import CaptionEdits, Captions, edit, holds_word, is_fixed, variants
 from lorica.errors import ConfigError, DataError
 from lorica.training.rng import generator
 
@@ -52,11 +52,6 @@ def test_one_of_several_captions_is_drawn_with_equal_chances() -> None:
     texts = draws(["a", "b", "c"], CaptionEdits())
     assert set(texts) == {"a", "b", "c"}
     assert share_of(texts, "a") == pytest.approx(1 / 3, abs=0.08)
-
-
-def test_a_text_file_holds_a_caption_a_line() -> None:
-    assert captions_in("  a  red\theart\r\n\n ein Fuß \n") == ("a red heart", "ein Fuß")
-    assert captions_in(" \n\n") == ()
 
 
 def test_shuffling_gives_every_order_equally_often() -> None:

@@ -114,7 +114,7 @@ class Request:
         Raises:
             FileError: if there is one.
         """
-        from lorica.data.metadata_file import refuse_to_overwrite  # brings torch along
+        from lorica.data.metadata import refuse_to_overwrite  # brings torch along
         from lorica.data.report_page import refuse_foreign
 
         if self.page:
@@ -223,7 +223,7 @@ def _write_metadata(survey: Survey, column: str, overwrite: bool) -> Path:
     Raises:
         DataError: if some have none.
     """
-    from lorica.data.metadata_file import write_metadata
+    from lorica.data.metadata import write_metadata
 
     missing = [item.name for item in survey.findings if item.problem in ("caption_missing", "caption_unreadable")]
     if missing:

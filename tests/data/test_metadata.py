@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lorica.data.items import Item, find_items
-from lorica.data.metadata_file import write_metadata, write_whole
+from lorica.data.metadata import write_metadata
 from lorica.errors import DataError, FileError
 
 
@@ -42,18 +42,13 @@ def test_a_name_that_is_no_text_is_refused_and_nothing_is_written(tmp_path: Path
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "page.html"
+    path = tmp_path / "metadata.jsonl"
     path.write_text("old")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(FileError, match=r"cannot write .*page\.html: .*No space left"):
-        write_whole(path, "new")
-    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("page.html", "old")]
-
-
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="cannot write"):
-        write_whole(tmp_path / "no" / "page.html", "x")
+    with pytest.raises(FileError, match=r"cannot write .*metadata\.jsonl: .*No space left"):
+        write_metadata(tmp_path, {tmp_path / "a.png": ("new",)}, overwrite=True)
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("metadata.jsonl", "old")]

@@ -9,12 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lorica.data.captions_found import (
-    captions_of_metadata,
-    captions_of_text_files,
-    name_in,
-    text_files_without_picture,
-)
+from lorica.data.captions import captions_in, name_in, read_captions, text_files_without_picture
 from lorica.data.findings import Finding
 from lorica.errors import DataError
 
@@ -36,8 +31,8 @@ def test_text_files_give_one_caption_each(tmp_path: Path) -> None:
     a, b = files(tmp_path, "a.png", "sub/b.jpg")
     a.with_suffix(".txt").write_text("\ufeff ein\n Fuß ", encoding="utf-8")
     b.with_suffix(".txt").write_text(" ", encoding="utf-8")
-    found = captions_of_text_files(tmp_path, [a, b])
-    assert found.captions == {a: ("ein Fuß",), b: ("",)}
+    found = read_captions(tmp_path, [a, b])
+    assert found.by_picture() == {a: ("ein Fuß",), b: ("",)}
     assert found.findings == []
 
 
@@ -45,8 +40,8 @@ def test_a_missing_and_an_unreadable_text_file_are_both_found(tmp_path: Path) ->
     a, b, c = files(tmp_path, "a.png", "sub/b.png", "c.png")
     c.with_suffix(".txt").write_bytes(b"caf\xe9")
     a.with_suffix(".txt").write_text("fine")
-    found = captions_of_text_files(tmp_path, [a, b, c])
-    assert found.captions == {a: ("fine",)}
+    found = read_captions(tmp_path, [a, b, c])
+    assert found.by_picture() == {a: ("fine",)}
     assert [(finding.problem, finding.name) for finding in found.findings] == [
         ("caption_missing", "sub/b.png"),
         ("caption_unreadable", "c.txt"),
@@ -63,8 +58,8 @@ def test_metadata_gives_captions_and_lists_of_them(tmp_path: Path) -> None:
         {"file_name": "a.png", "note": "ä"},
         {"file_name": "a.png", "note": "again"},
     )
-    found = captions_of_metadata(tmp_path, [a, b], "note")
-    assert found.captions == {b: ("one", "two"), a: ("ä", "again")}
+    found = read_captions(tmp_path, [a, b], column="note")
+    assert found.by_picture() == {b: ("one", "two"), a: ("ä", "again")}
     assert found.findings == []
 
 
@@ -89,8 +84,8 @@ def test_a_wrong_line_is_found_and_the_others_are_read(line: str, said: str, tmp
     (b,) = files(tmp_path, "b.png")
     files(tmp_path, "a.png")
     write_lines(tmp_path, "", line, {"file_name": "b.png", "text": "fine"})
-    found = captions_of_metadata(tmp_path, [b], "text")
-    assert found.captions == {b: ("fine",)}
+    found = read_captions(tmp_path, [b])
+    assert found.by_picture() == {b: ("fine",)}
     [finding] = found.findings
     assert (finding.problem, finding.name) == ("metadata_line", "metadata.jsonl")
     assert said in finding.detail
@@ -99,8 +94,8 @@ def test_a_wrong_line_is_found_and_the_others_are_read(line: str, said: str, tmp
 def test_an_entry_without_a_file_and_a_file_without_an_entry_are_found(tmp_path: Path) -> None:
     a, b = files(tmp_path, "a.png", "b.png")
     write_lines(tmp_path, {"file_name": "b.png", "text": "b"}, {"file_name": "gone/ä.png", "text": "c"})
-    found = captions_of_metadata(tmp_path, [a, b], "text")
-    assert found.captions == {b: ("b",)}
+    found = read_captions(tmp_path, [a, b])
+    assert found.by_picture() == {b: ("b",)}
     assert found.findings == [
         Finding("metadata_without_file", "gone/ä.png", "metadata.jsonl, line 2"),
         Finding("caption_missing", "a.png", "metadata.jsonl has no line for it"),
@@ -110,13 +105,13 @@ def test_an_entry_without_a_file_and_a_file_without_an_entry_are_found(tmp_path:
 def test_a_picture_whose_line_is_wrong_is_not_also_called_missing(tmp_path: Path) -> None:
     (a,) = files(tmp_path, "a.png")
     write_lines(tmp_path, {"file_name": "a.png"})
-    assert [finding.problem for finding in captions_of_metadata(tmp_path, [a], "text").findings] == ["metadata_line"]
+    assert [finding.problem for finding in read_captions(tmp_path, [a]).findings] == ["metadata_line"]
 
 
 def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"metadata\.jsonl cannot be read .* save it as UTF-8"):
-        captions_of_metadata(tmp_path, [], "text")
+        read_captions(tmp_path, [])
 
 
 def test_text_files_that_belong_to_no_picture_are_noted(tmp_path: Path) -> None:
@@ -132,3 +127,8 @@ def test_names_are_relative_where_they_can_be_and_always_printable(tmp_path: Pat
     assert name_in(tmp_path / "in", tmp_path / "out.png") == (tmp_path / "out.png").as_posix()
     if sys.platform != "win32":
         name_in(tmp_path, tmp_path / os.fsdecode(b"a\xff.png")).encode()
+
+
+def test_a_text_file_holds_a_caption_a_line() -> None:
+    assert captions_in("  a  red\theart\r\n\n ein Fuß \n") == ("a red heart", "ein Fuß")
+    assert captions_in(" \n\n") == ()
