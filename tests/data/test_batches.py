@@ -1,4 +1,4 @@
-"""Batches depend on the seed and the step alone, and every epoch sees every picture, also where each bucket has its own."""
+"""Batches depend on the seed and the step alone; every epoch sees every picture, bucket by bucket or all together."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lorica.models import FAMILIES
 from lorica.models.clip import spellings, with_wrapper, without_wrapper
 from lorica.models.generate import describe, shapes_of, to_text
 from lorica.models.published import PUBLISHED
-from lorica.models.table import FOLDER
+from lorica.models.target import FOLDER
 
 REMADE_AT_ONCE = ("bundled", "sd1", "wan21_t2v_1_3b")  # the others take 35 s together
 CLIP = "ignore:.*token_id must be"

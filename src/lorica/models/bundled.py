@@ -1,4 +1,4 @@
-"""Where the base model that ships with the package lies: known here, below all who ask for it by name."""
+"""Name and folder of the base model that ships with the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configurations from which the tables are made: what the published models' own ``config.json`` files say."""
+"""Configurations from which the tables are made, as in the published models' own ``config.json`` files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a published model is described: its class, and what its ``config.json`` says."""
+"""Description of a published model: the classes of its networks, and their configuration."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Published:
     """One family as its authors published it.
 
     Args:
-        title: what people call it.
-        base_models: what files give as their base model, lower case, without the organisation.
-        networks: component to the network that it is.
+        title: its name for people.
+        base_models: the names that files give to their base model, lower case, without the organisation.
+        networks: component to network.
     """
 
     title: str

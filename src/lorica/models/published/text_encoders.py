@@ -1,7 +1,7 @@
 """The text encoders that adapters are made for: CLIP's and T5's.
 
 CLIP-L is ``openai/clip-vit-large-patch14``, OpenCLIP's H and bigG are the repositories of LAION (Stable Diffusion 2
-leaves out the last layer of H), T5-XXL is ``google/t5-v1_1-xxl``: what their ``config.json`` files say.
+leaves out the last layer of H), T5-XXL is ``google/t5-v1_1-xxl``; the numbers are those of their ``config.json`` files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Models of pictures with a transformer.
+"""Image models with a transformer.
 
 Where a network has no settings here, the defaults of the diffusers class are the published model. The others are the
 ``config.json`` files of the repositories on the Hub, for Sana and PixArt also written out in diffusers'
@@ -25,7 +25,7 @@ _PIXART: Config = {"sample_size": 128, "caption_channels": 4096}
 
 
 def _sd3(blocks: int, **more: object) -> Network:
-    """Return a transformer of Stable Diffusion 3, whose number of heads and width follow from that of its blocks."""
+    """Transformer of Stable Diffusion 3, whose number of heads and width follow from the number of its blocks."""
     sizes = {"num_layers": blocks, "num_attention_heads": blocks, "caption_projection_dim": 64 * blocks}
     return Network("SD3Transformer2DModel", {**sizes, **more})
 

@@ -1,4 +1,4 @@
-"""Models of videos.
+"""Video models.
 
 The settings are those in diffusers' ``scripts/convert_cogvideox_to_diffusers.py``, ``convert_ltx_to_diffusers.py``,
 ``convert_hunyuan_video_to_diffusers.py`` and ``convert_wan_to_diffusers.py``, which made the published repositories;
@@ -25,7 +25,7 @@ _WAN_PICTURE_ENCODED: Config = {**_WAN_PICTURE, "image_dim": 1280, "added_kv_pro
 
 
 def _wan(config: Config, experts: int = 1) -> dict[str, Network]:
-    """Return the transformers of a Wan model: version 2.2 has one for high and one for low noise."""
+    """Transformers of a Wan model: version 2.2 has one for high and one for low noise."""
     names = ("transformer", "transformer_2")[:experts]
     return dict.fromkeys(names, Network("WanTransformer3DModel", config))
 

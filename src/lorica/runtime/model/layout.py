@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lorica.models.target import Shape, Target
+from lorica.models.target import Target
 from lorica.runtime.bank.bank import CHILD
 from lorica.runtime.model.supported_layers import can_serve, weight_shape
 
@@ -64,11 +64,11 @@ class Tree:
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self.layers: Mapping[str, nn.Module] = {}
-        self.shapes: Mapping[str, Shape] = {}  # of the layers' weights; another object if one changed
+        self.shapes: Mapping[str, tuple[int, ...]] = {}  # of the layers' weights; another object if one changed
         self.parents: Mapping[str, nn.Module] = {}  # the module that holds each layer
         self._tables: list[dict[str, Any]] = []  # of the children of each module
         self._children: tuple[list[Any], list[int]] = ([], [])
-        self._sizes: list[Shape] = []
+        self._sizes: list[tuple[int, ...]] = []
 
     def look(self) -> None:
         """See whether modules or shapes changed."""
@@ -92,7 +92,7 @@ def _children_in(tables: list[dict[str, Any]]) -> tuple[list[Any], list[int]]:
     )
 
 
-def _size_of(layer: nn.Module) -> Shape:
+def _size_of(layer: nn.Module) -> tuple[int, ...]:
     """Return what is another if the layer's weight has another shape, as quickly as it can be had."""
     weight = layer._parameters.get("weight")  # pyright: ignore[reportPrivateUsage]
     return weight_shape(layer) if weight is None else weight.shape

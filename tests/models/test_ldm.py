@@ -7,8 +7,8 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from lorica.models import FAMILIES
 from lorica.models.generate import shapes_of
-from lorica.models.original import original_names
 from lorica.models.published import PUBLISHED
+from lorica.models.spellings.ldm import original_names
 from tiny_models import sdxl
 
 
