@@ -47,8 +47,7 @@ def command(
     with _hashing(Path(source), hashes) as digests:
         postpone("torch", names=("Tensor",), modules=("nn", "nn.functional"))  # most files can be told without it
         from lorica.cli.inspect_report import print_facts, print_folder
-        from lorica.tools.folder_facts import adapter_files, inspect_folder
-        from lorica.tools.inspect import inspect
+        from lorica.tools.inspect import adapter_files, inspect, inspect_folder
 
         files = adapter_files(Path(source))
         if len(files) > 1:

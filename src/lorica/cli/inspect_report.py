@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.tools.advice import command, describe, size
-from lorica.tools.facts import Block, Component, Facts, Fit, Hash
-from lorica.tools.folder_facts import FolderFacts
+from lorica.tools.facts import Block, Component, Facts, Fit, FolderFacts, Hash
 
 ROWS = 12  # of a list that may be long
 BAR = 24  # characters of the longest bar

@@ -33,6 +33,7 @@ from lorica.models.folding import unfold, unfold_names
 from lorica.models.spellings import Spelling, spellings_of
 
 FOLDER = Path(__file__).parent / "families"  # of the tables, made by ``python -m lorica.models.generate``
+REPOSITORIES = Path(__file__).parent / "repositories.json"  # family to the published model's repository on the Hub
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,11 @@ class Family:
     def title(self) -> str:
         """Name for people, such as ``Stable Diffusion XL``."""
         return self._table["title"]
+
+    @cached_property
+    def repository(self) -> str:
+        """Repository of the published model on the Hub, for commands that can be copied; or ``bundled``."""
+        return json.loads(REPOSITORIES.read_text("utf-8"))[self.name]
 
     @cached_property
     def base_models(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorica.models import FAMILIES
-from lorica.tools.places import REST, block_of, in_order, part_of
+from lorica.tools.blocks import REST, block_of, in_order, kind_of
 
 PARTS = {
     "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": "attention",
@@ -29,7 +29,7 @@ PARTS = {
 
 @pytest.mark.parametrize(("path", "part"), PARTS.items(), ids=PARTS)
 def test_a_part_is_known_by_its_path(path: str, part: str) -> None:
-    assert part_of(path) == part
+    assert kind_of(path) == part
 
 
 @pytest.mark.parametrize("family", FAMILIES)

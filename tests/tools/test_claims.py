@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorica.tools.trainer import SIGNS, trainer_of
+from lorica.tools.claims import SIGNS, trainer_of
 
 METADATA = [
     ({"lorica.version": "0.1.0", "lora_adapter_metadata": "{}"}, "lorica", "Lorica 0.1.0"),

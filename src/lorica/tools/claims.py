@@ -1,23 +1,28 @@
-"""Which program made a file, from its metadata and from how its keys are spelled."""
+"""Conclusions about a file, each with its evidence: the base model that it is for, and the program that made it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from lorica.adapters import Adapter
+from lorica.formats import looks
+from lorica.formats.reading import BASE_MODEL_FIELDS
+from lorica.models import FAMILIES
+from lorica.models.detect import Candidate
 from lorica.tools.facts import Claim
 
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What gives a program away.
+    """Evidence of a program: a metadata entry, or the spelling of a key.
 
     Args:
         program: its short name.
-        title: what people call it.
-        entry: an entry of the metadata, and what its value contains; ``""`` is any value.
-        spelling: what some key contains.
+        title: its name for people.
+        entry: a metadata field and a part of its value; ``""`` is any value.
+        spelling: a part of some key.
     """
 
     program: str
@@ -26,7 +31,7 @@ class Sign:
     spelling: str | None = None
 
 
-# The first that fits is it: our own and other surely named ones, then what others may have copied.
+# The first match wins: entries that only one program writes come before those that others may have copied.
 SIGNS: tuple[Sign, ...] = (
     Sign("lorica", "Lorica", entry=("lorica.version", "")),
     Sign("ai-toolkit", "ai-toolkit", entry=("software", "ai-toolkit")),
@@ -49,15 +54,46 @@ SIGNS: tuple[Sign, ...] = (
     Sign("diffusers", "diffusers before 0.27", spelling=".lora_linear_layer."),
     Sign("cloneofsimo", "cloneofsimo's lora", spelling="unet:0:"),
 )
-# What the spelling of a whole format says, if nothing else does.
+# Evidence of the format alone, where there is no other.
 STYLES: dict[str, str] = {
     "kohya": "keys in kohya's spelling: sd-scripts, one of its descendants, or a converter",
     "diffusers": "keys in the spelling of diffusers and PEFT",
 }
 
 
+def base_of(adapter: Adapter) -> Claim:
+    """Base model of an adapter, as reading settled on it, or all those that it fits equally.
+
+    A base model that only the metadata names does not count where the file's own names and sizes fit exactly one other.
+    """
+    report = adapter.report
+    named = report.base_model if report else None
+    shown = report.evidence if report else ()
+    candidates: Sequence[Candidate] = ()
+    if not shown and len(adapter):
+        candidates = looks.candidates_for(adapter)
+        shown = candidates[0].evidence if candidates else ("none of its modules is known of any base model here.",)
+        fitting = [candidate.family for candidate in candidates if candidate.fits]
+        if named not in fitting and len(fitting) == 1:
+            named = fitting[0]
+    evidence = (*_stated(adapter.metadata), *shown)
+    if named is not None:
+        return Claim(named, FAMILIES[named].title, evidence)
+    titles = [family.title for family in looks.families_of(adapter, candidates)]
+    if not titles:
+        return Claim(None, "unknown", evidence)
+    return Claim(None, " or ".join(titles), (*evidence, f"it fits {' and '.join(titles)} alike."))
+
+
+def _stated(metadata: Mapping[str, str]) -> Iterator[str]:
+    """Base models that the metadata names."""
+    for field in BASE_MODEL_FIELDS:
+        if metadata.get(field, "None") != "None":
+            yield f"metadata {field} = {metadata[field]:.80}"
+
+
 def trainer_of(keys: Collection[str], metadata: Mapping[str, str], format_name: str) -> Claim:
-    """Return the program that made a file, and what gives it away."""
+    """Program that made a file, with the evidence."""
     text = "\n".join(keys)
     for sign in SIGNS:
         evidence = _evidence(sign, text, metadata)
@@ -68,7 +104,7 @@ def trainer_of(keys: Collection[str], metadata: Mapping[str, str], format_name: 
 
 
 def _evidence(sign: Sign, keys: str, metadata: Mapping[str, str]) -> str | None:
-    """Return what gives a program away, or None; the keys are a line each."""
+    """Evidence of a program in a file, or None; the keys are one per line."""
     if sign.entry:
         name, part = sign.entry
         value = metadata.get(name)
@@ -81,7 +117,7 @@ def _evidence(sign: Sign, keys: str, metadata: Mapping[str, str]) -> str | None:
 
 
 def _title(sign: Sign, metadata: Mapping[str, str]) -> str:
-    """Return the program's title, with its version where the metadata holds one."""
+    """Title of the program, with its version where the metadata holds one."""
     version = metadata.get("lorica.version") if sign.program == "lorica" else None
     if sign.program == "ai-toolkit":
         version = _version(metadata.get("software", ""))
