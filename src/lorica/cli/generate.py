@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from lorica.cli.output import json_option, print_json
-from lorica.cli.quiet import quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries
 
 
 @click.command(

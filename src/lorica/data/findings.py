@@ -96,6 +96,17 @@ class Finding:
         """Severity of the problem."""
         return PROBLEMS[self.problem].severity
 
+    def as_dict(self) -> dict[str, object]:
+        """The finding as a plain dictionary, for JSON."""
+        severity, others = self.severity, list(self.others)
+        return {
+            "problem": self.problem,
+            "severity": severity,
+            "file": self.name,
+            "detail": self.detail,
+            "others": others,
+        }
+
 
 def by_problem(findings: Iterable[Finding]) -> dict[Problem, list[Finding]]:
     """Findings by problem, the worst problems first; problems without a finding are left out."""

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lorica.data.cache import digest_of_bytes
 from lorica.data.caption_length import CaptionMeasure, by_words
 from lorica.data.captions import FolderCaptions, name_in, read_captions, text_files_without_picture
-from lorica.data.findings import Finding
+from lorica.data.findings import Finding, by_problem
 from lorica.data.images import load_picture
 from lorica.data.likeness import MOST_EDGES, Fingerprint, fingerprint, groups_alike
 from lorica.data.metadata import METADATA
 from lorica.data.picture_files import find_pictures
 from lorica.errors import ConfigError, DataError
 
-Progress = Callable[[int], Callable[[], None]]  # number of pictures to a function that counts one
+Progress = Callable[[int], AbstractContextManager[Callable[[], object]]]  # number of pictures to what counts one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,22 @@ class Survey:
         """Whether training would start with the folder as it is."""
         return self.usable and not any(finding.severity == "stops" for finding in self.findings)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and findings as plain dictionaries and lists, for JSON."""
+        return {
+            "folder": str(self.folder),
+            "usable": self.usable,
+            "ready": self.ready,
+            "pictures": self.found,
+            "readable": len(self.pictures),
+            "captioned": len(self.captions),
+            "captions_from": self.captions_from,
+            "resolution": self.limits.resolution,
+            "captions_counted_in": self.limits.measure.unit,
+            "problems": {problem.name: len(findings) for problem, findings in by_problem(self.findings).items()},
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
+
 
 def examine_folder(
     folder: Path,
@@ -108,7 +126,7 @@ def examine_folder(
         caption_column: the field of ``metadata.jsonl`` with the caption.
         caption: one caption for all; then others are not read.
         only_text_files: read the captions from text files even where there is a ``metadata.jsonl``.
-        progress: called with the number of pictures; the function that it returns is called after each.
+        progress: called with the number of pictures, for a context whose function is called after each.
 
     Raises:
         DataError: if there is no folder, no picture in it, or ``metadata.jsonl`` is not text.
@@ -122,8 +140,8 @@ def examine_folder(
             found.findings.extend(text_files_without_picture(folder, files))
     captions = found.by_picture()
     files = list(dict.fromkeys([*files, *captions]))  # metadata.jsonl may name files of any ending
-    advance = progress(len(files)) if progress else lambda: None
-    read = [_read(folder, path, captions.get(path, ()), advance) for path in files]
+    with progress(len(files)) if progress else nullcontext(lambda: None) as advance:
+        read = [_read(folder, path, captions.get(path, ()), advance) for path in files]
     pictures = tuple(result for result in read if isinstance(result, Picture))
     unreadable = [result for result in read if isinstance(result, Finding)]
     return Survey(
@@ -142,7 +160,7 @@ def examine_folder(
     )
 
 
-def _read(folder: Path, path: Path, captions: tuple[str, ...], advance: Callable[[], None]) -> Picture | Finding:
+def _read(folder: Path, path: Path, captions: tuple[str, ...], advance: Callable[[], object]) -> Picture | Finding:
     name = name_in(folder, path)
     try:
         content = path.read_bytes()
