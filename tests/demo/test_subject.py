@@ -18,7 +18,6 @@ from lorica.demo.subject import (
     random_portrait,
     recognises_subject,
     write_lesson,
-    write_subject,
 )
 from lorica.demo.words import PATTERNS, SHAPES
 
@@ -59,7 +58,7 @@ def test_an_empty_picture_is_not_the_subject() -> None:
 
 
 def test_the_folder_holds_six_pictures_with_captions(tmp_path: Path) -> None:
-    folder = write_subject(tmp_path / "subject")
+    folder = write_lesson(tmp_path / "subject", ordinary=0)
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(lines) == len(PORTRAITS) == 6
     assert lines[0]["text"] == "a large orange zorblin on a mint background"
