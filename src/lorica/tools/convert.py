@@ -202,9 +202,7 @@ class _LoraFallback:
         others = [(component, path) for component, path, layer in adapter.layers() if layer.kind != "lora"]
         refused = [(c, p) for c, p in others if self._refusal(Adapter({c: {p: adapter.components[c][p]}}))]
         attempts = [refused] if refused else []
-        if (
-            self.to in OF_ONE_METHOD and len(adapter.components) == 1
-        ):  # what it holds alone it may not hold together
+        if self.to in OF_ONE_METHOD and len(adapter.components) == 1:  # what it holds alone it may not hold together
             attempts.append(others)
         for keys in attempts:
             held, changes = self._with_loras(adapter, keys)
