@@ -7,7 +7,6 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from lorica.models import FAMILIES
 from lorica.models.generate import shapes_of
-from lorica.models.published import PUBLISHED
 from lorica.models.spellings.ldm import original_names
 from tiny_models import sdxl
 
@@ -23,7 +22,7 @@ def test_diffusers_turns_every_original_name_back_into_its_path(name: str) -> No
         for leaf in ("weight", "bias")
     }
     with torch.device("meta"):
-        config = dict(UNet2DConditionModel(**PUBLISHED[name].networks["unet"].config).config)
+        config = dict(UNet2DConditionModel(**FAMILIES[name].published.networks["unet"].config).config)
     converted = convert_ldm_unet_checkpoint(checkpoint, config)
     found = {key.removesuffix(".weight"): int(place) for key, place in converted.items() if key.endswith(".weight")}
     assert found == {path: place for place, path in enumerate(paths)}

@@ -62,7 +62,7 @@ def test_the_command_is_one_that_lorica_understands(facts: Facts) -> None:
     with program.make_context("lorica", [verb, *arguments]) as context:
         generate = program.get_command(context, verb)
     parsed = generate.make_context(verb, list(arguments)).params
-    assert parsed["base"] == FAMILIES["sd1"].repository
+    assert parsed["base"] == FAMILIES["sd1"].published.repository
     assert parsed["loras"] == ("my dogs/sks.safetensors",)
     assert parsed["prompts"] == ("sks dog, ...",)
 
@@ -87,7 +87,7 @@ def test_new_words_are_told(facts: Facts) -> None:
 
 
 def test_every_family_and_every_method_has_its_words() -> None:
-    assert all(family.repository for family in FAMILIES.values())
+    assert all(family.published.repository for family in FAMILIES.values())
     assert KINDS.keys() <= METHODS.keys()
 
 

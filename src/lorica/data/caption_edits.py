@@ -133,16 +133,6 @@ def variants(
     return None if len(texts) > limit else tuple(dict.fromkeys(texts))
 
 
-def is_fixed(captions: Captions, edits: CaptionEdits, *, where: str = "a caption") -> bool:
-    """Whether :func:`edit` always gives the same text.
-
-    Raises:
-        DataError: as :func:`variants`.
-    """
-    texts = variants(captions, edits, where=where)
-    return texts is not None and len(texts) == 1
-
-
 def _every_text(parsed: Sequence[Sequence[Sequence[str]]], edits: CaptionEdits) -> Iterator[str]:
     if edits.dropout > 0:
         yield ""

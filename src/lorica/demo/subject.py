@@ -72,14 +72,6 @@ def draw_subject(portrait: Portrait) -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
-def random_portrait(rng: random.Random) -> Portrait:
-    """Random portrait on any background, in any size and place."""
-    size = rng.choice(list(HALF_SIDE))
-    margin = HALF_SIDE[size] + 1
-    x, y = (rng.uniform(margin, SIDE - margin) for _ in range(2))
-    return Portrait(rng.choice(list(BACKGROUNDS)), size, (x, y))
-
-
 def write_lesson(folder: str | Path, ordinary: int = ORDINARY, *, seed: int = 77) -> Path:
     """Write the six pictures of the subject, and ordinary ones that keep the rest of the model as it is.
 

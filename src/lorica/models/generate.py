@@ -12,10 +12,11 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from lorica.models import FAMILIES
 from lorica.models.clip import with_wrapper
 from lorica.models.folding import Folded, fold, fold_names
 from lorica.models.index import FILE, describe_index
-from lorica.models.published import PUBLISHED, Network, Published
+from lorica.models.published import Network, Published
 from lorica.models.target import FOLDER, Family, Target
 
 # What training adapts by default, as far as the component has it: the attention.
@@ -29,14 +30,14 @@ _BLOCK_LISTS = ("blocks", "layers", "refiner", "encoder.block")  # how the names
 
 def main() -> None:
     """Write every table."""
-    for name, published in PUBLISHED.items():
-        (FOLDER / f"{name}.json").write_text(to_text(describe(published)), "utf-8")
+    for name, family in FAMILIES.items():
+        (FOLDER / f"{name}.json").write_text(to_text(describe(family.published)), "utf-8")
     FILE.write_text(index_to_text(describe_index(targets())), "utf-8")
 
 
 def targets() -> dict[str, Target]:
     """Target of every family, as the files have it now."""
-    return {name: Family(name).target for name in PUBLISHED}
+    return {name: Family(name).target for name in FAMILIES}
 
 
 def describe(published: Published) -> dict[str, Any]:
@@ -44,8 +45,6 @@ def describe(published: Published) -> dict[str, Any]:
     with torch.device("meta"):
         parts = {name: build(network) for name, network in published.networks.items()}
     return {
-        "title": published.title,
-        "base_models": list(published.base_models),
         "default_targets": {name: targets_of(part) for name, part in parts.items()},
         "block_order": {name: fold_names(blocks_of(part)) for name, part in parts.items()},
         "components": {name: fold(shapes_of(part)) for name, part in parts.items()},

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from lorica.models.folding import unfold, unfold_names
+from lorica.models.published import Published, read_published
 from lorica.models.spellings import Spelling, spellings_of
 
 FOLDER = Path(__file__).parent / "families"  # of the tables, made by ``python -m lorica.models.generate``
-REPOSITORIES = Path(__file__).parent / "repositories.json"  # family to the published model's repository on the Hub
 
 
 @dataclass(frozen=True)
@@ -57,28 +57,28 @@ class Target:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of base model: the content of the table of its name, read when it is first used.
+    """A kind of base model: its published names and its table, read when they are first used.
 
-    That takes under a millisecond, and needs neither torch nor diffusers. Blocks that are alike stand once in the table
+    Each takes under a millisecond, and needs neither torch nor diffusers. Blocks that are alike stand once in the table
     (:mod:`lorica.models.folding`) and are written out when they are asked for.
     """
 
     name: str
 
+    @cached_property
+    def published(self) -> Published:
+        """Names and configurations of the published model."""
+        return read_published(self.name)
+
     @property
     def title(self) -> str:
         """Name for people, such as ``Stable Diffusion XL``."""
-        return self._table["title"]
+        return self.published.title
 
-    @cached_property
-    def repository(self) -> str:
-        """Repository of the published model on the Hub, for commands that can be copied; or ``bundled``."""
-        return json.loads(REPOSITORIES.read_text("utf-8"))[self.name]
-
-    @cached_property
+    @property
     def base_models(self) -> tuple[str, ...]:
         """The names that files give to their base model, lower case, without the organisation."""
-        return tuple(self._table["base_models"])
+        return self.published.base_models
 
     @cached_property
     def block_order(self) -> Mapping[str, tuple[str, ...]]:

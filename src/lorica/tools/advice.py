@@ -59,7 +59,7 @@ def command(facts: Facts) -> str:
 
 def base_argument(facts: Facts) -> str:
     """Argument for the base model: the published repository, or a placeholder."""
-    return FAMILIES[facts.base.name].repository if facts.base.name else "YOUR_BASE_MODEL"
+    return FAMILIES[facts.base.name].published.repository if facts.base.name else "YOUR_BASE_MODEL"
 
 
 def size(count: int) -> str:
