@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, cast
 
+Shape = tuple[int, ...]  # of a tensor; the only alias for it
 Folded = Mapping[str, Any]  # a path, or the path of a run of blocks, to a shape or to what each of the blocks holds
 _PERIODS = (1, 2, 3)  # how many kinds of block may alternate; the fewest that fit
 _RUN = re.compile(r"(?P<head>.*)\[(?P<first>\d+)-(?P<last>\d+)\]")

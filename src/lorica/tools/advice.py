@@ -6,22 +6,13 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lorica.adapters import KINDS
 from lorica.models import FAMILIES
 from lorica.tools.facts import Facts
 
+# Methods that a sentence describes better than by their names.
 METHODS: dict[str, str] = {
-    "lora": "LoRA",
-    "locon": "LoCon",
     "residual": "LoRA with a sparse residual",
-    "dora": "DoRA",
-    "loha": "LoHa",
-    "lokr": "LoKr",
-    "glora": "GLoRA",
-    "ia3": "IA3",
-    "oft": "OFT",
-    "oft_v2": "OFTv2",
-    "boft": "BOFT",
-    "vera": "VeRA",
     "full": "set of full differences",
     "set_weight": "set of whole weights",
     "norm": "set of changed norms",
@@ -71,7 +62,7 @@ def size(count: int) -> str:
 def _what(facts: Facts) -> str:
     name = Path(facts.source).name
     base = "a base model that could not be told" if facts.base.title == "unknown" else facts.base.title
-    kinds = _listed([METHODS.get(kind, kind) for kind in facts.methods])
+    kinds = _listed([METHODS.get(kind) or KINDS[kind].__name__ for kind in facts.methods])
     length = f", {size(facts.size)}" if facts.size is not None else ""
     if not facts.modules:
         kinds = "file of embeddings" if facts.embeddings else "file of which nothing could be read"
