@@ -12,8 +12,8 @@ from lorica.data.buckets import BucketPlan, Size
 from lorica.data.mixture import Random, Rotation, Source, one_epoch, rotations
 from lorica.errors import DataError
 
-Slot = int | tuple[int, ...]  # a picture, or several that take turns, one per epoch
-Buckets = Mapping[Size, Sequence[Slot]]
+BucketSlot = int | tuple[int, ...]  # a picture, or several that take turns, one per epoch
+Buckets = Mapping[Size, Sequence[BucketSlot]]
 
 
 def members(step: int, size: int, count: int, random: Random) -> list[int]:
@@ -40,7 +40,7 @@ def fill_buckets(plan: BucketPlan, sources: Sequence[Source]) -> Buckets:
     The pictures of a data set that is larger than its share take turns. Each bucket gets slots of such a set in
     proportion to its number of those pictures, and one slot at least, so that every picture has its turn.
     """
-    filled: dict[Size, list[Slot]] = {
+    filled: dict[Size, list[BucketSlot]] = {
         frame: list(inside) for frame, inside in plan.members(sample.position for sample in one_epoch(sources)).items()
     }
     for rotation in rotations(sources):
@@ -75,7 +75,7 @@ def bucket_batch(number: int, size: int, buckets: Buckets, random: Random) -> li
     Raises:
         DataError: if the buckets are empty.
     """
-    frames = sorted(frame for frame, pictures in buckets.items() if pictures)
+    frames = sorted(frame for frame, pictures in buckets.items() if pictures)  # whatever the order of the mapping
     if not frames:
         raise DataError("there is no picture in any bucket.")
     ends = list(accumulate(-(-len(buckets[frame]) // size) for frame in frames))  # batches up to and with each bucket
@@ -84,6 +84,7 @@ def bucket_batch(number: int, size: int, buckets: Buckets, random: Random) -> li
     chosen = bisect_right(ends, batch)
     start, pictures = (batch - [0, *ends][chosen]) * size, buckets[frames[chosen]]
     order = torch.randperm(len(pictures), generator=random(epoch, f"order/{frames[chosen]}"))
+    # The last batch of a bucket wraps around to the beginning of the bucket's own order, so that every batch is full.
     slots = [pictures[int(order[(start + offset) % len(order)])] for offset in range(size)]
     return [slot if isinstance(slot, int) else slot[epoch % len(slot)] for slot in slots]
 
@@ -97,6 +98,6 @@ def _permutation(epoch: int, count: int, random: Random) -> list[int]:
     return torch.randperm(count, generator=random(epoch, "order")).tolist()
 
 
-def _take_turns(pictures: Sequence[int], rotation: Rotation) -> list[Slot]:
+def _take_turns(pictures: Sequence[int], rotation: Rotation) -> list[BucketSlot]:
     slots = max(1, round(rotation.slots * len(pictures) / len(rotation.positions)))
     return [tuple(pictures[slot::slots]) for slot in range(slots)]

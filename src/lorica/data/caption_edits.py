@@ -36,7 +36,7 @@ CLOSING_MARKS = frozenset(",.;:!?)]、。，．；：！？")  # noqa: RUF001  #
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionEdits:
-    """How captions are changed. Without arguments they are left as they are.
+    """Settings of the augmentation of captions. Without arguments captions stay as they are.
 
     Args:
         shuffle: shuffle the tags.
@@ -129,7 +129,7 @@ def variants(
         DataError: if there is no caption, or a wildcard is not closed, in any of the captions.
     """
     parsed = [_alternatives(caption, edits, where) for caption in dict.fromkeys(_choices(captions, where))]
-    texts = list(islice(_every_text(parsed, edits), limit + 1))
+    texts = list(islice(_every_text(parsed, edits), limit + 1))  # lazily: twenty shuffled tags have 20! orders
     return None if len(texts) > limit else tuple(dict.fromkeys(texts))
 
 

@@ -21,7 +21,7 @@ DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 class View(NamedTuple):
-    """How a picture is seen: where the cut lies, 0 (left, top) to 1 (right, bottom), and whether it is mirrored."""
+    """View of a picture: the place of the cut, 0 (left, top) to 1 (right, bottom), and whether it is mirrored."""
 
     left: float = 0.5
     top: float = 0.5
@@ -48,7 +48,7 @@ def load_picture(content: bytes, path: Path) -> Image.Image:
     Raises:
         DataError: if the bytes are not a whole picture.
     """
-    with _named(path):
+    with _named(path):  # conversion may fail as well, for modes that Pillow cannot convert
         return to_rgb(open_picture(content, path))
 
 
@@ -91,7 +91,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Picture in mode RGB; 16-bit grey keeps its upper 8 bits."""
-    if picture.mode in DEEP_MODES:
+    if picture.mode in DEEP_MODES:  # Pillow would clip these to 255 instead of scaling them
         values = np.asarray(picture).astype(np.int64) // 257
         return Image.fromarray(values.clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:

@@ -17,7 +17,7 @@ EXAMPLE = '{"file_name": "a.png", "text": "a red heart"}'
 LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}  # some readers end a line at them
 
 
-class Row(NamedTuple):
+class MetadataRow(NamedTuple):
     """One line: the picture that it names, whether that file exists, and its captions; or the fault of the line."""
 
     number: int
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     fault: str = ""
 
 
-def parse_rows(text: str, folder: Path, column: str) -> Iterator[Row]:
+def parse_rows(text: str, folder: Path, column: str) -> Iterator[MetadataRow]:
     """Rows of a ``metadata.jsonl`` in ``folder``, numbered from 1; empty lines are skipped.
 
     A line ends at a newline and nowhere else: a caption may hold other marks that Python counts as ends of lines.
@@ -64,14 +64,14 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
         raise FileError(f"cannot write {path}: there is no folder {path.parent}.")
 
 
-def _row(number: int, line: str, folder: Path, column: str) -> Row:
+def _row(number: int, line: str, folder: Path, column: str) -> MetadataRow:
     path = None
     try:
         fields = _parse_object(line)
         path = folder / _file_name(fields)
-        return Row(number, path, path.is_file(), _captions(fields, column))
+        return MetadataRow(number, path, path.is_file(), _captions(fields, column))
     except (DataError, OSError) as error:  # OSError: such as a name that is too long
-        return Row(number, path, fault=str(error))
+        return MetadataRow(number, path, fault=str(error))
 
 
 def _parse_object(line: str) -> dict[str, object]:

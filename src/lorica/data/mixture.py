@@ -95,6 +95,7 @@ def draws(sources: Sequence[Source]) -> tuple[int, ...]:
     share = max(1, sum(dependent))
     own = [0 if depends else share * _own(source) for source, depends in zip(sources, dependent, strict=True)]
     instances = sum(number for number, source in zip(own, sources, strict=True) if not source.prior)
+    # All other sets were counted ``share`` times over, so that the division comes out even.
     full = [instances // share if depends else number for number, depends in zip(own, dependent, strict=True)]
     common = math.gcd(*full)
     return tuple(number // common for number in full)
@@ -154,6 +155,7 @@ def _drawn(first: int, size: int, slots: Sequence[int], random: Random) -> list[
         order = torch.randperm(total, generator=random(cycle, "sources"))
         owners = torch.bucketize(order, ends, right=True)  # the data set of each slot of the cycle
         begin, end = max(first - cycle * total, 0), min(first + size - cycle * total, total)
+        # Counting within the cycle makes a step a function of its number alone: nothing before it has to be drawn.
         for place, number in enumerate(owners[begin:end].tolist(), begin):
             found.append((number, cycle * slots[number] + int((owners[:place] == number).sum())))
     return found

@@ -117,7 +117,7 @@ def prepare_pipeline(base: str, *, device: str | None = None, dtype: str | None 
         chosen = torch.device(place)
         precision = dtype_named(dtype) or (torch.float16 if chosen.type == "cuda" else torch.float32)
         return load_pipeline(base, dtype=precision).to(chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is unknown or not there
         if device is None:
             raise
         raise ConfigError(f"cannot use the device {device!r}: {str(error).splitlines()[0]}") from error

@@ -73,7 +73,7 @@ def _run(
         prompt=[shot.prompt for shot in shots],
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance,
-        generator=[torch.Generator().manual_seed(shot.seed) for shot in shots],
+        generator=[torch.Generator().manual_seed(shot.seed) for shot in shots],  # on the CPU: the same on every device
         callback_on_step_end=_counting(advance) if advance else None,
         **given,
     )

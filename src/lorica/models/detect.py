@@ -135,10 +135,10 @@ def _groups(modules: ModuleShapes) -> Iterator[_ModuleGroup]:
 def _count(group: _ModuleGroup, tallies: dict[str, _Tally]) -> None:
     """Count a group's modules in the tally of each family that has modules of its name."""
     families, same = _families_with(group.name, _is_text(group), group.size)
-    if not families <= tallies.keys():
+    if not families <= tallies.keys():  # also families in which no size fits: they are candidates by name
         tallies.update({family: _Tally() for family in families if family not in tallies})
     for family, reaches in same:
-        if group.highest in reaches:
+        if group.highest in reaches:  # the file goes to the last block of this family, and no further
             tallies[family].reached += 1
             tallies[family].fitting += len(group.members)
         else:

@@ -81,8 +81,9 @@ def starred(path: str) -> tuple[str, Numbers]:
 def starred_all(paths: Collection[str]) -> Iterator[tuple[str, Numbers]]:
     """The result of :func:`starred` for each path; all in one pass over one text, which takes half the time."""
     text = _START.join(["", *paths]) + "\n"
-    if text.count("\n") > len(paths) + 1:
+    if text.count("\n") > len(paths) + 1:  # a name from a broken file may hold a newline, which ends a path here
         text = _START.join(["", *(path.replace("\n", " ") for path in paths)]) + "\n"
+    # A star in a name must not stand for a number, and CLIP's paths are indexed without their wrapper.
     flat = text.replace(".", "_").replace("*", "?").replace(_START + _WRAPPER, _START)
     pieces = _NUMBER.split(flat)
     numbers = map(int, pieces[1::2])

@@ -72,7 +72,7 @@ def rewrite(
 def _weight_for(layer: AdapterLayer, shape: tuple[int, ...], base: Callable[[], Tensor] | None) -> Tensor | str:
     """Weight to compute the change on: NaN if the change is the same for all weights, else the base's."""
     unknown = torch.full(shape, nan)
-    if layer.delta(unknown).isfinite().all():
+    if layer.delta(unknown).isfinite().all():  # NaN would have spread through any formula that reads the weight
         return unknown
     if base is None:
         return (
@@ -121,7 +121,8 @@ def _finish(
     """The LoRA in the dtype that is written, with the layer's bias, and its error."""
     bias = layer.tensors.get("bias")
     extra = {} if bias is None else {"bias": bias}
-    up, alpha = (lora.up, lora.alpha) if bias is None else (lora.up * lora.scaling, None)  # PEFT scales a bias too
+    # PEFT multiplies a bias by alpha / rank too, so a layer with a bias is written with a scaling of 1.
+    up, alpha = (lora.up, lora.alpha) if bias is None else (lora.up * lora.scaling, None)
     written = LoRA(lora.down.to(dtype).contiguous(), up.to(dtype).contiguous(), alpha, **extra)
     wanted = layer.delta(weight).reshape(shape)
     length = float(torch.linalg.vector_norm(wanted))

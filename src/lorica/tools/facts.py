@@ -81,7 +81,7 @@ class Hash:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What the file says of its training: as the trainer wrote it, not checked.
+    """Training of a file, as its trainer described it in the metadata; nothing of it is checked.
 
     Args:
         title: the name that was given to it.
