@@ -89,7 +89,7 @@ def test_new_words_are_told(facts: Facts) -> None:
 
 def test_every_family_and_every_method_has_its_words() -> None:
     assert FAMILIES.keys() <= REPOSITORIES.keys()
-    assert KINDS.keys() <= METHODS.keys()
+    assert KINDS.keys() - METHODS.keys() == {"joined_rows"}  # which no file holds
 
 
 @pytest.mark.parametrize(
