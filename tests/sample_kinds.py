@@ -17,8 +17,10 @@ from lorica.adapters import (
     DoRA,
     Full,
     GLoRA,
+    JoinedRows,
     LoHa,
     LoKr,
+    LoRA,
     Norm,
     OFTv2,
     Places,
@@ -217,6 +219,17 @@ def make_vera(layer: nn.Module, rank: int = 3) -> VeRA:
     return VeRA(torch.randn(out), torch.randn(rank), torch.randn(rank, width), torch.randn(out, rank))
 
 
+def make_joined_rows(layer: nn.Module) -> JoinedRows:
+    """Return LoRAs of their own for the first row and for the last two, the one with a change of the bias."""
+    out, *rest = layer.weight.shape
+    ones = [1] * (len(rest) - 1)
+    first = LoRA(
+        torch.randn(1, *rest), torch.randn(1, 1, *ones), 0.5, bias=torch.randn(1) if has_outputs(layer) else None
+    )
+    last = LoRA(torch.randn(2, *rest), torch.randn(2, 2, *ones), 3.0)
+    return JoinedRows({(0, 1): first, (out - 2, out): last}, (out, *rest))
+
+
 # What a sample is of, to the layers that it can be for and what makes it: at least one sample for every kind.
 Maker = Callable[[nn.Module], AdapterLayer]
 SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
@@ -247,4 +260,5 @@ SAMPLES: dict[str, tuple[Callable[[nn.Module], bool], Maker]] = {
     "set_weight": (lambda _: True, make_set_weight),
     "norm": (lambda layer: not of_matrix(layer), make_norm),
     "bias": (has_outputs, make_bias_only),
+    "joined_rows": (of_matrix, make_joined_rows),
 }

@@ -40,7 +40,7 @@ TARGETS = {
 }
 EVERYTHING = Target("a made-up model", {"unet": UNET, **ENCODERS})
 PEFT = {"lora", "dora", "bias"}
-LYCORIS = set(SAMPLES) - {"ia3", "oft_v2 shared", "vera"}
+LYCORIS = set(SAMPLES) - {"ia3", "oft_v2 shared", "vera", "joined_rows"}
 # The samples that a format can hold; all others must be refused.
 HELD = {
     "diffusers": {"lora", "dora"},

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import lorica
+from lorica.adapters import Adapter, LoRA
 from lorica.errors import FileError, FormatError
 from lorica.formats.storage.files import load, save
 from lorica.formats.storage.header import SIZES, parse_header
@@ -72,6 +74,34 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     save(tensors, tmp_path / "a.safetensors", {"x": "1", "y": "2"})
     save(backwards, tmp_path / "b.safetensors", {"y": "2", "x": "1"})
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_metadata_of_any_text_gives_the_same_bytes_each_time(tmp_path: Path) -> None:
+    odd = "".join(map(chr, range(160))) + '\u2028\u2029é\U0001f600\\"/'
+    metadata = {f"{number}{odd}": odd for number in range(9)}
+    for name in "ab":
+        save(sample_after_seed(), tmp_path / name, metadata)
+        assert load_file(tmp_path / name).keys() == sample().keys()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert load(tmp_path / "a").metadata == metadata
+
+
+def test_tensors_that_share_memory_are_each_written_whole(tmp_path: Path) -> None:
+    whole = torch.randn(6, 4)
+    shared = {"whole": whole, "same": whole, "rows": whole[2:4], "flat": whole.view(-1)}
+    save(shared, tmp_path / "a.safetensors", {})
+    assert same(load_file(tmp_path / "a.safetensors"), shared)
+
+
+@pytest.mark.parametrize(
+    ("key", "metadata"), [("half \ud800", {}), ("a", {"half \ud800": "x"}), ("a", {"x": "\ud800"})]
+)
+def test_half_a_surrogate_pair_cannot_be_written(key: str, metadata: dict[str, str], tmp_path: Path) -> None:
+    adapter = Adapter({"unet": {key: LoRA(torch.ones(2, 3), torch.ones(4, 2))}})
+    for name in ("diffusers", "kohya"):
+        with pytest.raises(FormatError, match=r"ud800.*is no Unicode text"):
+            lorica.write(adapter, tmp_path / "a.safetensors", format=name, metadata=metadata)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_tensor_that_we_write_can_be_mapped(tmp_path: Path) -> None:

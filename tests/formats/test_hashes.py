@@ -50,3 +50,10 @@ def test_a_file_under_a_mebibyte_has_the_legacy_hash_of_nothing(tmp_path: Path) 
 def test_files_in_other_formats_have_none(tmp_path: Path) -> None:
     found = stored(lorica.write(adapter(43), tmp_path / "a.safetensors", format="diffusers"))
     assert not any(name.startswith("sshs_") for name in found)
+
+
+def test_a_header_over_a_mebibyte_leaves_no_legacy_hash(tmp_path: Path) -> None:
+    value = adapter(43).with_metadata({"ss_long": "x" * START})
+    found = stored(lorica.write(value, tmp_path / "a.safetensors", format="kohya"))
+    assert len(found["sshs_model_hash"]) == 64
+    assert "sshs_legacy_hash" not in found

@@ -10,6 +10,7 @@ from lorica.adapters.dora import DoRA
 from lorica.adapters.full import Full
 from lorica.adapters.glora import GLoRA
 from lorica.adapters.ia3 import IA3
+from lorica.adapters.joined_rows import JoinedRows
 from lorica.adapters.locon import LoCon
 from lorica.adapters.loha import LoHa
 from lorica.adapters.lokr import LoKr
@@ -26,6 +27,7 @@ KINDS: dict[str, type[AdapterLayer]] = {
     cls.kind: cls
     for cls in (
         LoRA, LoCon, Residual, DoRA, LoHa, LoKr, GLoRA, IA3, OFT, OFTv2, BOFT, VeRA, Full, SetWeight, Norm, BiasOnly,
+        JoinedRows,
     )
 }  # fmt: skip
 
@@ -42,6 +44,7 @@ __all__ = [
     "Factors",
     "Full",
     "GLoRA",
+    "JoinedRows",
     "LoCon",
     "LoHa",
     "LoKr",

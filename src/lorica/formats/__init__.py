@@ -28,7 +28,7 @@ from lorica.formats.dialects.naming import Naming, model_for
 from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.storage.files import save, save_text
-from lorica.formats.storage.hashes import LEGACY_HASH, MODEL_HASH, hashes_of_content
+from lorica.formats.storage.hashes import LEGACY_HASH, MODEL_HASH, OWN_HASHES
 from lorica.formats.storage.sources import FILE_NAME, PEFT_FILE, Source, open_source
 from lorica.models import Target
 from lorica.models.clip import spellings
@@ -101,7 +101,7 @@ def write(
     tensors, needed = FORMATS[format].compose(adapter, target)
     own = {name: value for name, value in adapter.metadata.items() if name not in (*OF_ONE_FORMAT, *HASHES)}
     texts = _texts({**own, **(metadata or {}), **needed, "format": "pt"})
-    save(tensors, place, {**texts, **hashes_of_content(tensors, texts)} if format == kohya.NAME else texts)
+    save(tensors, place, texts, OWN_HASHES if format == kohya.NAME else None)
     if CONFIG_FILE in needed and place.name == PEFT_FILE:
         save_text(needed[CONFIG_FILE], place.with_name(CONFIG_FILE))
     return place

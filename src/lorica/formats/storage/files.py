@@ -1,4 +1,4 @@
-"""Tensors from files and into files: memory-mapped reading, atomic writing."""
+"""Tensors from files and into files: memory-mapped reading, writing with the safetensors library."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import json
 import mmap
 import os
 import re
-import secrets
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lorica.atomic import atomic_write
 from lorica.errors import FileError, FormatError
 from lorica.formats.storage.header import (
     LENGTH_BYTES,
@@ -31,10 +33,10 @@ from lorica.formats.storage.header import (
 from lorica.formats.storage.unread import Unread, view
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-_STORED_NAMES = {f"torch.{name}": stored for stored, name in TORCH_NAMES.items()}
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_STORED = {f"torch.{name}" for name in TORCH_NAMES.values()}
 _OWN_STARTS = (b"PK\x03\x04", b"\x80\x02")  # of torch checkpoints, new and old
 _OBJECT = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")  # in what torch says of an object that it does not load
-_PADDING = 8  # tensors start at a multiple of this, so that they can be mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,35 @@ def peek(path: Path) -> Stored:
     return Stored(str(path), _unread(content, header), header.metadata)
 
 
-def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+class Stamp(NamedTuple):
+    """Metadata that a file has of its own content, such as hashes: known only when the content is written.
+
+    Args:
+        reserved: the names, each with a text that is as long as the longest value.
+        made: the finished header without its metadata's order, and the bytes of the tensors, to what is true of them;
+            a name may be left out.
+    """
+
+    reserved: Mapping[str, str]
+    made: Callable[[bytes, memoryview], Mapping[str, str]]
+
+
+def save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str], stamp: Stamp | None = None) -> None:
     """Write a safetensors file whole or not at all: the same content always gives the same bytes.
 
     Raises:
         FileError: if the folder or the file cannot be written.
+        FormatError: if a tensor or a text is one that such a file cannot hold.
     """
-    _save(path, lambda: pieces_of(tensors, metadata))
+    own = _storable(tensors)
+    reserved = {**metadata, **(stamp.reserved if stamp else {})}
+    check_unicode((*own, *reserved, *reserved.values()))
+    with atomic_write(path) as waiting:
+        try:
+            save_file(own, waiting, reserved or None)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        _finish_header(waiting, path, metadata, stamp)
 
 
 def save_text(text: str, path: Path) -> None:
@@ -100,24 +124,52 @@ def save_text(text: str, path: Path) -> None:
     Raises:
         FileError: if the folder or the file cannot be written.
     """
-    _save(path, lambda: [text.encode()])
+    with atomic_write(path) as waiting:
+        waiting.write_text(text, encoding="utf-8", newline="")
 
 
-def _save(path: Path, pieces: Callable[[], list[Any]]) -> None:
-    waiting = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with waiting.open("xb") as file:
-            for piece in pieces():
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        waiting.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error.strerror or error}. Nothing was changed there.") from error
-    finally:
-        waiting.unlink(missing_ok=True)
+def check_unicode(texts: Iterable[str]) -> None:
+    """Raise unless all texts can be written: Python's may hold half of a surrogate pair, which no encoding has.
+
+    Raises:
+        FormatError: naming the first that cannot.
+    """
+    broken = next((text for text in texts if _HALF_A_PAIR.search(text)), None)
+    if broken is not None:
+        raise FormatError(f"{broken!r:.200} is no Unicode text, and a safetensors file holds nothing else.")
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the safetensors library writes them: on the CPU, contiguous, none sharing memory with another."""
+    own: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        if str(tensor.dtype) not in _STORED:
+            raise FormatError(f"{name!r} has the dtype {tensor.dtype}, which a safetensors file cannot hold.")
+        plain = tensor.detach().cpu().contiguous()
+        begin = plain.untyped_storage().data_ptr()
+        own[name] = plain.clone() if begin in memory else plain
+        memory.add(begin)
+    return own
+
+
+def _finish_header(written: Path, path: Path, metadata: Mapping[str, str], stamp: Stamp | None) -> None:
+    """Write the metadata of a file again, stamped and in order: the library writes it in a random one."""
+    with written.open("r+b") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        text = file.read(length)
+        made: Mapping[str, str] = {}
+        if stamp:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+                made = stamp.made(text, view[LENGTH_BYTES + length :])
+        header = json.loads(text)
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted({**metadata, **made}.items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:  # not for the order, nor for a stamp that is no longer than what was reserved
+            raise FileError(f"cannot write {path}: its header has {length} bytes, and {len(text)} are needed.")
+        file.seek(LENGTH_BYTES)
+        file.write(text.ljust(length))
 
 
 def _load_safetensors(path: Path) -> Stored:
@@ -227,44 +279,3 @@ def _numbered(raw: list[Any], source: str) -> dict[str, Tensor]:
     component = "text_encoder" if ".text_encoder." in Path(source).name else "unet"
     halves = ("up", "down")
     return {f"{component}:{place // 2}:{halves[place % 2]}": tensor for place, tensor in enumerate(raw)}
-
-
-def pieces_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[Any]:
-    """Return the bytes of a safetensors file: the header's length, the header, and the tensors.
-
-    Those of wide dtypes come first, so that each is aligned.
-    """
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    blobs: list[Any] = []
-    offset = 0
-    for name in order:
-        blob = _bytes_of(tensors[name], name)
-        header[name] = {
-            "dtype": _STORED_NAMES[str(tensors[name].dtype)],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [offset, offset + len(blob)],
-        }
-        offset += len(blob)
-        blobs.append(blob)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(LENGTH_BYTES + len(text)) % _PADDING)
-    return [len(text).to_bytes(LENGTH_BYTES, "little"), text, *blobs]
-
-
-def _bytes_of(tensor: Tensor, name: str) -> Any:
-    if str(tensor.dtype) not in _STORED_NAMES:
-        raise FormatError(f"{name!r} has the dtype {tensor.dtype}, which a safetensors file cannot hold.")
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return cast("Any", flat.view(torch.uint8).numpy()).data if flat.numel() else b""
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last through a power cut, where the system can."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

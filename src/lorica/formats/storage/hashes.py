@@ -7,14 +7,10 @@ are written by kohya's scripts: over a copy of the file that keeps only the ``ss
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from itertools import accumulate
 from typing import Any, cast
 
-from torch import Tensor
-
-from lorica.formats.storage.files import pieces_of
+from lorica.formats.storage.files import Stamp
 from lorica.formats.storage.header import LENGTH_BYTES
 
 MODEL_HASH, LEGACY_HASH = "sshs_model_hash", "sshs_legacy_hash"
@@ -22,19 +18,14 @@ LEGACY_START, LEGACY_LENGTH, LEGACY_DIGITS = 0x100000, 0x10000, 8
 _PADDING = 8
 
 
-def hashes_of_content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the hashes that a file of these tensors and this metadata has of itself."""
-    _, header, *blobs = pieces_of(tensors, metadata)
-    model = sha256()
-    for blob in blobs:
-        model.update(blob)
+def _own_hashes(header: bytes, tensors: memoryview) -> dict[str, str]:
+    hashes = {MODEL_HASH: sha256(tensors).hexdigest()}
     offset = legacy_offset(header)
-    legacy = {} if offset is None else {LEGACY_HASH: legacy_hash(_part(blobs, offset, offset + LEGACY_LENGTH))}
-    return {MODEL_HASH: model.hexdigest(), **legacy}
+    return hashes if offset is None else {**hashes, LEGACY_HASH: legacy_hash(tensors[offset : offset + LEGACY_LENGTH])}
 
 
 def legacy_offset(header: bytes) -> int | None:
-    """Return where the 64 KiB of the legacy hash begin, counted from the first tensor: one MiB into the copy.
+    """Where the 64 KiB of the legacy hash begin, counted from the first tensor: one MiB into the copy.
 
     None if they reach into its header: one with several entries of metadata has no settled order, so there the hash
     says nothing.
@@ -43,23 +34,18 @@ def legacy_offset(header: bytes) -> int | None:
     return None if own > LEGACY_START else LEGACY_START - own
 
 
-def legacy_hash(part: bytes) -> str:
-    """Return the legacy hash of a file whose 64 KiB these are."""
+def legacy_hash(part: bytes | memoryview) -> str:
+    """The legacy hash of a file whose 64 KiB these are."""
     return sha256(part).hexdigest()[:LEGACY_DIGITS]
 
 
-def _part(blobs: Sequence[Any], start: int, stop: int) -> bytes:
-    """Return the bytes from ``start`` to ``stop`` of pieces that lie behind each other."""
-    begins = accumulate((len(blob) for blob in blobs), initial=0)
-    return b"".join(
-        bytes(blob[max(start - begin, 0) : max(stop - begin, 0)]) for blob, begin in zip(blobs, begins, strict=False)
-    )
-
-
 def _length_in_copy(text: bytes) -> int:
-    """Return the length of the header, with its own length before it, if only the ``ss_`` metadata is kept."""
+    """The length of the header in the copy, with the eight bytes before it."""
     raw = cast("dict[str, Any]", json.loads(text))
     metadata = cast("dict[str, str]", raw.get("__metadata__") or {})
     kept = {name: value for name, value in metadata.items() if name.startswith("ss_")}
     shown = json.dumps({**raw, "__metadata__": kept}, separators=(",", ":"), ensure_ascii=False).encode()
     return LENGTH_BYTES + len(shown) + -len(shown) % _PADDING
+
+
+OWN_HASHES = Stamp({MODEL_HASH: "0" * sha256().digest_size * 2, LEGACY_HASH: "0" * LEGACY_DIGITS}, _own_hashes)
