@@ -45,6 +45,7 @@ def command(
     os.environ.setdefault(*ONE_THREAD)
     with _hashing(Path(source), hashes) as digests:
         postpone("torch", names=("Tensor",), modules=("nn", "nn.functional"))  # most files can be told without it
+        postpone("safetensors.torch", names=("save_file",))  # would import torch
         from lorica.cli.inspect_report import print_facts, print_folder
         from lorica.tools.inspect import adapter_files, inspect, inspect_folder
 

@@ -86,10 +86,10 @@ class Postponed(ModuleType):
 
 
 def postpone(package: str, *, names: tuple[str, ...] = (), modules: tuple[str, ...] = ()) -> None:
-    """Postpone the import of a package until its first use. A package that is imported already stays as it is.
+    """Postpone the import of a package until its first use. One that is imported already stays as it is.
 
     Args:
-        package: such as ``torch``.
+        package: such as ``torch``; or a single module of one, such as ``safetensors.torch``.
         names: its classes that files name at their top, such as ``Tensor``.
         modules: its modules of which files name classes and functions, such as ``nn``; parents before children.
     """

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from lorica.atomic import atomic_write
 
 Tensors = Mapping[str, Tensor]
 
@@ -72,16 +72,13 @@ class Cache:
         made = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         if self.folder is None:
             return made
-        path = _path(self.folder, key)
-        waiting = path.with_name(f".{key}.{uuid4().hex}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(made, waiting, metadata={"digest": digest_of_tensors(made)})
-            waiting.replace(path)
+            with atomic_write(
+                _path(self.folder, key), sync=False
+            ) as waiting:  # the digest finds what a power cut breaks
+                save_file(made, waiting, metadata={"digest": digest_of_tensors(made)})
         except (OSError, SafetensorError) as error:
-            self.trouble = f"the cache folder {self.folder} cannot be written ({error})"
-            with suppress(OSError):
-                waiting.unlink(missing_ok=True)
+            self.trouble = f"the cache folder {self.folder} cannot be written ({error.__cause__ or error})"
         return made
 
 

@@ -10,9 +10,10 @@ from itertools import islice
 from operator import itemgetter, le
 
 from lorica.models import FAMILIES
-from lorica.models.index import TEXT, Numbers, OutIn, Reaches, reaches_of, read_index, starred_all
+from lorica.models.folding import Shape
+from lorica.models.index import TEXT, Reaches, reaches_of, read_index, starred_all
 
-ModuleShapes = Mapping[str, Mapping[str, tuple[int, ...] | None]]
+ModuleShapes = Mapping[str, Mapping[str, Shape | None]]
 _UNKNOWN = ("", "model")  # components whose kind a file does not say
 _CROSS_ATTENTION = "_attn2_to_k"  # in a UNet, its input is the text
 _UNETS = ("down_blocks_", "mid_block_", "up_blocks_", "input_blocks_", "middle_block_", "output_blocks_")
@@ -73,14 +74,14 @@ class _ModuleGroup:
 
     component: str
     name: str
-    size: OutIn | None
-    members: Sequence[tuple[str, Numbers]]  # the path as the file has it, and its numbers
-    highest: Numbers  # at each star
+    size: Shape | None
+    members: Sequence[tuple[str, tuple[int, ...]]]  # the path as the file has it, and its numbers
+    highest: tuple[int, ...]  # at each star
 
     def __len__(self) -> int:
         return len(self.members)
 
-    def count_within(self, highest: Numbers) -> int:
+    def count_within(self, highest: tuple[int, ...]) -> int:
         """Number of members without a number above the highest."""
         if _within(self.highest, highest):
             return len(self.members)
@@ -124,7 +125,7 @@ def detect(modules: ModuleShapes) -> list[Candidate]:
 
 def _groups(modules: ModuleShapes) -> Iterator[_ModuleGroup]:
     for component, shapes in modules.items():
-        members: defaultdict[tuple[str, OutIn | None], list[tuple[str, Numbers]]] = defaultdict(list)
+        members: defaultdict[tuple[str, Shape | None], list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
         for path, shape, (name, numbers) in zip(shapes, shapes.values(), starred_all(shapes), strict=True):
             members[name, shape and shape[:2]].append((path, numbers))
         for (name, size), found in members.items():
@@ -147,8 +148,8 @@ def _count(group: _ModuleGroup, tallies: dict[str, _Tally]) -> None:
 
 @lru_cache(maxsize=4096)
 def _families_with(
-    name: str, text: bool | None, size: OutIn | None
-) -> tuple[Set[str], Sequence[tuple[str, Sequence[Numbers]]]]:
+    name: str, text: bool | None, size: Shape | None
+) -> tuple[Set[str], Sequence[tuple[str, Sequence[tuple[int, ...]]]]]:
     """Families that have modules of a starred name, and, for those that have them in a size, how far these go."""
     families = reaches_of(name, text=text)
     same = ((family, _of_size(size, reaches)) for family, reaches in families.items())
@@ -164,21 +165,21 @@ def _has_all(group: _ModuleGroup, reaches: Reaches) -> bool:
     return any(group.count_within(highest) == len(group) for highest in _of_size(group.size, reaches))
 
 
-def _of_size(size: OutIn | None, reaches: Reaches) -> Sequence[Numbers]:
+def _of_size(size: Shape | None, reaches: Reaches) -> Sequence[tuple[int, ...]]:
     """Highest numbers of the modules of a size; a negative number stands for a size that the file does not tell."""
     if size is not None and min(size, default=0) >= 0:
         return reaches.get(size, ())
     return [highest for theirs, known in reaches.items() if _may_be(size, theirs) for highest in known]
 
 
-def _may_be(size: OutIn | None, theirs: OutIn) -> bool:
+def _may_be(size: Shape | None, theirs: Shape) -> bool:
     if size is None:
         return True
     own = size if size[-1] >= 0 else size[: len(theirs)]  # a change of a bias may be a norm's, which has no inputs
     return len(own) == len(theirs) and all(one < 0 or one == other for one, other in zip(own, theirs, strict=True))
 
 
-def _within(numbers: Numbers, highest: Numbers) -> bool:
+def _within(numbers: tuple[int, ...], highest: tuple[int, ...]) -> bool:
     return all(map(le, numbers, highest))
 
 

@@ -21,10 +21,10 @@ _RUN = re.compile(r"(?P<head>.*)\[(?P<first>\d+)-(?P<last>\d+)\]")
 class _Node(dict[str, "_Node"]):
     """Tree of modules: children by the next part of the path, and the shape of the module at this path, if any."""
 
-    shape: tuple[int, ...] | None = None
+    shape: Shape | None = None
 
 
-def fold(modules: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+def fold(modules: Mapping[str, Shape]) -> dict[str, Any]:
     """Table with each run of equal consecutive blocks written once, in the same order."""
     root = _Node()
     for path, shape in modules.items():
@@ -35,7 +35,7 @@ def fold(modules: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     return dict(_lines(root))
 
 
-def unfold(folded: Folded) -> dict[str, tuple[int, ...]]:
+def unfold(folded: Folded) -> dict[str, Shape]:
     """Path and shape of every module: the inverse of :func:`fold`."""
     return dict(_modules(folded))
 
@@ -105,7 +105,7 @@ def _name_of_run(head: str, names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{head}[{numbers[0]}-{numbers[-1]}]"
 
 
-def _modules(folded: Folded) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _modules(folded: Folded) -> Iterator[tuple[str, Shape]]:
     for text, value in folded.items():
         kinds = [value] if not isinstance(value, Mapping) or "+0" not in value else list(value.values())
         inner = [_inside(kind) for kind in kinds]
@@ -113,7 +113,7 @@ def _modules(folded: Folded) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield from ((f"{name}.{path}" if path else name, shape) for path, shape in inner[place % len(inner)])
 
 
-def _inside(value: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _inside(value: Any) -> tuple[tuple[str, Shape], ...]:
     """Content of one block: its modules, or its own weight."""
     return tuple(_modules(cast("Folded", value))) if isinstance(value, Mapping) else (("", tuple(value)),)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lorica.models import FAMILIES
 from lorica.models.clip import with_wrapper
-from lorica.models.folding import Folded, fold, fold_names
+from lorica.models.folding import Folded, Shape, fold, fold_names
 from lorica.models.index import FILE, describe_index
 from lorica.models.published import Network, Published
 from lorica.models.target import FOLDER, Family, Target
@@ -51,7 +51,7 @@ def describe(published: Published) -> dict[str, Any]:
     }
 
 
-def shapes_of(part: nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes_of(part: nn.Module) -> dict[str, Shape]:
     """Path and weight shape of every module that has a weight of its own."""
     weights = {path: getattr(module, "weight", None) for path, module in part.named_modules()}
     return {with_wrapper(path): tuple(weight.shape) for path, weight in weights.items() if isinstance(weight, Tensor)}

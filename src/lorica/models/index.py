@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from lorica.models.clip import WRAPPER
+from lorica.models.folding import Shape
 from lorica.models.spellings import foreign_names
 from lorica.models.target import Target
 
 FILE = Path(__file__).parent / "index.json"
-OutIn = tuple[int, ...]  # out and in of a weight, without the size of a kernel; one number where it has no more
-Numbers = tuple[int, ...]
-Reaches = Mapping[OutIn, Sequence[Numbers]]  # size of modules to the highest numbers in their paths, for each network
+# Shape of weights, without the kernel, to the highest numbers in their modules' paths, for each network.
+Reaches = Mapping[Shape, Sequence[tuple[int, ...]]]
 TEXT = "text_encoder"  # how the names of the components begin that read the prompt
 _NUMBER = re.compile(r"_(\d{1,9})(?=[_\n])")
 _WRAPPER = WRAPPER.replace(".", "_")
@@ -63,7 +63,7 @@ def reaches_of(name: str, *, text: bool | None = None) -> Mapping[str, Reaches]:
         text: only in text encoders, or only in other networks; None is in all.
     """
     index = read_index()
-    found: dict[str, dict[OutIn, list[Numbers]]] = {}
+    found: dict[str, dict[Shape, list[tuple[int, ...]]]] = {}
     for size, highest in index.entries.get(name, {}).items():
         for numbers, networks in highest.items():
             for family, component in (index.numbered[int(network)] for network in networks.split()):
@@ -72,13 +72,13 @@ def reaches_of(name: str, *, text: bool | None = None) -> Mapping[str, Reaches]:
     return found
 
 
-def starred(path: str) -> tuple[str, Numbers]:
+def starred(path: str) -> tuple[str, tuple[int, ...]]:
     """A module's name with stars for numbers, and the numbers; dotted and flat names give the same."""
     (found,) = starred_all([path])
     return found
 
 
-def starred_all(paths: Collection[str]) -> Iterator[tuple[str, Numbers]]:
+def starred_all(paths: Collection[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The result of :func:`starred` for each path; all in one pass over one text, which takes half the time."""
     text = _START.join(["", *paths]) + "\n"
     if text.count("\n") > len(paths) + 1:  # a name from a broken file may hold a newline, which ends a path here
@@ -108,8 +108,8 @@ def describe_index(targets: Mapping[str, Target]) -> dict[str, Any]:
     return {"networks": networks, "entries": entries}
 
 
-def _highest_numbers(shapes: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, OutIn], Numbers]:
-    highest: dict[tuple[str, OutIn], Numbers] = {}
+def _highest_numbers(shapes: Mapping[str, Shape]) -> dict[tuple[str, Shape], tuple[int, ...]]:
+    highest: dict[tuple[str, Shape], tuple[int, ...]] = {}
     for path, size in _sizes(shapes):
         name, numbers = starred(path)
         before = highest.get((name, size), numbers)
@@ -117,7 +117,7 @@ def _highest_numbers(shapes: Mapping[str, tuple[int, ...]]) -> dict[tuple[str, O
     return highest
 
 
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, OutIn]]:
+def _sizes(shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Shape]]:
     """Every name of every module, its own and foreign ones, with the size of the weight that it names."""
     for path, shape in shapes.items():
         yield path, shape[:2]
@@ -126,10 +126,10 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, OutIn]]
         yield foreign, (rows, *shapes[parts[0].path][1:2])
 
 
-def _text(numbers: Numbers) -> str:
+def _text(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
 @lru_cache(maxsize=4096)
-def _integers(text: str) -> Numbers:
+def _integers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",")) if text else ()

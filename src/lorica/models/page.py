@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from lorica.models import FAMILIES
+from lorica.models.folding import Shape
 from lorica.models.spellings import SPELLINGS
 
 _BEGIN, _END = "<!-- {}: made by lorica.models.page -->\n", "<!-- end of {} -->\n"
@@ -62,7 +63,7 @@ def _spellings() -> Iterator[str]:
         yield f"| {key.partition('.')[0]} | `{spelling.name}` | `{foreign}` | {parts} |"
 
 
-def _components() -> Iterator[Mapping[str, tuple[int, ...]]]:
+def _components() -> Iterator[Mapping[str, Shape]]:
     return (shapes for family in FAMILIES.values() for shapes in family.target.components.values())
 
 

@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lorica.models.folding import unfold, unfold_names
+from lorica.models.folding import Shape, unfold, unfold_names
 from lorica.models.published import Published, read_published
 from lorica.models.spellings import Spelling, spellings_of
 
@@ -46,9 +46,9 @@ class Target:
     """
 
     name: str
-    components: Mapping[str, Mapping[str, tuple[int, ...]]]
+    components: Mapping[str, Mapping[str, Shape]]
 
-    def modules(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    def modules(self) -> Iterator[tuple[str, str, Shape]]:
         """``(component, module path, weight shape)`` of every module."""
         for component, shapes in self.components.items():
             for path, shape in shapes.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.adapters.base import ANY
+from lorica.atomic import atomic_write
 from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
 from lorica.formats import FORMATS, Source, model_named_by, read, write
@@ -264,19 +264,11 @@ def _write(adapter: Adapter, destination: Path, to: str, target: Target) -> Path
         FileError: if the file cannot be written.
         FormatError: if what is read back is not what was written.
     """
-    waiting = destination.with_name(f".{destination.stem}.{secrets.token_hex(4)}.safetensors")
-    try:
+    with atomic_write(destination, suffix=".safetensors") as waiting:
         if read(write(adapter, waiting, format=to, target=target), target=target) != adapter:
             raise FormatError(
                 f"what was written in {to} format is not read back bit for bit, so {destination} was not made."
             )
-        waiting.replace(destination)
-    except OSError as error:
-        if isinstance(error, FileError):
-            raise
-        raise FileError(f"cannot write {destination}: {error.strerror or error}. Nothing was changed there.") from error
-    finally:
-        waiting.unlink(missing_ok=True)
     return destination
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from lorica.atomic import atomic_write
 from lorica.data.images import to_tensor
 from lorica.demo.base.autoencoder import encode
 from lorica.demo.base.tokenizer import LENGTH
@@ -179,12 +180,11 @@ def _follow(average: nn.Module, live: nn.Module, decay: float) -> None:
 
 
 def _keep(path: Path, live: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    waiting = path.with_suffix(".part")
     saved = {
         "live": live.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
     }
-    torch.save(saved, waiting)
-    waiting.replace(path)
+    with atomic_write(path) as waiting:
+        torch.save(saved, waiting)

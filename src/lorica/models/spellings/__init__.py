@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lorica.models.folding import Shape
 from lorica.models.spellings.ldm import LDM
 from lorica.models.spellings.part import Part, Spelling, Table
 from lorica.models.spellings.rules import Rules, clash
@@ -17,12 +18,12 @@ _FILES = (
 SPELLINGS: dict[str, Spelling] = {"unet.ldm": LDM(), **{file: Rules(file) for file in _FILES}}
 
 
-def spellings_of(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Spelling]:
+def spellings_of(shapes: Mapping[str, Shape]) -> dict[str, Spelling]:
     """Spellings of the modules of one component, by name; most components have one or none."""
     return {spelling.name: spelling for spelling in SPELLINGS.values() if spelling.fits(shapes)}
 
 
-def foreign_names(shapes: Mapping[str, tuple[int, ...]]) -> Table:
+def foreign_names(shapes: Mapping[str, Shape]) -> Table:
     """Every foreign path that any spelling has for the modules of one component, with its parts.
 
     Raises:

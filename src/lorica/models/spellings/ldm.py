@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from lorica.models.folding import Shape
 from lorica.models.spellings.part import Part, Table
 from lorica.models.spellings.rules import clash
 
@@ -47,7 +48,7 @@ class LDM:
         """Whether the component is a UNet like Stable Diffusion's."""
         return all(mark in paths for mark in _MARKS)
 
-    def table(self, shapes: Mapping[str, tuple[int, ...]]) -> Table:
+    def table(self, shapes: Mapping[str, Shape]) -> Table:
         """Every foreign path with the one module that it stands for."""
         table: Table = {}
         for path, foreign in original_names(shapes.keys()).items():

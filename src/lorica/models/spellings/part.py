@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from lorica.models.folding import Shape
+
 RowRange = tuple[int, int]  # the first row and the one after the last
 
 
@@ -41,7 +43,7 @@ class Spelling(Protocol):
         """Whether a component with these module paths is of the kind that this spelling names."""
         ...
 
-    def table(self, shapes: Mapping[str, tuple[int, ...]]) -> Table:
+    def table(self, shapes: Mapping[str, Shape]) -> Table:
         """Every foreign path with its parts, made from the paths and weight shapes of one component.
 
         The component may be a smaller or larger one of the same kind: a live model, with other numbers of blocks.

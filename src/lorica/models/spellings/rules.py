@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lorica.errors import FormatError
+from lorica.models.folding import Shape
 from lorica.models.spellings.part import Part, Table
 
 FOLDER = Path(__file__).parent
@@ -39,7 +40,7 @@ class Rules:
         """Whether the component has every module that marks this kind of network."""
         return all(mark in paths for mark in self._raw["marks"])
 
-    def table(self, shapes: Mapping[str, tuple[int, ...]]) -> Table:
+    def table(self, shapes: Mapping[str, Shape]) -> Table:
         """Every foreign path with its parts."""
         table: Table = {}
         for foreign, meaning in self._names(shapes):
@@ -74,7 +75,7 @@ def clash(foreign: str, first: Iterable[Part], second: Iterable[Part]) -> Format
     )
 
 
-def _parts(meaning: Meaning, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Part, ...]:
+def _parts(meaning: Meaning, shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
     """Parts of one foreign module, or none where the component lacks one of them."""
     if isinstance(meaning, dict):
         ((how, paths),) = meaning.items()
@@ -85,12 +86,12 @@ def _parts(meaning: Meaning, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Par
     return (Part(paths[0]),) if len(paths) == 1 else _stacked(paths, shapes)
 
 
-def _stacked(paths: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Part, ...]:
+def _stacked(paths: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
     ends = accumulate((shapes[path][0] for path in paths), initial=0)
     return tuple(Part(path, rows) for path, rows in zip(paths, pairwise(ends), strict=True))
 
 
-def _halves_swapped(path: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Part, ...]:
+def _halves_swapped(path: str, shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
     """Parts of a modulation that is shift and scale on one side, scale and shift on the other.
 
     A weight that is not two squares has more than those two, and has the same order on both sides.
@@ -104,7 +105,7 @@ def _halves_swapped(path: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[P
     return Part(path, low, high), Part(path, high, low)
 
 
-def _halves_interleaved(paths: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Part, ...]:
+def _halves_interleaved(paths: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
     """The first halves of several modules, stacked, and then their second halves."""
     if not all(path in shapes for path in paths):
         return ()
@@ -118,19 +119,19 @@ def _halves_interleaved(paths: Sequence[str], shapes: Mapping[str, tuple[int, ..
     return tuple(Part(path, rows, own) for (path, own), rows in zip(halves, pairwise(ends), strict=True))
 
 
-def _first_of(paths: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[Part, ...]:
+def _first_of(paths: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
     """The one of several paths that the component has: versions of a class differ."""
     return next(((Part(path),) for path in paths if path in shapes), ())
 
 
-HOW: dict[str, Callable[[Any, Mapping[str, tuple[int, ...]]], tuple[Part, ...]]] = {
+HOW: dict[str, Callable[[Any, Mapping[str, Shape]], tuple[Part, ...]]] = {
     "halves_swapped": _halves_swapped,
     "halves_interleaved": _halves_interleaved,
     "first_of": _first_of,
 }
 
 
-def _keep_others(table: Table, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _keep_others(table: Table, shapes: Mapping[str, Shape]) -> None:
     named = {part.path for parts in table.values() for part in parts}
     for path in shapes:
         if path not in named and table.setdefault(path, (Part(path),)) != (Part(path),):
