@@ -172,6 +172,9 @@ class AdapterLayer(ABC):
         """What this layer has beside tensors and alpha, by the names of its constructor's arguments."""
         return {name: getattr(self, name) for name in self._settings}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revived, (type(self), self.alpha, dict(self.tensors), self.settings)
+
     def __init_subclass__(cls) -> None:
         cls._settings = tuple(name for name in cls.__slots__ if name not in AdapterLayer.__slots__)
 
@@ -196,6 +199,18 @@ class AdapterLayer(ABC):
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.tensors.items())
         settings = "".join(f", {name}={getattr(self, name)!r}" for name in self._settings)
         return f"{type(self).__name__}({shapes}, alpha={self.alpha:g}{settings})"
+
+
+def _revived(
+    cls: type[AdapterLayer], alpha: float, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> AdapterLayer:
+    """A layer out of a pickle or a copy."""
+    layer = object.__new__(cls)
+    for name, value in settings.items():
+        _put(layer, name, value)
+    _put_tensors(layer, MappingProxyType(tensors))
+    _put_alpha(layer, alpha)
+    return layer
 
 
 # A file has a thousand layers: the slots themselves take a value in half the time that setting it by name takes.

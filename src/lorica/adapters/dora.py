@@ -36,6 +36,7 @@ class DoRA(AdapterLayer):
     """
 
     kind = "dora"
+    reads_weight = True
     __slots__ = ("axis", "inner")
     axis: Axis
     inner: AdapterLayer

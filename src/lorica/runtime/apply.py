@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -17,9 +18,9 @@ from lorica.models.target import Target
 from lorica.runtime.bank.bank import Bank
 from lorica.runtime.bank.batch import halves_of
 from lorica.runtime.bank.build import rebuilt, with_room, write_reserved
-from lorica.runtime.bank.content import Content
+from lorica.runtime.bank.content import Content, Record
 from lorica.runtime.bank.reserve import Overflow
-from lorica.runtime.bank.share import Casts, Share, share_of, size_of
+from lorica.runtime.bank.share import Casts, Road, Share, share_of, size_of
 from lorica.runtime.bank.strength_table import StrengthTable
 from lorica.runtime.fusing.weights import Weights
 from lorica.runtime.model.layers import HeldLayers, LayerIndex, Place, target_of_layers
@@ -34,7 +35,7 @@ from lorica.runtime.regions.regions import RegionLimits
 from lorica.runtime.regions.token_grids import batch_of
 from lorica.runtime.state import Loaded, State
 
-Held = Mapping[str, tuple[AdapterLayer, bool]]  # an adapter's layer, and whether something is fused beside it
+Held = Mapping[str, Record]  # what a bank is to hold, by adapter
 
 
 class LiveModel:
@@ -69,6 +70,7 @@ class LiveModel:
     def change(self, new: State) -> None:
         """Change the model to another state, whole or not at all."""
         with self.guard.changing():
+            self.projections.check()
             old, new = self.state, new.with_residents(self._size_of)
             try:
                 apply(self, old, new)
@@ -130,11 +132,17 @@ class LiveModel:
         return bool(self.state.loaded or self.state.room.rank)
 
     def check_live(self, components: Mapping[str, nn.Module]) -> None:
-        """Raise if adapters would not act on these components, or one of them is not this engine's."""
+        """Raise if adapters would not act on these components, or one of them is another engine's."""
         for part in components.values():
             check_owned(part, self)
         self.calls.check_components(components)
-        self.projections.check()
+
+    def claim(self, components: Mapping[str, nn.Module]) -> None:
+        """Take components from engines that hold nothing."""
+        for part in components.values():
+            owner: LiveModel | None = owner_of(part)
+            if owner is not None and owner is not self and not owner.is_in_use:
+                owner.change(State(owner.state.components, attached=False))
 
     def check_layers(self) -> None:
         """Raise if the model no longer has the layers that adapters were put on, or does not call them."""
@@ -222,24 +230,23 @@ def _differs(weights: Weights, place: Place, wanted: Mapping[str, tuple[AdapterL
 def _plan_banks(model: LiveModel, new: State, places: Iterable[Place]) -> dict[Place, Content | None]:
     """What banks are to hold where they hold something else; None where no bank is to be. The model is not touched."""
     wanted: dict[Place, Held] = {}
+    fresh: dict[Place, dict[str, AdapterLayer]] = {}  # what banks do not hold yet
     for place in places:
-        beside = bool(new.fused_at(place))
-        wanted[place] = {
-            name: (change, beside and change.reads_weight) for name, change in new.held_at(place).items()
-        }
-    fresh = _fresh(model, wanted)
-    casts = Casts(tensor for changes in fresh.values() for one in changes.values() for tensor in one[0].tensors.values())
-    overflow = Overflow(list(dict.fromkeys(name for changes in fresh.values() for name in changes)))
+        layers, beside = new.held_at(place), bool(new.fused_at(place))
+        wanted[place] = {name: Record(id(one), beside and one.reads_weight) for name, one in layers.items()}
+        known = model.banks[place].content.held if place in model.banks else {}
+        fresh[place] = {name: one for name, one in layers.items() if known.get(name) != wanted[place][name]}
+    casts = Casts(tensor for layers in fresh.values() for one in layers.values() for tensor in one.tensors.values())
+    overflow = Overflow(list(dict.fromkeys(name for layers in fresh.values() for name in layers)))
     contents: dict[Place, Content | None] = {}
     with torch.inference_mode(mode=False):  # else what is made here could never be written to outside of that mode
         for place, held in wanted.items():
             room = new.room.rank if place in new.room.places else 0
-            new_here = fresh.get(place, {})
-            content = _content_for(model, place, held, new_here, room, casts)
+            content = _content_for(model, place, held, fresh[place], room, casts)
             if content is _AS_IT_IS:
                 continue
-            if content is not None and new.room.rank and new_here:
-                overflow.note(place, room, content)
+            if content is not None and new.room.rank and fresh[place]:
+                overflow.note(place, _room_at(model, place, room), content)
             if not overflow.is_some:
                 contents[place] = _with_reserved_memory(model, place, content, room)
     overflow.check()
@@ -249,25 +256,11 @@ def _plan_banks(model: LiveModel, new: State, places: Iterable[Place]) -> dict[P
 _AS_IT_IS: Any = object()
 
 
-def _fresh(model: LiveModel, wanted: Mapping[Place, Held]) -> dict[Place, Held]:
-    """What banks do not hold yet."""
-    found: dict[Place, Held] = {}
-    for place, held in wanted.items():
-        bank = model.banks.get(place)
-        known = bank.content.held if bank is not None else {}
-        new = {name: one for name, one in held.items() if not _is_held(known.get(name), one)}
-        if new:
-            found[place] = new
-    return found
-
-
-def _is_held(known: tuple[AdapterLayer, bool] | None, wanted: tuple[AdapterLayer, bool]) -> bool:
-    return known is not None and known[0] is wanted[0] and known[1] == wanted[1]
-
-
-def _content_for(model: LiveModel, place: Place, held: Held, fresh: Held, room: int, casts: Casts) -> Content | None:
+def _content_for(  # noqa: PLR0913
+    model: LiveModel, place: Place, held: Held, fresh: Mapping[str, AdapterLayer], room: int, casts: Casts
+) -> Content | None:
     """What a bank is to hold, with just as many rows as it needs; ``_AS_IT_IS`` where nothing differs."""
-    bank, layer = model.banks.get(place), model.held_layers.find(place)
+    bank = model.banks.get(place)
     before = model.replaced.get(place)
     if before is not None and not before.room and _matches(before, held, room):
         return before  # an operation is undone: memory and digits as they were
@@ -275,38 +268,43 @@ def _content_for(model: LiveModel, place: Place, held: Held, fresh: Held, room: 
         return _AS_IT_IS
     if not held and not room:
         return None if bank is not None else _AS_IT_IS
-    content = Content.empty(layer) if bank is None else bank.content
-    shares = _shares(model, place, layer, fresh, reserved=bool(room), casts=casts)
+    content = Content.empty(model.held_layers.find(place)) if bank is None else bank.content
+    beside = any(record.beside_fused for record in held.values())
+    shares = _shares(model, place, fresh, Road(in_weights=beside, reserved=bool(room)), casts)
     return rebuilt(content, held, shares)
 
 
 def _with_reserved_memory(model: LiveModel, place: Place, content: Content | None, room: int) -> Content | None:
     """A content in memory with room for more rows, unless the bank has such memory, which is then written to."""
-    bank = model.banks.get(place)
-    if content is None or not room or len(content.down) == room or (bank is not None and bank.content.room == room):
+    if content is None or not room:
         return content
-    return with_room(model.held_layers.find(place), content, room)
+    needed = max(room, len(content.down))
+    bank = model.banks.get(place)
+    if bank is not None and bank.content.room >= needed:
+        return content
+    return with_room(model.held_layers.find(place), content, needed)
+
+
+def _room_at(model: LiveModel, place: Place, room: int) -> int:
+    """Rows that a bank has room for: more than are reserved by now, if it was made for more."""
+    bank = model.banks.get(place)
+    return room if bank is None or not room else max(room, bank.content.room)
 
 
 def _matches(content: Content, held: Held, room: int) -> bool:
     """Whether a content holds just these adapters, in this order, with at least this room."""
-    known = content.held
-    same = list(known) == list(held) and all(_is_held(known[name], held[name]) for name in held)
-    return same and content.room == room
+    same = list(content.held.items()) == list(held.items())
+    return same and (content.room >= room if room else not content.room)
 
 
 def _shares(
-    model: LiveModel, place: Place, layer: nn.Module, fresh: Held, *, reserved: bool, casts: Casts
+    model: LiveModel, place: Place, fresh: Mapping[str, AdapterLayer], road: Road, casts: Casts
 ) -> dict[str, Share]:
-    shares: dict[str, Share] = {}
+    layer, shares = model.held_layers.find(place), dict[str, Share]()
     try:
-        for name, (change, beside) in fresh.items():
+        for name, change in fresh.items():
             why = f"an adapter of kind {change.kind!r} is computed from it"
-
-            def base(leaf: str, why: str = why) -> Tensor | None:
-                return model.weights.base(place, leaf, why)
-
-            shares[name] = share_of(layer, change, base, casts, in_weights=beside, reserved=reserved)
+            shares[name] = share_of(layer, change, partial(model.weights.base, place, why=why), casts, road)
     except LoRAError as error:
         raise ModelError(f"{'.'.join(place)}: {error}") from error
     return shares
@@ -324,18 +322,18 @@ def _put_banks(model: LiveModel, contents: Mapping[Place, Content | None]) -> No
         model.table.stale = True
         if content is None:
             if bank is not None:
+                del model.banks[place]  # first: a bank that is half off is put on anew if this breaks off
                 bank.take_off()
-                del model.banks[place]
         elif bank is None:
             layer = model.held_layers.find(place)
-            bank = model.banks[place] = Bank(layer, content, model.table)
+            bank = model.banks[place] = Bank(layer, content, model.table, training=layer.training)
             bank.put_on()
-        elif content.room and content.room == bank.content.room:
+        elif bank.content.room and not content.room:
             reserved = bank.content
-            bank.content = replace(reserved, held={})
-            bank.content = write_reserved(reserved, content)
+            bank.hold(replace(reserved, held={}))
+            bank.hold(write_reserved(reserved, content))
         else:
-            bank.content = content
+            bank.hold(content)
 
 
 def _forget_graphs() -> None:

@@ -31,6 +31,7 @@ def attach(model: Any) -> Loras:
         _check_free(components, owners)
         live = LiveModel(components)
         live.loras = Loras(live)
+        live.claim(components)
     live.calls.follow(model)
     live.change(live.state.attached_to(live.calls.found_components(replace=not live.is_in_use)))
     return cast("Loras", live.loras)
@@ -45,7 +46,7 @@ def _is_for(live: LiveModel, model: Any, components: Mapping[str, nn.Module]) ->
 
 
 def _check_free(components: Mapping[str, nn.Module], owners: Mapping[str, LiveModel]) -> None:
-    """Raise unless the components are free for another engine; one that holds nothing lets them go."""
+    """Raise unless the components are free for another engine: one that holds nothing lets them go."""
     copied = next((name for name, part in components.items() if is_copy(part)), None)
     if copied is not None:
         raise StateError(
@@ -58,4 +59,3 @@ def _check_free(components: Mapping[str, nn.Module], owners: Mapping[str, LiveMo
                 f"the component {name!r} already belongs to another attached pipeline or module, whose components are "
                 f"not just {', '.join(components)}. Use that one's adapters, or call its .detach() first."
             )
-        cast("Loras", owner.loras).detach()

@@ -146,6 +146,7 @@ class Loras:
             indices = index_layers(components)
             adapter = source if isinstance(source, Adapter) else read(source, target=model.target(indices))
             name = state.free_name(source, name, taken=replace)
+            model.claim(components)
             model.check_live(components)
             state.check_shared("loading another adapter")
             loaded = Loaded(adapter, plan_load(adapter, indices, name))
@@ -338,7 +339,6 @@ class Loras:
         """
 
         def fused(state: State) -> State:
-            self._model.projections.check()
             dials = state.dials(strengths)
             state.check_not_masked(dials)
             places = {place for name in dials for place in state.loaded[name].layers}
@@ -358,7 +358,6 @@ class Loras:
         """
 
         def unfused(state: State) -> State:
-            self._model.projections.check()
             state.check_fused(names)
             gone = names or tuple(state.fused)
             return replace(state, fused={name: dial for name, dial in state.fused.items() if name not in gone})
@@ -384,8 +383,10 @@ class Loras:
             UnknownNameError: if a preset or glob matches nothing.
             StateError: if what is loaded needs more.
         """
-        if rank < 1 or samples < 1:
-            raise ConfigError(f"reserve at least a rank of 1 and 1 sample, got rank {rank} and {samples} samples.")
+        if rank < 1:
+            raise ConfigError(f"the reserved rank must be at least 1, got {rank}.")
+        if samples < 1:
+            raise ConfigError(f"the reserved samples must be at least 1, got {samples}.")
 
         def reserved(state: State) -> State:
             places = frozenset(places_to_reserve(self._model.components, modules))

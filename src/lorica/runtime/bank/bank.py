@@ -42,6 +42,7 @@ class Bank(nn.Module):
         layer: what it stands on.
         content: what it holds at first.
         table: where its strengths stand.
+        training: whether the layer is being trained.
     """
 
     content: Content
@@ -52,17 +53,21 @@ class Bank(nn.Module):
     limit: PointFactors | None  # where on the picture its adapters act, if not everywhere
     _layer: tuple[nn.Module]  # in a tuple, so that the layer does not become a child of its own bank
 
-    def __init__(self, layer: nn.Module, content: Content, table: StrengthTable) -> None:
+    def __init__(self, layer: nn.Module, content: Content, table: StrengthTable, *, training: bool) -> None:
         super().__init__()
-        self._layer, self.content, self.table, self.limit = (layer,), content, table, None
-        self.training = layer.training
-        self._seen: tuple[object, int] | None = None  # the content and the version of the table that follows is for
-        self._active: ActiveRows | None = None
+        self._layer, self.table, self.training, self.limit = (layer,), table, training, None
+        self.hold(content)
 
     @property
     def layer(self) -> nn.Module:
         """What it stands on."""
         return self._layer[0]
+
+    def hold(self, content: Content) -> None:
+        """Hold something else from now on."""
+        self.content = content
+        self._seen = -1  # the version of the strengths that what follows was made for
+        self._active: ActiveRows | None = None
 
     def put_on(self) -> None:
         """Make it a child of its layer, and register the hook."""
@@ -81,7 +86,7 @@ class Bank(nn.Module):
         layer = self._layer[0]
         if torch.compiler.is_compiling():
             return self._in_graph(layer, x, y)
-        if self._seen is None or self._seen[0] is not self.content or self._seen[1] != self.table.version:
+        if self._seen != self.table.version:
             self._look()
         active = self._active
         if active is None:
@@ -144,7 +149,7 @@ class Bank(nn.Module):
 
     def _look(self) -> None:
         """Note which rows act."""
-        self._seen = self.content, self.table.version
+        self._seen = self.table.version
         values = self.table.host[self.start : self.start + self.strength.numel()].view(self.strength.shape)
         self._active = ActiveRows.of(self.content, self.table, values, self.strength)
 
@@ -155,7 +160,7 @@ class Bank(nn.Module):
         return self
 
     def _move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        self.content = self.content.moved(fn)
+        self.hold(self.content.moved(fn))
         device = self.content.down.device
         with torch.inference_mode(mode=False):
             self.strength, self.batch_layout = self.strength.to(device), self.batch_layout.to(device)
@@ -172,10 +177,10 @@ class Bank(nn.Module):
                 "a model cannot be copied while its adapters are limited to regions: the copy's would act everywhere. "
                 "End them first with loras.regions({})."
             )
-        twin = Bank(copy.deepcopy(self.layer, memo), self.content.moved(Tensor.clone), self.table.snapshot(memo))
-        memo[id(self)] = twin
+        layer = copy.deepcopy(self.layer, memo)  # which may be half copied yet
+        content, table = self.content.moved(Tensor.clone), self.table.snapshot(memo)
+        twin = memo[id(self)] = Bank(layer, content, table, training=self.training)
         twin.strength, twin.batch_layout, twin.start = self.strength.clone(), self.batch_layout.clone(), self.start
-        twin.training = self.training
         return twin
 
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters import AdapterLayer
-from lorica.runtime.bank.content import Content, Rows
+from lorica.runtime.bank.content import Content, Record, Rows
 from lorica.runtime.bank.share import Direct, Share
 
 HALVES = {torch.float16, torch.bfloat16}
@@ -19,14 +18,14 @@ Pieces = dict[str, tuple[Tensor, Tensor, float]]  # down (r, in, *kernel), up (o
 
 def rebuilt(
     content: Content,
-    wanted: Mapping[str, tuple[AdapterLayer, bool]],
+    wanted: Mapping[str, Record],
     shares: Mapping[str, Share],
 ) -> Content:
     """Content that holds exactly these adapters, in memory of its own, with just as many rows as they need.
 
     Args:
         content: what it holds now.
-        wanted: each adapter's layer, and whether something is fused beside it, in the order of loading.
+        wanted: a record of each adapter, in the order of loading.
         shares: what those bring that are not held already.
     """
     pieces: Pieces = {}

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters import AdapterLayer
 from lorica.runtime.bank.share import Direct, home_of
 from lorica.runtime.model.supported_layers import weight_shape
 
@@ -22,6 +21,18 @@ class Rows(NamedTuple):
     scaling: float
 
 
+class Record(NamedTuple):
+    """What a bank was given of one adapter: known by identity, so that the bank keeps no tensors of the file alive.
+
+    Args:
+        layer: ``id`` of the adapter's layer, which the state holds as long as the record stands.
+        beside_fused: whether it reads the layer's weight, and something is fused into that.
+    """
+
+    layer: int
+    beside_fused: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a bank holds, in the order in which the adapters were loaded.
@@ -31,7 +42,7 @@ class Content:
         up: likewise, ``(out, C)``.
         rows: the rows of each adapter, without gaps.
         directs: what adapters have beside factors, by name.
-        held: record of what was put in: each adapter's layer, and whether something was fused beside it.
+        held: record of what was put in, by adapter.
         room: how many rows are reserved; 0 if there are just as many as are needed.
     """
 
@@ -39,7 +50,7 @@ class Content:
     up: Tensor
     rows: Mapping[str, Rows] = field(default_factory=dict[str, Rows])
     directs: tuple[tuple[str, Direct], ...] = ()
-    held: Mapping[str, tuple[AdapterLayer, bool]] = field(default_factory=dict[str, tuple[AdapterLayer, bool]])
+    held: Mapping[str, Record] = field(default_factory=dict[str, Record])
     room: int = 0
 
     @classmethod

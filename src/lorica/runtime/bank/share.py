@@ -104,9 +104,20 @@ class Casts:
         return self._copies[key][cut] if wide.ndim == tensor.ndim else tensor.to(device, dtype, copy=True)
 
 
-def share_of(
-    layer: nn.Module, change: AdapterLayer, base: Base, casts: Casts, *, in_weights: bool = False, reserved: bool = False
-) -> Share:
+@dataclass(frozen=True, slots=True)
+class Road:
+    """What decides how a method runs on a layer.
+
+    Args:
+        in_weights: whether something is fused into the layer, so that its own product is not that of the base weight.
+        reserved: whether only factors have room, so that a method that has them gives them.
+    """
+
+    in_weights: bool = False
+    reserved: bool = False
+
+
+def share_of(layer: nn.Module, change: AdapterLayer, base: Base, casts: Casts, road: Road) -> Share:
     """What an adapter's layer brings to the bank on a layer of the model: as little as its method needs.
 
     Args:
@@ -114,8 +125,7 @@ def share_of(
         change: the adapter's part for it.
         base: fetches the layer's base weight and bias.
         casts: makes the copies.
-        in_weights: whether something is fused into the layer, so that its own product is not that of the base weight.
-        reserved: whether only factors have room, so that a method that has them gives them.
+        road: what decides how it runs.
     """
     home = home_of(layer)
     weight = cache(lambda: cast("Tensor", base("weight")).reshape(weight_shape(layer)))
@@ -123,10 +133,10 @@ def share_of(
     factors: list[Factors] = []
     direct: list[AdapterLayer] = []
     for part in change.parts_on(weight) if change.rank else ():
-        found = _factors_of(layer, part, weight, reserved=reserved)
+        found = _factors_of(layer, part, weight, reserved=road.reserved)
         if found is not None:
             factors.append(found)
-        elif part.has_bypass(layer) and not (in_weights and part.reads_weight):
+        elif part.has_bypass(layer) and not (road.in_weights and part.reads_weight):
             direct.append(part.cast(casts, *home))
         else:
             direct.append(_whole(part.delta(weight()), home))

@@ -107,7 +107,7 @@ class StrengthTable:
                 for name, dial in dials.items():
                     columns = self._columns_of(name, banks)
                     host[columns.index + sample * columns.step] = columns.values(dial)
-            self.host = host
+            self.host.copy_(host)
             for flat in self._flats.values():
                 flat.copy_(host)
             self.names = tuple(frozenset(name for name, dial in dials.items() if dial.acts) for dials in sets)
@@ -133,6 +133,7 @@ class StrengthTable:
         }
         self._columns = {}
         if layouts != self._layouts or rows != self._rows:
+            self._layouts = {}  # until all of it is there, in case this breaks off
             total = rows * sum(layout.width for layout in layouts.values())
             self.host = torch.zeros(total, dtype=torch.float32, device=CPU)
             devices = {layout.device for layout in layouts.values()}

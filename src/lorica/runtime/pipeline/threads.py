@@ -60,10 +60,17 @@ class ThreadGuard:
             times = self._holder[1] if self._holder else 0
             self._holder = (threading.get_ident(), times + 1)
         try:
-            yield
-        finally:
-            with self._lock:
-                self._holder = (threading.get_ident(), times) if times else None
+            try:
+                yield
+            finally:
+                self._let_go(times)
+        except BaseException:  # perhaps letting go was interrupted: no other thread could ever use the adapters again
+            self._let_go(times)
+            raise
+
+    def _let_go(self, times: int) -> None:
+        with self._lock:
+            self._holder = (threading.get_ident(), times) if times else None
 
     def enter(self, frame: FrameType) -> bool:
         """Begin a forward or a pipeline's call. Returns whether it is this thread's outermost.
