@@ -71,7 +71,8 @@ class StrengthTable:
     """
 
     def __init__(self) -> None:
-        self.host = torch.zeros(0, dtype=torch.float32, device=CPU)
+        with torch.inference_mode(mode=False):
+            self.host = torch.zeros(0, dtype=torch.float32, device=CPU)
         self.names: tuple[frozenset[str], ...] = (frozenset(),)
         self.guidance: int | None = None
         self.version = 0

@@ -37,11 +37,20 @@ SHOWN = 3  # silent layers that a message names
 
 
 class ThreadForwards(threading.local):
-    """The forwards of one thread: those that are observed, the innermost last, and the halves outside of each."""
+    """The forwards of one thread that are observed, the innermost last, each with a frame that it lives as long as."""
 
     def __init__(self) -> None:
-        self.outside: list[int | None] = []
-        self.observed: list[tuple[nn.Module, Observation]] = []
+        self.observed: list[tuple[nn.Module, Observation, FrameType]] = []
+
+
+_here = ThreadForwards()
+
+
+class Outside(threading.local):
+    """For each forward that a thread is inside, the halves outside of it."""
+
+    def __init__(self) -> None:
+        self.halves: list[int | None] = []
 
 
 class ForwardChecks:
@@ -56,7 +65,7 @@ class ForwardChecks:
     def __init__(self, guard: ThreadGuard, check: Callable[[nn.Module], None], halves: Halves) -> None:
         self._guard, self._check, self._halves = guard, check, halves
         self._unproven: set[nn.Module] = set()  # components whose banks have not been seen to run
-        self._here = ThreadForwards()
+        self._outside = Outside()
 
     def begin(self, component: nn.Module) -> None:
         """Register the hooks on a component, if they are not there yet."""
@@ -76,13 +85,15 @@ class ForwardChecks:
 
     def before(self, component: nn.Module, args: Any, kwargs: Any, frame: FrameType) -> None:
         """Begin a forward."""
+        _end_interrupted(frame)
         if self._guard.enter(frame):
-            self._here.outside.clear()  # of forwards that an interrupt broke off
-            self._here.observed.clear()
+            if self._outside.halves:  # an interrupt broke off the last forward
+                self._outside.halves.clear()
+                context.halves = None
             self._check(component)
-        self._here.outside.append(context.halves)
+        self._outside.halves.append(context.halves)
         if component in self._unproven and not has_compiled_parts(component):
-            self._here.observed.append((component, Observation(_with_banks(component))))
+            _here.observed.append((component, Observation(_with_banks(component)), frame))
         context.halves = self._halves(component, args, kwargs)
 
     def after(self, component: nn.Module, *, whole: bool) -> None:
@@ -92,11 +103,22 @@ class ForwardChecks:
             ModelError: if a weight was used whose bank did not run.
         """
         self._guard.leave()
-        context.halves = self._here.outside.pop() if self._here.outside else None
-        if self._here.observed and self._here.observed[-1][0] is component:
-            self._here.observed.pop()[1].close(judge=whole)
+        context.halves = self._outside.halves.pop() if self._outside.halves else None
+        if _here.observed and _here.observed[-1][0] is component:
+            _here.observed.pop()[1].close(judge=whole)
             if whole:
                 self._unproven.discard(component)
+
+
+def _end_interrupted(frame: FrameType) -> None:
+    """Close observations of forwards that an interrupt broke off: torch runs no hook then."""
+    running: set[FrameType] = set()
+    outer: FrameType | None = frame if _here.observed else None
+    while outer is not None:
+        running.add(outer)
+        outer = outer.f_back
+    while _here.observed and _here.observed[-1][2] not in running:
+        _here.observed.pop()[1].close(judge=False)
 
 
 class Observation(TorchFunctionMode):
