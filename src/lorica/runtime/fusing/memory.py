@@ -3,7 +3,7 @@
 A parameter can be pointed at other memory, and all that know the parameter follow: the model, tied layers, optimizers,
 compiled code. What knows the memory itself does not: a state dict or a view that somebody holds, an offload hook's own
 reference, another process. So it is done only where the parameter alone knows its memory; elsewhere weights are written
-in place. Either way, whoever holds a weight sees what the model computes with.
+in place (decision 0027).
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lorica.runtime.pages import empty_like
-
 OWNERS = 2  # of memory that only the parameter knows: the parameter, and the handle through which they are counted
 _count: Any = getattr(torch._C, "_storage_Use_Count", None)  # pyright: ignore[reportPrivateUsage]
 
 
-def room_for(parameter: nn.Parameter) -> Tensor | None:
-    """Return memory that a parameter could be pointed at, with any numbers in it; None if it must stay where it is."""
+def memory_for(parameter: nn.Parameter) -> Tensor | None:
+    """Memory that a parameter could be pointed at, with any numbers in it; None if it must stay where it is."""
     if not may_move(parameter):
         return None
     with torch.inference_mode(mode=False):  # what is made within could not become a parameter's
-        room = empty_like(parameter.data)
-    return room if room.stride() == parameter.stride() else None
+        memory = torch.empty_like(parameter.data)
+    return memory if memory.stride() == parameter.stride() else None
 
 
 def may_move(parameter: nn.Parameter) -> bool:
-    """Tell whether a parameter lies in ordinary main memory that nobody else in the process or outside knows."""
+    """Whether a parameter lies in ordinary main memory that nobody else in the process or outside knows."""
     if parameter.device.type != "cpu" or parameter.layout != torch.strided or parameter.is_inference():
         return False
     if _count is None or type(parameter.data) is not Tensor:
