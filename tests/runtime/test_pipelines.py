@@ -176,7 +176,16 @@ def test_a_component_that_was_added_later_is_picked_up() -> None:
     assert not has_bank(encoder.get_submodule(path))
 
 
-def test_removing_memory_format_and_precision_changes_keep_adapters_effective() -> None:
+def test_a_component_that_was_replaced_before_anything_was_loaded_is_picked_up() -> None:
+    pipe = sd_pipeline()
+    loras, old = lorica.attach(pipe), pipe.unet
+    pipe.unet = sd15()[0]
+    loras.load(Adapter({"unet": {PLACE: make_lora(pipe.unet.get_submodule(PLACE))}}), name="a")
+    assert has_bank(pipe.unet.get_submodule(PLACE))
+    assert not has_bank(old.get_submodule(PLACE))
+
+
+def test_memory_format_and_precision_changes_keep_adapters_effective() -> None:
     unet, inputs = sd15()
     loras = lorica.attach(unet)
     change = make_lora(unet.get_submodule(PLACE))
