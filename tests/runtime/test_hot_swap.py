@@ -92,16 +92,16 @@ def test_the_old_one_stays_if_the_new_one_does_not_fit() -> None:
     assert (loras["a"] is adapter, loras.strengths) == (True, {"a": 0.7})
 
 
-def test_one_of_the_same_rank_takes_over_the_memory_and_brings_its_own_alpha() -> None:
+def test_one_of_the_same_rank_takes_over_the_bank_and_brings_its_own_alpha() -> None:
     model, loras, x = make()
     down, up = torch.randn(3, 5), torch.randn(7, 3)
     other = one(LoRA(down, up, alpha=5.0))
     expected = alone(model, loras, other, x)
     loras.load(one(make_lora(model[0], rank=3)), name="a")
-    bank, memory = getattr(model[0], BANK), large_pieces(model)
+    bank, held = getattr(model[0], BANK), bytes_held(model)
     loras.load(other, name="a", strength=0.7, replace=True)
     assert getattr(model[0], BANK) is bank
-    assert large_pieces(model) == memory
+    assert bytes_held(model) == held
     assert torch.equal(model(x), expected)
 
 
@@ -163,5 +163,5 @@ def test_reserved_rows_are_used_in_turn() -> None:
         assert relative_error(model(x), outputs) < FP32_NOISE
     assert large_pieces(model) == memory
     with pytest.raises(StateError, match="reserve"):
-        loras.load(both(model, 4), name="a", replace=True)
+        loras.load(both(model, 7), name="a", replace=True)
     assert relative_error(model(x), expected[2]) < FP32_NOISE

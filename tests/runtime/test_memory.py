@@ -19,7 +19,6 @@ from sample_layers import make_lora, one
 WIDTH, OUT = 300, 200
 ROW = (WIDTH + OUT) * 4  # bytes of a rank
 ROOM = 1.1  # what may be held beside factors: strengths, and the like
-KEPT = pytest.mark.xfail(strict=True, reason="a bank keeps four times the room that it needs, and never gives it up")
 
 
 def make(*ranks: int) -> tuple[nn.Sequential, lorica.Loras, torch.Tensor]:
@@ -73,7 +72,6 @@ def test_two_hundred_adapters_act_in_turn_within_the_bound() -> None:
     assert len(loras.names) == many
 
 
-@KEPT
 def test_the_bound_is_kept_to_a_tenth() -> None:
     ranks = (3, 4, 5, 6, 7, 8)
     model, loras, _ = make(*ranks)
@@ -83,7 +81,6 @@ def test_the_bound_is_kept_to_a_tenth() -> None:
         assert rank <= ranks_held(model) < 11 * ROOM
 
 
-@KEPT
 def test_the_one_that_acted_longest_ago_goes_first() -> None:
     model, loras, _ = make(8, 16, 32, 64)  # so that a sum tells who is held
     loras.limit_memory(96 * ROW)
@@ -94,7 +91,6 @@ def test_the_one_that_acted_longest_ago_goes_first() -> None:
     assert 120 <= ranks_held(model) < 120 * ROOM
 
 
-@KEPT
 def test_what_is_held_is_no_more_than_what_acted() -> None:
     model, loras, _ = make(8, 16, 24)
     for name, held in (("16", 16), ("8", 16 + 8), ("24", 16 + 8 + 24)):
@@ -163,7 +159,6 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell")
-@pytest.mark.xfail(strict=True, reason="the memory of factors is kept in a pool for the next adapter")
 @pytest.mark.parametrize(("end", "rank"), [("remove", 4500), ("detach", 9500)])
 def test_memory_is_given_back_to_the_system(end: str, rank: int) -> None:
     model = nn.Sequential(nn.Linear(2000, 1900))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import tiny_models
 from lorica.runtime import Trainable, choose_modules
-from lorica.runtime.trainable.trainable import recompute as remembering
+from lorica.runtime.trainable import recompute as remembering
 from lorica.training.loop import autocast
 
 Make = Callable[[], tuple[nn.Module, Any]]

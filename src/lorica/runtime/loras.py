@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 from torch import nn
@@ -26,38 +25,13 @@ from lorica.runtime.model.plan import plan_load
 from lorica.runtime.pipeline.schedule import Schedule
 from lorica.runtime.pipeline.steps import WaitingSchedule
 from lorica.runtime.regions.masks import Mask, mask_of
-from lorica.runtime.scheduling import courses_of
+from lorica.runtime.scheduling import courses_of, with_staying, with_waiting, without_schedule
 from lorica.runtime.state import Loaded, Masks, Room, Source, State
 from lorica.runtime.strengths import Dial, Strength
 from lorica.runtime.summary import Summary, summary_of
+from lorica.runtime.undoable import Undoable
 
 Self = TypeVar("Self", bound="Loras")
-
-
-class Undoable:
-    """What ends again: by :meth:`end`, or at the end of a ``with`` block, also after an error.
-
-    Args:
-        end: ends it.
-        enter: called when a ``with`` block begins.
-    """
-
-    def __init__(self, end: Callable[[], None], enter: Callable[[], None] = lambda: None) -> None:
-        self._end, self._enter = end, enter
-
-    def end(self) -> None:
-        """End it."""
-        self._end()
-
-    def __enter__(self: Undoable) -> Undoable:
-        self._enter()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        self._end()
 
 
 class Loras:
@@ -268,20 +242,13 @@ class Loras:
 
         def waiting(state: State) -> State:
             courses = courses_of(state, schedules, on_pipeline=bool(self._model.calls.pipelines))
-            kept = tuple(one for one in state.schedules if one.stays)  # those of a block come back after this one
-            return replace(state, schedules=(*kept, WaitingSchedule(courses, key)))
-
-        def stay(state: State) -> State:
-            return replace(
-                state, schedules=tuple(replace(s, stays=True) if s.key is key else s for s in state.schedules)
-            )
-
-        def ended(state: State) -> State:
-            place = next((place for place, one in enumerate(state.schedules) if one.key is key), len(state.schedules))
-            return replace(state, schedules=state.schedules[:place])
+            return with_waiting(state, WaitingSchedule(courses, key))
 
         self._change(waiting)
-        return Undoable(lambda: self._change(ended), lambda: self._change(stay))
+        return Undoable(
+            end=lambda: self._change(lambda state: without_schedule(state, key)),
+            enter=lambda: self._change(lambda state: with_staying(state, key)),
+        )
 
     def disable(self) -> None:
         """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""

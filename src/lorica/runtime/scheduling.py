@@ -1,12 +1,13 @@
-"""Schedules that a user gives, checked against what is live."""
+"""Schedules that wait for a pipeline's call: checked against what is live, begun and ended."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from lorica.errors import ConfigError, StateError
 from lorica.runtime.pipeline.schedule import Course, Schedule, course_of
-from lorica.runtime.pipeline.steps import Courses, Who
+from lorica.runtime.pipeline.steps import Courses, WaitingSchedule, Who
 from lorica.runtime.state import State
 
 Schedules = Mapping[str, Schedule] | Sequence[Mapping[str, Schedule]]
@@ -56,3 +57,19 @@ def _by_sample(state: State, schedules: Schedules) -> list[tuple[int | None, Map
                 "in the samples that are to follow, give a list of schedules for each sample, or call set() first."
             )
     return [(None, schedules)]
+
+
+def with_waiting(state: State, schedule: WaitingSchedule) -> State:
+    """The state with a schedule for the next call, in the place of another; those of a block come back after it."""
+    return replace(state, schedules=(*(one for one in state.schedules if one.stays), schedule))
+
+
+def with_staying(state: State, key: object) -> State:
+    """The state in which a schedule holds for every call, until it is ended."""
+    return replace(state, schedules=tuple(replace(one, stays=one.stays or one.key is key) for one in state.schedules))
+
+
+def without_schedule(state: State, key: object) -> State:
+    """The state without a schedule and those that were set within its block."""
+    place = next((place for place, one in enumerate(state.schedules) if one.key is key), len(state.schedules))
+    return replace(state, schedules=state.schedules[:place])

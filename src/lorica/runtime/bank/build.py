@@ -66,7 +66,7 @@ def _stacked(content: Content, pieces: Pieces) -> tuple[Tensor, Tensor, dict[str
 
 
 def write_reserved(content: Content, built: Content) -> Content:
-    """Copy what was built into reserved rows, whose address compiled graphs know; the rest is zero, as they read all."""
+    """Copy what was built into reserved rows: a graph knows their address and reads all, so the rest is zero."""
     count = len(built.down)
     content.down[:count].copy_(built.down)
     content.up[:, :count].copy_(built.up)

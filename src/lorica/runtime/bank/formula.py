@@ -1,7 +1,7 @@
 """The formula of a bank: what the stacked factors of any number of adapters add to the output of a layer.
 
 ``y = layer(x) + ((x . down^T) * s) . up^T``, with one strength ``s`` for each row of the factors, and perhaps for each
-sample or each point of the picture. Faster forms of the same stand in ``fast.py``, and a contract test holds them equal.
+sample or each point of the picture. Faster forms of the same stand in ``fast.py``; a contract test holds them equal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def change(layer: nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, str
     if isinstance(layer, nn.Linear):
         hidden = F.linear(x, down) * along(strength, x.ndim, last=True)  # (b, *, R)
         return y + F.linear(hidden.to(up.dtype), up)
-    # The change of a grouped convolution has the shape of its weight: every group sees the same down, its own rows of up.
+    # The change of a grouped convolution has the shape of its weight: every group sees one down, and its rows of up.
     groups = int(getattr(layer, "groups", 1))
     kernels = down.repeat(groups, *[1] * (down.ndim - 1)) if groups > 1 else down  # (groups * R, in / groups, *kernel)
     hidden = convolve(layer, x, kernels, groups)

@@ -191,9 +191,7 @@ def home_of(layer: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def size_of(layer: nn.Module, change: AdapterLayer) -> int:
-    """Bytes that a change takes in the bank of a layer: its tensors or, of a kind that has neither thin factors nor a
-    bypass there, a whole weight.
-    """
+    """Bytes that a change takes in the bank of a layer: its tensors, or else a whole weight."""
     count = sum(tensor.numel() for tensor in change.tensors.values())
     if not (isinstance(change, (LoRA, LoCon)) or change.has_bypass(layer)):
         count = max(count, math.prod(weight_shape(layer)))

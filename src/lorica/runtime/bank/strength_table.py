@@ -130,7 +130,7 @@ class StrengthTable:
     def _lay_out(self, banks: Mapping[Place, Reader], rows: int) -> None:
         """Give every bank its part of the table; memory stays where it is if no part changes its size or device."""
         layouts = {place: Layout(bank.content.width, bank.content.down.device) for place, bank in banks.items()}
-        self._columns = {}
+        self.stale, self._columns = True, {}
         if layouts != self._layouts or rows != self._rows:
             self._layouts = {}  # until all of it is there, in case this breaks off
             total = rows * sum(layout.width for layout in layouts.values())
