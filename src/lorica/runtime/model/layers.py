@@ -128,7 +128,7 @@ def remove_hook(module: nn.Module, hook: Callable[..., Any]) -> None:
     """
     own: Any = module
     before, after = _hooks_of(module)
-    flags = {id(before): (own._forward_pre_hooks_with_kwargs,)}
+    flags: dict[int, tuple[Any, ...]] = {id(before): (own._forward_pre_hooks_with_kwargs,)}
     flags[id(after)] = (own._forward_hooks_with_kwargs, own._forward_hooks_always_called)
     for table in (before, after):
         for number in [number for number, known in table.items() if known is hook]:
