@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from lorica.data.batches import members, steps_per_epoch
-from lorica.training.rng import generator
+from lorica.rng import generator
 
 RANDOM = partial(generator, 5)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from lorica.data.images import View
 from lorica.data.views import choose_view, views_of
-from lorica.training.rng import generator
+from lorica.rng import generator
 
 RANDOM = partial(generator, 3, 0)
 

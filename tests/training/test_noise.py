@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from lorica.errors import ConfigError
+from lorica.rng import generator
 from lorica.training.objective.noise import NoiseSettings, add_offset, add_pyramid, draw_noise, draw_timesteps, perturb
-from lorica.training.rng import generator
 
 SHAPE = (3, 20, 50)
 PLAIN = torch.randn(SHAPE, generator=generator(1, 0, "plain"))

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lorica.data.batches import members
 from lorica.errors import ConfigError
+from lorica.rng import generator
 from lorica.training.config.config import RunConfig
 from lorica.training.objective.noise import NoiseSettings, draw_noise
-from lorica.training.rng import generator
 from lorica.training.session import Session
 from tiny_training import assert_resumes
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 from pydantic import AliasChoices, Field, model_validator
 
 from lorica.errors import ConfigError
-from lorica.training.config.settings import Settings
+from lorica.training.config.settings import StrictSettings
 
 
-class SetSettings(Settings):
-    """One data set. What is left unset is as in the rest of the run.
+class SetSettings(StrictSettings):
+    """One data set. Unset values are those of the run.
 
     A regularisation set shows what the model is to go on knowing: the trigger word, prefix and suffix of the run are
     not put into its captions.
@@ -85,7 +85,7 @@ class SetSettings(Settings):
 
 
 def read_set(values: object) -> object:
-    """Return the settings of a data set given as ``NAME=VALUE,NAME=VALUE``, as JSON or as they are.
+    """Settings of a data set given as ``NAME=VALUE,NAME=VALUE``, as JSON or as they are, by name.
 
     Dashes in names count as underscores.
 

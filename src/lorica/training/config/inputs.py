@@ -1,4 +1,4 @@
-"""What a run is told about what goes in: the base model, the pictures and their captions."""
+"""Settings of what goes into a run: the base model, the pictures with their captions, and how pictures are cut."""
 
 from __future__ import annotations
 
@@ -7,22 +7,34 @@ from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
+from lorica.errors import ConfigError
 from lorica.training.config.datasets import SetSettings, read_set
-from lorica.training.config.settings import Settings
+from lorica.training.config.settings import StrictSettings
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
+# Settings that the run has for its own data set alone, and those that every set may have of its own.
+OWN = ("train_data_dir", "dataset_name", "dataset_config_name", "instance_prompt", "repeats", "max_train_samples")
+SHARED = (
+    "image_column", "caption_column", "masked_loss", "shuffle_tags", "keep_tokens", "keep_tokens_separator",
+    "caption_separator", "caption_dropout", "tag_dropout", "trigger_word", "caption_prefix", "caption_suffix",
+    "enable_wildcards",
+)  # fmt: skip
+LEARNT = ("trigger_word", "caption_prefix", "caption_suffix")  # what regularisation sets must not be captioned with
 
-class InputSettings(Settings):
-    """The settings that have to do with what goes in."""
 
-    # the base model
+class ModelSettings(StrictSettings):
+    """The base model."""
+
     pretrained_model_name_or_path: str = Field("bundled", description="'bundled', a folder, a Hub id or a .safetensors")
     revision: str | None = Field(None, description="branch, tag or commit of the Hub model")
     variant: str | None = Field(None, description="file variant of the model, such as fp16")
     cache_dir: Path | None = Field(None, description="where models from the Hub are kept")
 
-    # the pictures
+
+class DataSettings(StrictSettings):
+    """Data sets and captions."""
+
     train_data_dir: Path | None = Field(
         None,
         validation_alias=AliasChoices("train_data_dir", "instance_data_dir"),
@@ -83,6 +95,75 @@ class InputSettings(Settings):
     class_prompt: str | None = Field(None, description="what is drawn, and one caption for them all")
     num_class_images: int | None = Field(None, gt=0, description="use so many of them; what lacks is drawn")
     prior_loss_weight: float = Field(1.0, ge=0, description="what their losses are multiplied by")
+
+    def sets(self) -> list[SetSettings]:
+        """Every data set: that of the run itself, the named ones, the class pictures; what one lacks is the run's.
+
+        Raises:
+            ConfigError: if no pictures are named.
+        """
+        sets = list(self.datasets)
+        if self.train_data_dir is not None or self.dataset_name is not None:
+            sets.insert(0, SetSettings.model_validate({name: getattr(self, name) for name in OWN}))
+        if self.class_data_dir is not None:
+            class_set = {
+                "name": "class pictures",
+                "train_data_dir": self.class_data_dir,
+                "instance_prompt": self.class_prompt,
+                "is_reg": True,
+                "loss_weight": self.prior_loss_weight,
+                "max_train_samples": self.num_class_images,
+            }
+            sets.append(SetSettings.model_validate(class_set))
+        if not sets:
+            raise ConfigError("no pictures are named: give a folder with --train_data_dir, or a --dataset_name.")
+        return [self._completed(one) for one in sets]
+
+    def _completed(self, one: SetSettings) -> SetSettings:
+        missing = [name for name in SHARED if getattr(one, name) is None and not (one.is_reg and name in LEARNT)]
+        return one.model_copy(update={name: getattr(self, name) for name in missing})
+
+    @model_validator(mode="after")
+    def _agree_on_captions(self) -> DataSettings:
+        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout):
+            raise ValueError("keep_tokens is set, but no tag is moved or dropped: add shuffle_tags or tag_dropout")
+        mark = self.keep_tokens_separator
+        if mark is not None and (not mark or mark in self.caption_separator):
+            raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_sources(self) -> DataSettings:
+        if self.train_data_dir is not None and self.dataset_name is not None:
+            raise ValueError("train_data_dir and dataset_name are both set: leave one out, or add it to datasets")
+        if self.dataset_config_name is not None and self.dataset_name is None:
+            raise ValueError("dataset_config_name is set without dataset_name")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_masks(self) -> DataSettings:
+        if self.unmasked_weight and not (self.masked_loss or any(one.masked_loss for one in self.datasets)):
+            raise ValueError("unmasked_weight is set, but masks do not count: add masked_loss")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_class_pictures(self) -> DataSettings:
+        told = [
+            name for name in ("class_data_dir", "class_prompt", "num_class_images") if getattr(self, name) is not None
+        ]
+        if self.with_prior_preservation and self.class_data_dir is None:
+            raise ValueError(
+                "with_prior_preservation needs pictures of the class: give class_data_dir "
+                "(with class_prompt they are drawn into it, if you have none)"
+            )
+        if told and not self.with_prior_preservation:
+            raise ValueError(f"{told[0]} is set, but no class pictures are seen: add with_prior_preservation")
+        return self
+
+
+class PictureSettings(StrictSettings):
+    """How pictures are cut to size and kept."""
+
     resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
     use_aspect_ratio_buckets: bool = Field(
         False,
@@ -102,40 +183,7 @@ class InputSettings(Settings):
     dataloader_num_workers: int = Field(0, ge=0, description="threads that decode pictures while others are encoded")
 
     @model_validator(mode="after")
-    def _agree_on_captions(self) -> InputSettings:
-        if self.keep_tokens and not (self.shuffle_tags or self.tag_dropout):
-            raise ValueError("keep_tokens is set, but no tag is moved or dropped: add shuffle_tags or tag_dropout")
-        mark = self.keep_tokens_separator
-        if mark is not None and (not mark or mark in self.caption_separator):
-            raise ValueError(f"keep_tokens_separator must be a mark that caption_separator does not hold, got {mark!r}")
-        return self
-
-    @model_validator(mode="after")
-    def _agree_on_pictures(self) -> InputSettings:
-        if self.train_data_dir is not None and self.dataset_name is not None:
-            raise ValueError("train_data_dir and dataset_name are both set: leave one out, or add it to datasets")
-        if self.dataset_config_name is not None and self.dataset_name is None:
-            raise ValueError("dataset_config_name is set without dataset_name")
+    def _agree_on_the_cache(self) -> PictureSettings:
         if self.no_cache and self.cache_latents:
             raise ValueError("no_cache and cache_latents contradict each other: leave one out")
-        return self
-
-    @model_validator(mode="after")
-    def _agree_on_masks(self) -> InputSettings:
-        if self.unmasked_weight and not (self.masked_loss or any(one.masked_loss for one in self.datasets)):
-            raise ValueError("unmasked_weight is set, but masks do not count: add masked_loss")
-        return self
-
-    @model_validator(mode="after")
-    def _agree_on_class_pictures(self) -> InputSettings:
-        told = [
-            name for name in ("class_data_dir", "class_prompt", "num_class_images") if getattr(self, name) is not None
-        ]
-        if self.with_prior_preservation and self.class_data_dir is None:
-            raise ValueError(
-                "with_prior_preservation needs pictures of the class: give class_data_dir "
-                "(with class_prompt they are drawn into it, if you have none)"
-            )
-        if told and not self.with_prior_preservation:
-            raise ValueError(f"{told[0]} is set, but no class pictures are seen: add with_prior_preservation")
         return self
