@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -18,9 +18,10 @@ from lorica.errors import TrainingError
 from lorica.rng import generator
 from lorica.runtime.trainable.trainable import Trainable
 from lorica.training.average import Average
+from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.dataset.dataset import Dataset
 from lorica.training.device import autocast
-from lorica.training.objective.losses import Batch, Objective, sample_losses
+from lorica.training.objective.losses import Batch, sample_losses
 from lorica.training.objective.noise import draw_noise, perturb
 from lorica.training.optimizer import Optimizer
 from lorica.training.plan import RunPlan
@@ -63,7 +64,8 @@ class Loop:
         precision: that of the base model.
         seed: with the step, the source of everything random.
         longest: norm to which gradients are clipped.
-        objective: how samples are noised and compared.
+        objective: noise and loss.
+        unmasked: weight of a place where the mask is black.
         longest_change: limit of the norm of a layer's change, if there is one.
         average: the running mean of the adapter, if it is wanted.
     """
@@ -78,7 +80,8 @@ class Loop:
     precision: torch.dtype
     seed: int
     longest: float
-    objective: Objective = field(default_factory=Objective)
+    objective: ObjectiveSettings
+    unmasked: float = 0.0
     longest_change: float | None = None
     average: Average | None = None
 
@@ -134,18 +137,18 @@ class Loop:
     def _batch(self, step: int, places: Sequence[int], row: Sequence[int]) -> Batch:
         """Latents and noise of some places of a step. Each sample has generators of its own, whatever its batch."""
         picked = [self.dataset.draw(row[place], generator(self.seed, step, f"picture/{place}")) for place in places]
-        settings, shape = self.objective.noise, picked[0].latents.shape
-        drawn = [draw_noise(shape, settings, generator(self.seed, step, f"noise/{place}")) for place in places]
+        shape, perturbation = picked[0].latents.shape, self.objective.input_perturbation
+        drawn = [draw_noise(shape, self.objective, generator(self.seed, step, f"noise/{place}")) for place in places]
         mixed = [
-            perturb(noise, settings.perturbation, generator(self.seed, step, f"perturbation/{place}"))
+            perturb(noise, perturbation, generator(self.seed, step, f"perturbation/{place}"))
             for noise, place in zip(drawn, places, strict=True)
-            if settings.perturbation
+            if perturbation
         ]
         return Batch(
             torch.stack([sample.latents for sample in picked]),
             torch.stack(drawn),
             torch.stack(mixed) if mixed else None,
-            area=stack_areas([sample.mask for sample in picked], self.objective.unmasked),
+            area=stack_areas([sample.mask for sample in picked], self.unmasked),
             sizes=torch.stack([sample.sizes for sample in picked]),
             counts=self.dataset.loss_weights([row[place] for place in places]),
         )

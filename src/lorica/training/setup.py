@@ -33,8 +33,7 @@ from lorica.training.dataset.texts import check_captions
 from lorica.training.dataset.validation import Validation, encode_held_out, hold_out
 from lorica.training.device import device_of, precision_of
 from lorica.training.loop import Loop
-from lorica.training.memory.estimate import Memory, StepSize, estimate_memory
-from lorica.training.objective.losses import Objective
+from lorica.training.memory.estimate import Memory, MicroBatch, estimate_memory
 from lorica.training.optimizer import Optimizer
 from lorica.training.plan import RunPlan
 from lorica.training.progress import Reporter
@@ -178,14 +177,14 @@ def side_of(config: RunConfig, recipe: Recipe) -> int:
 
 def estimate(config: RunConfig, recipe: Recipe, side: int, accelerator: Accelerator) -> Memory:
     """Memory that the run takes, before the adapter is put on the base."""
-    device, precision = device_of(accelerator), precision_of(config.part(ComputeSettings), accelerator)
+    compute = config.part(ComputeSettings)
     for network in recipe.components.values():
         order_channels(network)
     return estimate_memory(
         recipe,
-        StepSize(batch=config.train_batch_size, side=side, device=device, precision=precision),
+        MicroBatch(config.train_batch_size, side, precision_of(compute, accelerator)),
         config.part(AdapterSettings),
-        config.part(ComputeSettings),
+        compute,
         config.part(OptimizerSettings),
     )
 
@@ -258,7 +257,8 @@ def prepare_loop(config: RunConfig, recipe: Recipe, dataset: Dataset, accelerato
         precision=precision,
         seed=config.seed,
         longest=config.max_grad_norm,
-        objective=Objective.of(config.part(ObjectiveSettings), config.unmasked_weight),
+        objective=config.part(ObjectiveSettings),
+        unmasked=config.unmasked_weight,
         longest_change=config.scale_weight_norms,
         average=Average(parameters, config.ema_decay) if config.use_ema else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from lorica.training.config.settings import StrictSettings
 
@@ -13,14 +13,11 @@ class AdapterSettings(StrictSettings):
     """The adapter: which layers it is on, and its size and first values."""
 
     rank: int = Field(4, gt=0, description="rank of the adapter")
-    alpha: float | None = Field(
-        None, gt=0, validation_alias=AliasChoices("alpha", "lora_alpha"), description="strength is alpha / rank"
-    )
+    alpha: float | None = Field(None, gt=0, validation_alias="lora_alpha", description="strength is alpha / rank")
     rank_pattern: tuple[str, ...] = Field((), description="GLOB=RANK of single layers, such as *.attn2.*=8")
     alpha_pattern: tuple[str, ...] = Field((), description="GLOB=ALPHA of single layers; else alpha, else their rank")
     init_lora_weights: Literal["gaussian", "zero", "orthogonal", "pissa"] = Field(
-        "gaussian",
-        description="first values of the factors; pissa (arXiv:2404.02948) doubles the rank of the file",
+        "gaussian", description="first values of the factors; pissa (arXiv:2404.02948) doubles the rank of the file"
     )
     scale_weight_norms: float | None = Field(None, gt=0, description="longest change of a layer, 1 is usual")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped")

@@ -18,7 +18,7 @@ from lorica.training.config.inputs import DataSettings, ModelSettings, PictureSe
 from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.config.optimizer import OptimizerSettings, StepSettings
 from lorica.training.config.output import OutputSettings, ValidationSettings
-from lorica.training.config.settings import read_toml, second_names
+from lorica.training.config.settings import read_toml
 
 
 class RunConfig(  # pydantic lists the fields of the last base first
@@ -77,8 +77,3 @@ class RunConfig(  # pydantic lists the fields of the last base first
             f"# {name} is unset\n" if value is None else tomli_w.dumps({name: value}) for name, value in values.items()
         ]
         return "".join(lines) + "\n" + tomli_w.dumps({"datasets": sets})  # tables must stand last
-
-
-def known_names() -> list[str]:
-    """Every name that a run file may hold, aliases included."""
-    return [*RunConfig.model_fields, *second_names(RunConfig)]

@@ -39,35 +39,23 @@ class SetSettings(StrictSettings):
         description="one caption for every picture of the set",
     )
     max_train_samples: int | None = Field(None, gt=0, description="use only so many of its pictures, drawn by the seed")
-    repeats: int = Field(
-        1,
-        gt=0,
-        validation_alias=AliasChoices("repeats", "num_repeats"),
-        description="how often an epoch sees each picture",
-    )
+    repeats: int = Field(1, gt=0, validation_alias="num_repeats", description="how often an epoch sees each picture")
     weight: float | None = Field(None, gt=0, description="its share of the samples, over the sum of all weights")
     is_reg: bool = Field(False, description="a regularisation set: comes as often as all others together")
     loss_weight: float = Field(
-        1.0,
-        ge=0,
-        validation_alias=AliasChoices("loss_weight", "prior_loss_weight"),
-        description="what the losses of its samples are multiplied by",
+        1.0, ge=0, validation_alias="prior_loss_weight", description="what the losses of its samples are multiplied by"
     )
     masked_loss: bool | None = None
-    shuffle_tags: bool | None = Field(None, validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"))
+    shuffle_tags: bool | None = Field(None, validation_alias="shuffle_caption")
     keep_tokens: int | None = Field(None, ge=0)
     keep_tokens_separator: str | None = None
     caption_separator: str | None = Field(None, min_length=1)
-    caption_dropout: float | None = Field(
-        None, ge=0, le=1, validation_alias=AliasChoices("caption_dropout", "caption_dropout_rate")
-    )
-    tag_dropout: float | None = Field(
-        None, ge=0, le=1, validation_alias=AliasChoices("tag_dropout", "caption_tag_dropout_rate")
-    )
+    caption_dropout: float | None = Field(None, ge=0, le=1, validation_alias="caption_dropout_rate")
+    tag_dropout: float | None = Field(None, ge=0, le=1, validation_alias="caption_tag_dropout_rate")
     trigger_word: str | None = None
     caption_prefix: str | None = None
     caption_suffix: str | None = None
-    enable_wildcards: bool | None = Field(None, validation_alias=AliasChoices("enable_wildcards", "enable_wildcard"))
+    enable_wildcards: bool | None = Field(None, validation_alias="enable_wildcard")
 
     @model_validator(mode="after")
     def _agree(self) -> SetSettings:

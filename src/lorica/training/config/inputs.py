@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from lorica.errors import ConfigError
 from lorica.training.config.datasets import SetSettings, read_set
@@ -37,7 +37,7 @@ class DataSettings(StrictSettings):
 
     train_data_dir: Path | None = Field(
         None,
-        validation_alias=AliasChoices("train_data_dir", "instance_data_dir"),
+        validation_alias="instance_data_dir",
         description="folder of pictures with metadata.jsonl or .txt captions",
     )
     dataset_name: str | None = Field(None, description="data set of the Hub, or a table or folder on disk, instead")
@@ -48,14 +48,12 @@ class DataSettings(StrictSettings):
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
     masked_loss: bool = Field(
         False,
-        validation_alias=AliasChoices("masked_loss", "alpha_mask"),
+        validation_alias="alpha_mask",
         description="the loss counts where masks are white: files in mask/ beside the pictures, or alpha channels",
     )
     unmasked_weight: float = Field(0.0, ge=0, le=1, description="how much it counts where masks are black")
     shuffle_tags: bool = Field(
-        False,
-        validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"),
-        description="put the tags of a caption into another order each time",
+        False, validation_alias="shuffle_caption", description="put the tags of a caption into another order each time"
     )
     keep_tokens: int = Field(0, ge=0, description="tags at the front that are neither moved nor dropped")
     keep_tokens_separator: str | None = Field(None, description="a mark such as ||| behind the tags that are kept")
@@ -64,23 +62,17 @@ class DataSettings(StrictSettings):
         0.0,
         ge=0,
         le=1,
-        validation_alias=AliasChoices("caption_dropout", "caption_dropout_rate"),
+        validation_alias="caption_dropout_rate",
         description="share of captions that are left empty, for guidance",
     )
     tag_dropout: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        validation_alias=AliasChoices("tag_dropout", "caption_tag_dropout_rate"),
-        description="share of tags that are left out",
+        0.0, ge=0, le=1, validation_alias="caption_tag_dropout_rate", description="share of tags that are left out"
     )
     trigger_word: str | None = Field(None, description="put at the front of captions that do not hold it")
     caption_prefix: str | None = Field(None, description="put before every caption that is not empty")
     caption_suffix: str | None = Field(None, description="put behind every caption that is not empty")
     enable_wildcards: bool = Field(
-        False,
-        validation_alias=AliasChoices("enable_wildcards", "enable_wildcard"),
-        description="draw one of {a|b}, and one line of a .txt file",
+        False, validation_alias="enable_wildcard", description="draw one of {a|b}, and one line of a .txt file"
     )
     on_long_caption: Literal["cut", "stop"] = Field(
         "cut", description="what to do with more tokens than the model reads"
@@ -167,7 +159,7 @@ class PictureSettings(StrictSettings):
     resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
     use_aspect_ratio_buckets: bool = Field(
         False,
-        validation_alias=AliasChoices("use_aspect_ratio_buckets", "enable_bucket"),
+        validation_alias="enable_bucket",
         description="keep the shapes of pictures: frames of about the area of resolution squared",
     )
     bucket_reso_steps: int | None = Field(None, gt=0, description="sides of frames are multiples; the model's if unset")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from lorica.training.config.settings import StrictSettings
 
@@ -17,31 +17,25 @@ class ObjectiveSettings(StrictSettings):
     )
     rescale_zero_terminal_snr: bool = Field(
         False,
-        validation_alias=AliasChoices("rescale_zero_terminal_snr", "zero_terminal_snr"),
+        validation_alias="zero_terminal_snr",
         description="end the noise schedule in nothing but noise (arXiv:2305.08891); for v_prediction",
     )
     loss_type: Literal["mse", "huber", "smooth_l1", "pseudo_huber"] = Field(
         "mse", description="distance between prediction and target"
     )
     huber_delta: float = Field(
-        0.1,
-        gt=0,
-        validation_alias=AliasChoices("huber_delta", "huber_c"),
-        description="error from which the losses other than mse grow straight",
+        0.1, gt=0, validation_alias="huber_c", description="error from which the losses other than mse grow straight"
     )
     huber_schedule: Literal["constant", "snr"] = Field(
         "constant", description="snr: huber_delta at most noise, rising to 1 at none (arXiv:2403.16728)"
     )
     snr_gamma: float | None = Field(
-        None,
-        gt=0,
-        validation_alias=AliasChoices("snr_gamma", "min_snr_gamma"),
-        description="min-SNR weighting (arXiv:2303.09556), 5 recommended",
+        None, gt=0, validation_alias="min_snr_gamma", description="min-SNR weighting (arXiv:2303.09556), 5 recommended"
     )
     soft_min_snr: bool = Field(False, description="snr_gamma without its corner (arXiv:2401.11605)")
     debiased_estimation: bool = Field(
         False,
-        validation_alias=AliasChoices("debiased_estimation", "debiased_estimation_loss"),
+        validation_alias="debiased_estimation_loss",
         description="weight by the square root of the SNR instead (arXiv:2310.08442)",
     )
     min_timestep: int = Field(0, ge=0, description="no timestep below it is trained; 0 is the clean picture")
@@ -52,19 +46,19 @@ class ObjectiveSettings(StrictSettings):
     pyramid_noise_levels: int = Field(
         0,
         ge=0,
-        validation_alias=AliasChoices("pyramid_noise_levels", "multires_noise_iterations"),
+        validation_alias="multires_noise_iterations",
         description="coarser noises that are added, 6 is usual; 0 for none",
     )
     pyramid_noise_discount: float = Field(
         0.3,
         ge=0,
-        validation_alias=AliasChoices("pyramid_noise_discount", "multires_noise_discount"),
+        validation_alias="multires_noise_discount",
         description="how much each of them counts of the one before",
     )
     input_perturbation: float = Field(
         0.0,
         ge=0,
-        validation_alias=AliasChoices("input_perturbation", "ip_noise_gamma"),
+        validation_alias="ip_noise_gamma",
         description="more noise in the input than in the target (arXiv:2301.11706), 0.1 recommended",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from lorica.training.config.settings import StrictSettings
 
@@ -29,7 +29,7 @@ class OptimizerSettings(StrictSettings):
     lora_plus_ratio: float | None = Field(
         None,
         gt=0,
-        validation_alias=AliasChoices("lora_plus_ratio", "loraplus_lr_ratio"),
+        validation_alias="loraplus_lr_ratio",
         description="rate of the up factors over that of the down factors (arXiv:2402.12354), 16 recommended",
     )
     scale_lr: bool = Field(False, description="multiply the rates by accumulation, batch size and processes")
@@ -39,7 +39,7 @@ class OptimizerSettings(StrictSettings):
     lr_power: float = Field(1.0, gt=0, description="exponent of polynomial")
     optimizer: str = Field(
         "adamw",
-        validation_alias=AliasChoices("optimizer", "optimizer_type"),
+        validation_alias="optimizer_type",
         description="adamw, adamw8bit, prodigy (learning_rate 1), adafactor, or a class such as torch.optim.NAdam",
     )
     use_8bit_adam: bool = Field(False, description="the same as --optimizer adamw8bit")

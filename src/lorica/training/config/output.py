@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from lorica.training.config.settings import StrictSettings
 
@@ -17,7 +17,7 @@ class ValidationSettings(StrictSettings):
     validation_loss_steps: int | None = Field(
         None,
         gt=0,
-        validation_alias=AliasChoices("validation_loss_steps", "validate_every_n_steps"),
+        validation_alias="validate_every_n_steps",
         description="steps between measurements; at checkpoints if unset",
     )
     validation_loss_levels: int = Field(4, gt=0, description="noise levels of each picture, the same every time")

@@ -67,14 +67,12 @@ def refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
 
 def second_names(model: type[BaseModel]) -> dict[str, str]:
     """Aliases of settings, each with the name of its field."""
-    aliases = {name: field.validation_alias for name, field in model.model_fields.items()}
-    return {
-        str(second): name
-        for name, alias in aliases.items()
-        if isinstance(alias, AliasChoices)
-        for second in alias.choices
-        if second != name
-    }
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [] if alias is None else [alias]
+        found |= {str(second): name for second in choices if second != name}
+    return found
 
 
 def readable(error: ValidationError) -> str:

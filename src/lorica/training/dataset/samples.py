@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,24 +29,6 @@ class Drawn(NamedTuple):
     latents: Tensor
     sizes: Tensor
     mask: Tensor | None = None
-
-
-class Sample(Protocol):
-    """One picture of a run."""
-
-    @property
-    def item(self) -> Item:
-        """The picture file and its captions."""
-        ...
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether a mask weights its places."""
-        ...
-
-    def draw(self, generator: torch.Generator) -> Drawn:
-        """Draw a view, and latents from its distribution."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +81,9 @@ class LiveExample:
         factor = height // latents.shape[1]
         mask = latent_mask(open_mask(source, picture.size), height, width, view, factor) if source else None
         return Drawn(latents, size_conditioning(Size(*picture.size), self.frame, view).row(), mask)
+
+
+Sample = Example | LiveExample
 
 
 def draw_view(generator: torch.Generator, *, center: bool, flip: bool) -> View:

@@ -24,17 +24,18 @@ from lorica.data.items import Item, find_items
 from lorica.errors import DataError
 from lorica.rng import generator
 from lorica.training.config.inputs import DataSettings
+from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.config.output import ValidationSettings
 from lorica.training.dataset.dataset import Dataset
 from lorica.training.dataset.encoding import PictureEncoder
 from lorica.training.dataset.framing import Framing
 from lorica.training.dataset.sources import leave_out_unreadable
 from lorica.training.dataset.texts import encode_text, whole_texts
-from lorica.training.objective.losses import Batch, Objective, sample_losses
+from lorica.training.objective.losses import Batch, sample_losses
 from lorica.training.progress import Reporter
 from lorica.training.recipes.recipe import Conditioning, Recipe, evaluating
 
-PLAIN = Objective()
+PLAIN = ObjectiveSettings.model_validate({})
 
 
 @dataclass(frozen=True, slots=True)

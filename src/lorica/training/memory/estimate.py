@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,26 +50,17 @@ class Memory:
         return f"about {readable_bytes(self.peak)} of memory at the peak ({parts})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSize:
-    """The size of one micro-batch.
+class MicroBatch(NamedTuple):
+    """Samples that are computed at once: their number, their side in pixels, and the precision."""
 
-    Args:
-        batch: samples at once.
-        side: that of the pictures, in pixels; frames of other shapes have about as many.
-        device: where it is computed.
-        precision: in which it is computed.
-    """
-
-    batch: int
+    samples: int
     side: int
-    device: torch.device
     precision: torch.dtype
 
 
 def estimate_memory(
     recipe: Recipe,
-    size: StepSize,
+    batch: MicroBatch,
     adapter: AdapterSettings,
     compute: ComputeSettings,
     optimizer: OptimizerSettings,
@@ -77,12 +69,13 @@ def estimate_memory(
 
     Args:
         recipe: the model, before an adapter is put on it and before its base is packed.
-        size: the micro-batch.
+        batch: one micro-batch; frames of other shapes have about as many pixels.
         adapter: the adapter.
         compute: precision of the base, and whether activations are computed again.
         optimizer: the optimizer and the running mean.
     """
     conditioning = recipe.encode_text("")
+    device = next(next(iter(recipe.components.values())).parameters()).device
     networks = list[nn.Module]()
     with LiveBytes() as live:
 
@@ -91,22 +84,17 @@ def estimate_memory(
             return live.shapes_of(network)
 
         shapes = recipe.with_networks(shapes_of)
-        latents = shapes.encode_picture(torch.zeros(3, size.side, size.side)).mean
+        latents = shapes.encode_picture(torch.zeros(3, batch.side, batch.side)).mean
         encoding = live.peak
         trainable = put_adapter(shapes.components, adapter, compute, seed=0)
-        with autocast(size.device.type, size.precision):
-            step = _one_pass(
-                live,
-                shapes,
-                latents.to(size.device),
-                {name: live.like(row) for name, row in conditioning.items()},
-                size.batch,
-            )
+        with autocast(device.type, batch.precision):
+            rows = {name: live.like(row) for name, row in conditioning.items()}
+            step = _one_pass(live, shapes, latents.to(device), rows, batch.samples)
         numbers = sum(parameter.numel() for parameter in trainable.parameters())
     trained = sum(_bytes_of(network, compute.base_precision) for network in recipe.components.values())
     unpacked = sum(_bytes_of(network, None) for network in recipe.components.values())
     everything = sum(_bytes_of(network, None) for network in networks)
-    stays = everything - unpacked + trained if size.device.type == "cpu" else trained  # the encoders move to the CPU
+    stays = everything - unpacked + trained if device.type == "cpu" else trained  # the encoders move to the CPU
     state = 4 * optimizer.use_ema + STATE.get(optimizer.optimizer.lower(), USUAL_STATE)
     return Memory(
         base=stays,

@@ -7,14 +7,12 @@ that a learning rate found with one of them serves the others.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lorica.training.config.objective import ObjectiveSettings
-from lorica.training.objective.noise import NoiseSettings
 from lorica.training.recipes.recipe import Conditioning, Recipe
 
 Distance = Callable[[Tensor, Tensor, Tensor], Tensor]  # predicted, target, delta (b,) to (b, ...)
@@ -79,42 +77,6 @@ def sample_means(losses: Tensor, weights: Tensor | None = None) -> Tensor:
     return (losses.flatten(1) * everywhere).sum(1) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """How samples are noised and how far a prediction is from its target.
-
-    Args:
-        noise: changes to the noise.
-        distance: a name in ``DISTANCES``.
-        delta: error at which the distances other than the squared one become straight.
-        unmasked: weight of a place where the mask is black.
-        scheduled: whether ``delta`` rises from that to 1 as the noise falls (:func:`scheduled_delta`).
-    """
-
-    noise: NoiseSettings = field(default_factory=NoiseSettings)
-    distance: str = "mse"
-    delta: float = 0.1
-    unmasked: float = 0.0
-    scheduled: bool = False
-
-    @classmethod
-    def of(cls, settings: ObjectiveSettings, unmasked: float) -> Objective:
-        """The objective that settings describe."""
-        noise = NoiseSettings(
-            offset=settings.noise_offset,
-            pyramid_levels=settings.pyramid_noise_levels,
-            pyramid_discount=settings.pyramid_noise_discount,
-            perturbation=settings.input_perturbation,
-        )
-        return cls(
-            noise=noise,
-            distance=settings.loss_type,
-            delta=settings.huber_delta,
-            unmasked=unmasked,
-            scheduled=settings.huber_schedule == "snr",
-        )
-
-
 class Batch(NamedTuple):
     """Latents and noise of some samples, and their weights.
 
@@ -145,7 +107,7 @@ def sample_losses(
     batch: Batch,
     time: Tensor,
     conditioning: Conditioning,
-    objective: Objective,
+    settings: ObjectiveSettings,
     *,
     weighted: bool = True,
 ) -> Tensor:
@@ -156,7 +118,7 @@ def sample_losses(
         batch: latents and noise.
         time: the noise levels, ``(b,)``.
         conditioning: the encoded captions.
-        objective: the distance.
+        settings: the distance.
         weighted: weight each sample by its noise level, as the recipe says.
     """
     noisy, target = recipe.corrupt(batch.latents, batch.noise, time)
@@ -165,10 +127,10 @@ def sample_losses(
     if batch.sizes is not None:
         conditioning = {**conditioning, "sizes": batch.sizes}
     predicted = recipe.predict(noisy, time, conditioning)
-    delta = torch.full((len(target),), objective.delta, device=target.device)
-    if objective.scheduled:
-        delta = scheduled_delta(recipe.signal_to_noise(time), objective.delta)
-    losses = sample_means(DISTANCES[objective.distance](predicted, target, delta), batch.area)
+    delta = torch.full((len(target),), settings.huber_delta, device=target.device)
+    if settings.huber_schedule == "snr":
+        delta = scheduled_delta(recipe.signal_to_noise(time), settings.huber_delta)
+    losses = sample_means(DISTANCES[settings.loss_type](predicted, target, delta), batch.area)
     for weights in (recipe.weigh(time) if weighted else None, batch.counts):
         losses = losses if weights is None else losses * weights
     return losses

@@ -3,45 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lorica.errors import ConfigError
+from lorica.training.config.objective import ObjectiveSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoiseSettings:
-    """Changes to the noise, in this order; the defaults do nothing.
-
-    Args:
-        offset: see :func:`add_offset`.
-        pyramid_levels: see :func:`add_pyramid`; 0 for none.
-        pyramid_discount: likewise.
-        perturbation: see :func:`perturb`.
-    """
-
-    offset: float = 0.0
-    pyramid_levels: int = 0
-    pyramid_discount: float = 0.3
-    perturbation: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
-        for name in ("offset", "pyramid_levels", "pyramid_discount", "perturbation"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} of the noise is {getattr(self, name)}; expected 0 or more.")
-
-
-def draw_noise(shape: Sequence[int], settings: NoiseSettings, generator: torch.Generator) -> Tensor:
+def draw_noise(shape: Sequence[int], settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
     """Draw the noise of one sample ``(c, h, w)`` that the model is to predict, before any perturbation."""
     noise = torch.randn(shape, generator=generator)
-    if settings.offset:
-        noise = add_offset(noise, settings.offset, generator)
-    if settings.pyramid_levels:
-        noise = add_pyramid(noise, settings.pyramid_levels, settings.pyramid_discount, generator)
+    if settings.noise_offset:
+        noise = add_offset(noise, settings.noise_offset, generator)
+    if settings.pyramid_noise_levels:
+        noise = add_pyramid(noise, settings.pyramid_noise_levels, settings.pyramid_noise_discount, generator)
     return noise
 
 
@@ -110,12 +87,6 @@ def to_zero_terminal_snr(kept: Tensor) -> Tensor:
     signal = kept.sqrt()
     first, last = signal[0], signal[-1]
     return ((signal - last) * (first / (first - last))).square()
-
-
-def rescale_betas(betas: Tensor) -> Tensor:
-    """The betas of the schedule with zero terminal SNR, of which the last is 1."""
-    kept = to_zero_terminal_snr((1 - betas).cumprod(0))
-    return 1 - torch.cat([kept[:1], kept[1:] / kept[:-1]])
 
 
 def check_predicted(prediction_type: str) -> None:
