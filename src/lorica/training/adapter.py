@@ -22,13 +22,7 @@ from lorica.training.config.per_layer import alphas_of, dropouts_of, layers_in, 
 def put_adapter(
     networks: Mapping[str, nn.Module], settings: AdapterSettings, compute: ComputeSettings, seed: int
 ) -> Trainable:
-    """A new adapter on the chosen layers, with Gaussian first values.
-
-    Args:
-        networks: the base model, by component.
-        settings: which layers, and the size of the adapter.
-        compute: whether memory is saved by computing activations again.
-        seed: the first values are a function of it.
+    """A new adapter on the chosen layers of the base model, with Gaussian first values that depend on the seed.
 
     Raises:
         ConfigError: if a rank or dropout is out of range.

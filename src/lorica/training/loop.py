@@ -54,12 +54,6 @@ class Loop:
     """The parts of a run that a step works with.
 
     Args:
-        recipe: the model.
-        dataset: the samples.
-        trainable: the adapter.
-        optimizer: steps the adapter.
-        plan: steps and batches.
-        accelerator: the device and the other processes.
         scaler: the loss scaler of fp16, switched off otherwise.
         precision: that of the base model.
         seed: with the step, the source of everything random.

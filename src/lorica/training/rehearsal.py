@@ -82,11 +82,11 @@ def rehearse(config: RunConfig, *, quiet: bool = False) -> Rehearsal:
     """
     config = config.model_copy(update={"report_to": None, "push_to_hub": False})
     accelerator, reporter, cache = setup.make_accelerator(config), Reporter(quiet=quiet), Cache(None)
-    found = setup.survey(config, accelerator, reporter, cache, lenient=True)
+    found = setup.find_inputs(config, accelerator, reporter, cache, lenient=True)
     members = fill_buckets(found.frames, [group.source for group in found.groups]) if found.frames else None
     plan = setup.plan_of(config, len(found.items), found.groups, members, accelerator)
     memory = setup.estimate(config, found.recipe, found.side, accelerator)
-    few = setup.narrowed(config, found, _first_of_each_set(found.items))
+    few = setup.with_items(config, found, _first_of_each_set(found.items))
     started = time.perf_counter()
     dataset = setup.prepare_dataset(config, few, accelerator, Reporter(quiet=True), cache)
     encoding = (time.perf_counter() - started) / len(few.items) * len(found.items)
@@ -108,7 +108,7 @@ def rehearse(config: RunConfig, *, quiet: bool = False) -> Rehearsal:
     )
 
 
-def _frames(found: setup.Survey) -> list[tuple[int, int, int]]:
+def _frames(found: setup.RunInputs) -> list[tuple[int, int, int]]:
     """Width, height and number of pictures of each frame."""
     if found.frames is None:
         return [(found.side, found.side, len(found.items))]

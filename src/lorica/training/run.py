@@ -124,7 +124,7 @@ def open_session(config: RunConfig, accelerator: Accelerator, reporter: Reporter
         LoRAError: if the pictures, the model or the settings cannot be used.
     """
     setup.draw_class_pictures(config, accelerator, reporter)
-    found = setup.survey(config, accelerator, reporter, Cache(cache_folder()))
+    found = setup.find_inputs(config, accelerator, reporter, Cache(cache_folder()))
     if not reporter.quiet:
         reporter.say(setup.estimate(config, found.recipe, found.side, accelerator).describe())
     cache = Cache(None if config.no_cache else cache_folder())

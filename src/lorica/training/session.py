@@ -36,16 +36,7 @@ FINAL_SHARE = 0.1  # share of the steps whose mean loss is called final
 
 
 class Session:
-    """One run: its loop, its output folder, and the record of its configuration.
-
-    Args:
-        loop: the steps.
-        side: that of the pictures, in pixels.
-        validation: the pictures that are held out, if there are any.
-        output: what is written, and when.
-        record: the configuration, as files show it.
-        reporter: is told what happens.
-    """
+    """One run: its loop on pictures of a ``side`` in pixels, its output, and the record of its configuration."""
 
     def __init__(
         self,

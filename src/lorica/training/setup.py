@@ -43,8 +43,8 @@ from lorica.training.recipes.recipe import Recipe, RecipeSettings, Weighting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
-    """A run before anything is encoded.
+class RunInputs:
+    """The pictures and the base model of a run, before anything is encoded.
 
     Args:
         items: the pictures that are trained on.
@@ -100,17 +100,13 @@ def draw_class_pictures(config: RunConfig, accelerator: Accelerator, reporter: R
             class_pictures.draw_missing(data, config.seed, recipe, side, reporter)
 
 
-def survey(
+def find_inputs(
     config: RunConfig, accelerator: Accelerator, reporter: Reporter, cache: Cache, *, lenient: bool = False
-) -> Survey:
+) -> RunInputs:
     """Find the pictures of a run and load its base model.
 
-    Args:
-        config: the settings.
-        accelerator: the device.
-        reporter: is told about the pictures.
-        cache: remembers which pictures could be read.
-        lenient: whether pictures that cannot be read are left out, whatever ``on_bad_image`` says.
+    With ``lenient``, pictures that cannot be read are left out, whatever ``on_bad_image`` says. The cache holds which
+    pictures could be read.
 
     Raises:
         LoRAError: if the pictures, the model or the settings cannot be used.
@@ -122,11 +118,11 @@ def survey(
     items, held = hold_out(found, config.part(ValidationSettings), data, cache, reporter)
     recipe = prepare_recipe(config, accelerator)
     side = side_of(config, recipe)
-    return narrowed(config, Survey(items=items, held=held, refused=refused, recipe=recipe, side=side), items)
+    return with_items(config, RunInputs(items=items, held=held, refused=refused, recipe=recipe, side=side), items)
 
 
-def narrowed(config: RunConfig, whole: Survey, items: Sequence[Item]) -> Survey:
-    """A survey with some of its pictures alone: their data sets and frames."""
+def with_items(config: RunConfig, whole: RunInputs, items: Sequence[Item]) -> RunInputs:
+    """The same run with some of its pictures alone: their data sets and frames."""
     groups = groups_of(config.part(DataSettings), items)
     frames = plan_frames(items, config.part(PictureSettings), whole.side, whole.recipe.multiple)
     return replace(whole, items=items, groups=groups, frames=frames)
@@ -190,7 +186,7 @@ def estimate(config: RunConfig, recipe: Recipe, side: int, accelerator: Accelera
 
 
 def prepare_dataset(
-    config: RunConfig, found: Survey, accelerator: Accelerator, reporter: Reporter, cache: Cache
+    config: RunConfig, found: RunInputs, accelerator: Accelerator, reporter: Reporter, cache: Cache
 ) -> Dataset:
     """Encode the pictures and captions, the first process before the others, which then find them in the cache."""
     if len(found.groups) > 1:
@@ -216,7 +212,7 @@ def prepare_dataset(
     return dataset
 
 
-def prepare_validation(config: RunConfig, found: Survey, dataset: Dataset, cache: Cache) -> Validation | None:
+def prepare_validation(config: RunConfig, found: RunInputs, dataset: Dataset, cache: Cache) -> Validation | None:
     """Encode the pictures that are held out; None if there are none."""
     if not found.held:
         return None

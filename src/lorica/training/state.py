@@ -40,10 +40,7 @@ def restore_checkpoint(loop: Loop, checkpoint: Checkpoint) -> None:
 def facts_of(loop: Loop, side: int, settings: Mapping[str, object]) -> dict[str, object]:
     """Everything that a run must have in common with a checkpoint that it resumes from, by the names of settings.
 
-    Args:
-        loop: the run.
-        side: that of its pictures, in pixels.
-        settings: those facts that are settings as they stand.
+    To ``settings``, which are facts as they stand, come those of the model, the pictures and the loop.
     """
     return {
         **settings,

@@ -40,7 +40,7 @@ class _TrainedFactors:
     def scaling(self) -> float:
         return self.alpha / len(self.down)
 
-    def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def of_change(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Factors of the change, ``(R, in, *kernel)`` and ``(out, R)``: twice the rank if counted from first values."""
         down, up = self.down.to(dtype), self.up.to(dtype)
         if self.first is None:
@@ -55,6 +55,19 @@ class _TrainedFactors:
             down0, up0 = self.first
             return as_plain(down, up, down0.cpu(), up0.cpu(), self.scaling)
         return LoRA(down, up.contiguous().view(*up.shape, *[1] * (down.ndim - 2)), self.alpha)
+
+    def copy_from(self, layer: object, where: str) -> None:
+        """Set both factors to those of a layer of the same shape and alpha."""
+        if not isinstance(layer, LoRA):
+            raise ShapeError(f"{where}: expected a LoRA layer to start from, got {type(layer).__name__}.")
+        shapes = (layer.down.shape, layer.up.shape[:2])
+        if shapes != (self.down.shape, self.up.shape) or layer.alpha != self.alpha:
+            raise ShapeError(
+                f"{where}: expected down {tuple(self.down.shape)}, up {tuple(self.up.shape)} and alpha {self.alpha:g}, "
+                f"got {layer}."
+            )
+        self.down.data.copy_(layer.down)
+        self.up.data.copy_(layer.up.flatten(1))
 
 
 class Trainable:
@@ -73,6 +86,7 @@ class Trainable:
 
     Raises:
         UnknownNameError: if a component or path does not exist.
+        ModelError: if a layer cannot carry an adapter.
         ConfigError: if a rank, alpha or dropout is out of range.
     """
 
@@ -94,7 +108,7 @@ class Trainable:
         _check(min(ranks.values()), min(alphas.values()), dropouts.values())
         self._dropouts, self._key, self._on = dropouts, "", True
         self._flat: dict[str, FlatFactors] = {}
-        self._pairs: dict[Place, _TrainedFactors] = {}
+        self._factors: dict[Place, _TrainedFactors] = {}
         for component in modules:
             self._make_component(component, ranks, alphas, seed)
         self._handles = [parts[name].register_forward_pre_hook(flat.refresh) for name, flat in self._flat.items()]
@@ -113,15 +127,15 @@ class Trainable:
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The factors by name, such as ``unet/mid_block.attentions.0.proj_in/down``, in a fixed order."""
         named: dict[str, nn.Parameter] = {}
-        for (component, path), pair in self._pairs.items():
-            named[f"{component}/{path}/down"], named[f"{component}/{path}/up"] = pair.down, pair.up
+        for (component, path), factors in self._factors.items():
+            named[f"{component}/{path}/down"], named[f"{component}/{path}/up"] = factors.down, factors.up
         return named
 
     @property
     def modules(self) -> dict[str, list[str]]:
         """Paths of the layers that are trained, by component."""
         found: dict[str, list[str]] = {}
-        for component, path in self._pairs:
+        for component, path in self._factors:
             found.setdefault(component, []).append(path)
         return found
 
@@ -133,19 +147,19 @@ class Trainable:
     def adapter(self) -> Adapter:
         """Copy of the factors as a value, in float32 on the CPU."""
         components: dict[str, dict[str, LoRA]] = {}
-        for (component, path), pair in self._pairs.items():
-            components.setdefault(component, {})[path] = pair.layer()
+        for (component, path), factors in self._factors.items():
+            components.setdefault(component, {})[path] = factors.layer()
         return Adapter(components)
 
     @torch.no_grad()
     def copy_from(self, adapter: Adapter) -> None:
         """Set the factors to those of an adapter with the same layers, ranks and alpha."""
         given = {(component, path): layer for component, path, layer in adapter.layers()}
-        if given.keys() != self._pairs.keys():
-            difference = sorted(f"{component}.{path}" for component, path in given.keys() ^ self._pairs.keys())
+        if given.keys() != self._factors.keys():
+            difference = sorted(f"{component}.{path}" for component, path in given.keys() ^ self._factors.keys())
             raise ShapeError(f"the adapter and the layers to train differ; not in both: {', '.join(difference[:5])}.")
-        for place, pair in self._pairs.items():
-            _copy_pair(place, pair, given[place])
+        for place, factors in self._factors.items():
+            factors.copy_from(given[place], ".".join(place))
 
     @torch.no_grad()
     def count_from_here(self) -> None:
@@ -153,16 +167,16 @@ class Trainable:
 
         So first values that are not 0, as those of PiSSA, leave the model as it is. :meth:`adapter` has twice the rank.
         """
-        for pair in self._pairs.values():
-            pair.first = pair.down.detach().clone(), pair.up.detach().clone()
+        for factors in self._factors.values():
+            factors.first = factors.down.detach().clone(), factors.up.detach().clone()
 
     @torch.no_grad()
     def limit_norms(self, longest: float) -> None:
         """Shrink both factors of each layer whose change has a Frobenius norm above ``longest``, in place."""
-        for pair in self._pairs.values():
-            factor = shrinking(pair.down, pair.up, pair.scaling, longest).to(pair.down)
-            pair.down.mul_(factor)
-            pair.up.mul_(factor)
+        for factors in self._factors.values():
+            factor = shrinking(factors.down, factors.up, factors.scaling, longest).to(factors.down)
+            factors.down.mul_(factor)
+            factors.up.mul_(factor)
 
     def set_dropout_key(self, key: str) -> None:
         """Set the key of the step and micro-batch that follow: dropout masks are a function of it and the layer."""
@@ -202,22 +216,24 @@ class Trainable:
         start = 0
         for place, (down, up) in shapes.items():
             middle = start + math.prod(down)
-            pair = _TrainedFactors(flat.view(start, down), flat.view(middle, up, transposed=True), alphas[place])
-            pair.site = _site_of(self._layers[place], flat, start, pair)
+            factors = _TrainedFactors(flat.view(start, down), flat.view(middle, up, transposed=True), alphas[place])
+            if is_plain(layer := self._layers[place]):
+                factors.site = TrainedLinear(flat, start, layer, ranks[place], factors.scaling)
             source = generator(seed, "initial", component, place[1])
-            pair.down.data.copy_(gaussian(weight_shape(self._layers[place]), ranks[place], source).down)
-            self._pairs[place] = pair
+            factors.down.data.copy_(gaussian(weight_shape(self._layers[place]), ranks[place], source).down)
+            self._factors[place] = factors
             start = middle + math.prod(up)
 
     def _hook(self, place: Place) -> list[RemovableHandle]:
         """Hook a layer: its change is one node of autograd where that is possible, and otherwise plain operations."""
-        layer, pair, slow = self._layers[place], self._pairs[place], self._plain_hook(place)
+        layer, factors, slow = self._layers[place], self._factors[place], self._plain_hook(place)
         share = self._dropouts[place]
-        if (site := pair.site) is None:
+        if (site := factors.site) is None:
             return [layer.register_forward_hook(slow, with_kwargs=True)]
 
+        # Whatever the node cannot do (dropout, first values, compiled graphs) is left to the plain hook, call by call.
         def before(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
-            lean = self._on and pair.first is None and not (share and layer.training) and len(args) == 1
+            lean = self._on and factors.first is None and not (share and layer.training) and len(args) == 1
             return site.before(layer, args[0] if lean and not torch.compiler.is_compiling() else None)
 
         def after(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
@@ -226,7 +242,7 @@ class Trainable:
         return [layer.register_forward_pre_hook(before), layer.register_forward_hook(after, with_kwargs=True)]
 
     def _plain_hook(self, place: Place) -> Any:
-        pair, share, name = self._pairs[place], self._dropouts[place], f"{place[0]}/{place[1]}"
+        factors, share, name = self._factors[place], self._dropouts[place], f"{place[0]}/{place[1]}"
 
         def add_change(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
             if not self._on:
@@ -235,7 +251,7 @@ class Trainable:
             dtype = output.dtype
             if x.is_floating_point():
                 x = self._drop(x.to(dtype), name, share if layer.training else 0.0)
-            return change_output(layer, x, output, *pair.factors(dtype), pair.scaling)
+            return change_output(layer, x, output, *factors.of_change(dtype), factors.scaling)
 
         return add_change
 
@@ -283,20 +299,3 @@ def _factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[
         raise ModelError(f"a {type(layer).__name__} cannot carry a trainable adapter.")
     out, *rest = weight_shape(layer)
     return (rank, *rest), (out, rank)
-
-
-def _site_of(layer: nn.Module, flat: FlatFactors, start: int, pair: _TrainedFactors) -> TrainedLinear | None:
-    return TrainedLinear(flat, start, layer, len(pair.down), pair.scaling) if is_plain(layer) else None
-
-
-def _copy_pair(place: Place, pair: _TrainedFactors, layer: object) -> None:
-    where = ".".join(place)
-    if not isinstance(layer, LoRA):
-        raise ShapeError(f"{where}: expected a LoRA layer to start from, got {type(layer).__name__}.")
-    if (layer.down.shape, layer.up.shape[:2]) != (pair.down.shape, pair.up.shape) or layer.alpha != pair.alpha:
-        raise ShapeError(
-            f"{where}: expected down {tuple(pair.down.shape)}, up {tuple(pair.up.shape)} and alpha {pair.alpha:g}, "
-            f"got {layer}."
-        )
-    pair.down.data.copy_(layer.down)
-    pair.up.data.copy_(layer.up.flatten(1))

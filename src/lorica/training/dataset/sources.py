@@ -41,11 +41,7 @@ MOST_NAMED = 5  # of the pictures that cannot be read
 def collect_items(settings: DataSettings, seed: int, cache_dir: Path | None, reporter: Reporter) -> list[Item]:
     """Pictures and captions of a run, those of one data set after those of another.
 
-    Args:
-        settings: the data sets.
-        seed: the pictures of a set that is cut down to ``max_train_samples`` are a function of it.
-        cache_dir: where data sets from the Hub are kept.
-        reporter: is told how many there are.
+    Of a set with more than ``max_train_samples``, the seed draws as many.
 
     Raises:
         ConfigError: if no folder is named.

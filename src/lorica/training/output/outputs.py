@@ -24,16 +24,8 @@ def write_adapter(
 ) -> Path:
     """Write ``pytorch_lora_weights.safetensors`` in diffusers' format, with metadata about the whole run.
 
-    The same run writes the same bytes: no dates, no paths of this machine.
-
-    Args:
-        adapter: the result.
-        folder: where it is written.
-        record: the configuration.
-        family: metadata of the family of models.
-        data: digest of the data set.
-        step: number of steps that the adapter was trained.
-        side: that of the pictures, in pixels.
+    The same run writes the same bytes: no dates, no paths of this machine. ``family`` is metadata of the recipe,
+    ``data`` the digest of the data set.
 
     Raises:
         FileError: if the folder cannot be written.
@@ -55,7 +47,7 @@ def write_adapter(
     try:
         return write(adapter, folder / ADAPTER, format="diffusers", metadata=metadata)
     except OSError as error:
-        raise FileError(f"cannot write {folder / ADAPTER}: {error}. The last checkpoint is intact.") from error
+        raise FileError(f"{error} The last checkpoint is intact.") from error
 
 
 def digest_of_adapter(adapter: Adapter) -> str:

@@ -60,11 +60,7 @@ def load_pipeline(
 
 
 def base_dtype(base_precision: str | None, computing: torch.dtype) -> torch.dtype:
-    """Precision of those weights of the base model that are not packed.
-
-    Args:
-        base_precision: the setting.
-        computing: the precision that a step computes in.
+    """Precision of those weights of the base model that are not packed, for steps that compute in ``computing``.
 
     Raises:
         ConfigError: if a step would compute in another half precision than the base has.
