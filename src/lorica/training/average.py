@@ -15,7 +15,7 @@ class Average:
     (Polyak and Juditsky 1992; the rising decay is that of diffusers, so that first values are soon forgotten.)
 
     Args:
-        parameters: what is averaged, by name.
+        parameters: the parameters that are averaged, by name.
         decay: share of the mean that stays at a step.
     """
 

@@ -1,4 +1,4 @@
-"""The optimizer of a run, one that is named or any other by its class path, over one flat parameter a component."""
+"""The optimizer of a run, a named one or any other by its class path, over one flat parameter per component."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _pack(packed: dict[str, Tensor], name: str, value: object) -> None:
         packed[f"{name}#{type(value).__name__}"] = torch.tensor(value, dtype=wide)
     elif value is not None:
         raise TrainingError(
-            f"the optimizer remembers {name}, a {type(value).__name__}, which a checkpoint cannot hold; choose another."
+            f"the optimizer holds {name}, a {type(value).__name__}, which a checkpoint cannot hold; choose another."
         )
 
 

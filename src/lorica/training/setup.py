@@ -222,7 +222,7 @@ def prepare_validation(config: RunConfig, found: RunInputs, dataset: Dataset, ca
 
 
 def prepare_loop(config: RunConfig, recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> Loop:
-    """Move the encoders out of the way, put a new adapter on the base, and make everything that steps need.
+    """Move the encoders off the device, put a new adapter on the base, and build the loop.
 
     Raises:
         MissingExtraError: if the library that packs the base is not installed.

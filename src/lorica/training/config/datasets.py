@@ -23,7 +23,7 @@ class SetSettings(StrictSettings):
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
 
-    name: str | None = Field(None, min_length=1, description="what messages call it; the folder's name if unset")
+    name: str | None = Field(None, min_length=1, description="its name in messages; the folder's name if unset")
     train_data_dir: Path | None = Field(
         None,
         validation_alias=AliasChoices("train_data_dir", "folder", "image_dir"),
@@ -43,7 +43,7 @@ class SetSettings(StrictSettings):
     weight: float | None = Field(None, gt=0, description="its share of the samples, over the sum of all weights")
     is_reg: bool = Field(False, description="a regularisation set: comes as often as all others together")
     loss_weight: float = Field(
-        1.0, ge=0, validation_alias="prior_loss_weight", description="what the losses of its samples are multiplied by"
+        1.0, ge=0, validation_alias="prior_loss_weight", description="factor of the losses of its samples"
     )
     masked_loss: bool | None = None
     shuffle_tags: bool | None = Field(None, validation_alias="shuffle_caption")
@@ -67,7 +67,7 @@ class SetSettings(StrictSettings):
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Name of the data set in messages."""
         where = self.train_data_dir or self.dataset_name or ""
         return self.name or Path(where).resolve().name
 

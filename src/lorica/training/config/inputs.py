@@ -13,7 +13,7 @@ from lorica.training.config.settings import StrictSettings
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-# Settings that the run has for its own data set alone, and those that every set may have of its own.
+# Settings of the run's own data set alone, and those that every other set may override.
 OWN = ("train_data_dir", "dataset_name", "dataset_config_name", "instance_prompt", "repeats", "max_train_samples")
 SHARED = (
     "image_column", "caption_column", "masked_loss", "shuffle_tags", "keep_tokens", "keep_tokens_separator",
@@ -44,20 +44,22 @@ class DataSettings(StrictSettings):
     dataset_config_name: str | None = Field(None, description="which of the data sets of that name")
     image_column: str = Field("image", description="column of dataset_name that holds the pictures")
     caption_column: str = Field("text", description="field of metadata.jsonl, or column, that holds the caption")
-    on_bad_image: Literal["stop", "skip"] = Field("stop", description="what to do with pictures that cannot be read")
+    on_bad_image: Literal["stop", "skip"] = Field(
+        "stop", description="pictures that cannot be read: stop the run, or leave them out"
+    )
     instance_prompt: str | None = Field(None, description="one caption for every picture; others are not read")
     masked_loss: bool = Field(
         False,
         validation_alias="alpha_mask",
         description="the loss counts where masks are white: files in mask/ beside the pictures, or alpha channels",
     )
-    unmasked_weight: float = Field(0.0, ge=0, le=1, description="how much it counts where masks are black")
+    unmasked_weight: float = Field(0.0, ge=0, le=1, description="weight of the loss where masks are black")
     shuffle_tags: bool = Field(
-        False, validation_alias="shuffle_caption", description="put the tags of a caption into another order each time"
+        False, validation_alias="shuffle_caption", description="shuffle the tags of a caption each time"
     )
-    keep_tokens: int = Field(0, ge=0, description="tags at the front that are neither moved nor dropped")
+    keep_tokens: int = Field(0, ge=0, description="tags at the front that are neither shuffled nor dropped")
     keep_tokens_separator: str | None = Field(None, description="a mark such as ||| behind the tags that are kept")
-    caption_separator: str = Field(",", min_length=1, description="what stands between tags")
+    caption_separator: str = Field(",", min_length=1, description="separator of tags")
     caption_dropout: float = Field(
         0.0,
         ge=0,
@@ -74,9 +76,7 @@ class DataSettings(StrictSettings):
     enable_wildcards: bool = Field(
         False, validation_alias="enable_wildcard", description="draw one of {a|b}, and one line of a .txt file"
     )
-    on_long_caption: Literal["cut", "stop"] = Field(
-        "cut", description="what to do with more tokens than the model reads"
-    )
+    on_long_caption: Literal["cut", "stop"] = Field("cut", description="captions with more tokens than the model reads")
     max_train_samples: int | None = Field(None, gt=0, description="use only so many pictures, drawn by the seed")
     repeats: int = Field(1, gt=0, description="how often an epoch sees each picture")
     datasets: tuple[Annotated[SetSettings, BeforeValidator(read_set)], ...] = Field(
@@ -84,12 +84,12 @@ class DataSettings(StrictSettings):
     )
     with_prior_preservation: bool = Field(False, description="half of the samples are pictures of class_data_dir")
     class_data_dir: Path | None = Field(None, description="pictures of the class, such as any dogs; drawn if none")
-    class_prompt: str | None = Field(None, description="what is drawn, and one caption for them all")
-    num_class_images: int | None = Field(None, gt=0, description="use so many of them; what lacks is drawn")
-    prior_loss_weight: float = Field(1.0, ge=0, description="what their losses are multiplied by")
+    class_prompt: str | None = Field(None, description="prompt by which they are drawn, and one caption for them all")
+    num_class_images: int | None = Field(None, gt=0, description="use so many of them; missing ones are drawn")
+    prior_loss_weight: float = Field(1.0, ge=0, description="factor of their losses")
 
     def sets(self) -> list[SetSettings]:
-        """Every data set: that of the run itself, the named ones, the class pictures; what one lacks is the run's.
+        """Every data set: the run's own, the named ones, the class pictures; unset values are those of the run.
 
         Raises:
             ConfigError: if no pictures are named.
@@ -140,7 +140,7 @@ class DataSettings(StrictSettings):
 
     @model_validator(mode="after")
     def _agree_on_class_pictures(self) -> DataSettings:
-        told = [
+        given = [
             name for name in ("class_data_dir", "class_prompt", "num_class_images") if getattr(self, name) is not None
         ]
         if self.with_prior_preservation and self.class_data_dir is None:
@@ -148,8 +148,8 @@ class DataSettings(StrictSettings):
                 "with_prior_preservation needs pictures of the class: give class_data_dir "
                 "(with class_prompt they are drawn into it, if you have none)"
             )
-        if told and not self.with_prior_preservation:
-            raise ValueError(f"{told[0]} is set, but no class pictures are seen: add with_prior_preservation")
+        if given and not self.with_prior_preservation:
+            raise ValueError(f"{given[0]} is set, but no class pictures are seen: add with_prior_preservation")
         return self
 
 

@@ -13,18 +13,18 @@ class ObjectiveSettings(StrictSettings):
     """The loss and the noise."""
 
     prediction_type: Literal["epsilon", "v_prediction"] | None = Field(
-        None, description="what the model predicts; from its scheduler if unset"
+        None, description="prediction of the model; that of its scheduler if unset"
     )
     rescale_zero_terminal_snr: bool = Field(
         False,
         validation_alias="zero_terminal_snr",
-        description="end the noise schedule in nothing but noise (arXiv:2305.08891); for v_prediction",
+        description="end the noise schedule in pure noise (arXiv:2305.08891); for v_prediction",
     )
     loss_type: Literal["mse", "huber", "smooth_l1", "pseudo_huber"] = Field(
         "mse", description="distance between prediction and target"
     )
     huber_delta: float = Field(
-        0.1, gt=0, validation_alias="huber_c", description="error from which the losses other than mse grow straight"
+        0.1, gt=0, validation_alias="huber_c", description="error from which the losses other than mse are linear"
     )
     huber_schedule: Literal["constant", "snr"] = Field(
         "constant", description="snr: huber_delta at most noise, rising to 1 at none (arXiv:2403.16728)"
@@ -38,8 +38,8 @@ class ObjectiveSettings(StrictSettings):
         validation_alias="debiased_estimation_loss",
         description="weight by the square root of the SNR instead (arXiv:2310.08442)",
     )
-    min_timestep: int = Field(0, ge=0, description="no timestep below it is trained; 0 is the clean picture")
-    max_timestep: int | None = Field(None, gt=0, description="none from it on is trained; all if unset")
+    min_timestep: int = Field(0, ge=0, description="lowest timestep that is trained; 0 is the clean picture")
+    max_timestep: int | None = Field(None, gt=0, description="timesteps from it on are not trained; all are if unset")
 
     # the noise
     noise_offset: float = Field(0.0, ge=0, description="noise shared by all pixels of a channel, 0.1 for dark pictures")
@@ -53,7 +53,7 @@ class ObjectiveSettings(StrictSettings):
         0.3,
         ge=0,
         validation_alias="multires_noise_discount",
-        description="how much each of them counts of the one before",
+        description="weight of each of them relative to the one before",
     )
     input_perturbation: float = Field(
         0.0,

@@ -23,7 +23,7 @@ class StepSettings(StrictSettings):
 class OptimizerSettings(StrictSettings):
     """The optimizer, its learning rates and the running mean."""
 
-    learning_rate: float = Field(1e-4, gt=0, description="learning rate")
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of the adapter")
     text_encoder_lr: float | None = Field(None, gt=0, description="that of the text encoder; learning_rate if unset")
     learning_rate_pattern: tuple[str, ...] = Field((), description="GLOB=RATE of single layers, such as *.attn2.*=5e-5")
     lora_plus_ratio: float | None = Field(
@@ -43,19 +43,19 @@ class OptimizerSettings(StrictSettings):
         description="adamw, adamw8bit, prodigy (learning_rate 1), adafactor, or a class such as torch.optim.NAdam",
     )
     use_8bit_adam: bool = Field(False, description="the same as --optimizer adamw8bit")
-    optimizer_args: tuple[str, ...] = Field((), description="NAME=VALUE handed to the optimizer")
+    optimizer_args: tuple[str, ...] = Field((), description="NAME=VALUE passed to the optimizer")
     use_ema: bool = Field(False, description="write the running mean of the adapter over the steps")
-    ema_decay: float = Field(0.9999, gt=0, lt=1, description="how much of the mean stays at a step, rising at first")
-    max_grad_norm: float = Field(1.0, gt=0, description="longest gradient that a step applies")
-    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: memory of the gradient")
-    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: memory of the squared gradient")
-    adam_weight_decay: float = Field(1e-2, ge=0, description="Adam: pull to zero")
+    ema_decay: float = Field(0.9999, gt=0, lt=1, description="share of the mean that stays at a step, rising at first")
+    max_grad_norm: float = Field(1.0, gt=0, description="norm to which gradients are clipped")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Adam: decay of the mean gradient")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Adam: decay of the mean squared gradient")
+    adam_weight_decay: float = Field(1e-2, ge=0, description="Adam: weight decay")
     adam_epsilon: float = Field(1e-8, gt=0, description="Adam: added to the denominator")
 
     @model_validator(mode="before")
     @classmethod
     def _name_the_optimizer(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Let ``use_8bit_adam`` stand for the name of the optimizer."""
+        """``use_8bit_adam`` is another spelling of ``optimizer = "adamw8bit"``."""
         named = next((values[name] for name in ("optimizer", "optimizer_type") if name in values), None)
         if str(values.get("use_8bit_adam", False)).lower() != "true":
             return values

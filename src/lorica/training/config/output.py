@@ -24,10 +24,10 @@ class ValidationSettings(StrictSettings):
 
     @model_validator(mode="after")
     def _agree_on_validation(self) -> ValidationSettings:
-        told = [name for name in ("validation_split", "validation_data_dir") if getattr(self, name) is not None]
-        if len(told) == 2:
+        given = [name for name in ("validation_split", "validation_data_dir") if getattr(self, name) is not None]
+        if len(given) == 2:
             raise ValueError("validation_split and validation_data_dir are both set: leave one out")
-        if self.validation_loss_steps is not None and not told:
+        if self.validation_loss_steps is not None and not given:
             raise ValueError(
                 "validation_loss_steps is set, but nothing is held out: add validation_split or validation_data_dir"
             )

@@ -9,12 +9,12 @@ from lorica.errors import ConfigError, UnknownNameError
 from lorica.training.config.adapter import AdapterSettings
 from lorica.training.config.optimizer import OptimizerSettings
 
-Layer = tuple[str, str]  # component, module path
+LayerPath = tuple[str, str]  # component, module path
 
 
 def numbers_by_glob(
-    pairs: Iterable[str], layers: Sequence[Layer], setting: str, *, zero: bool = False
-) -> dict[Layer, float]:
+    pairs: Iterable[str], layers: Sequence[LayerPath], setting: str, *, zero: bool = False
+) -> dict[LayerPath, float]:
     """The number of each layer that a ``GLOB=NUMBER`` names; the last glob that fits a layer counts.
 
     Args:
@@ -27,7 +27,7 @@ def numbers_by_glob(
         ConfigError: for a text that is no such pair.
         UnknownNameError: if a glob fits no layer that is trained.
     """
-    found: dict[Layer, float] = {}
+    found: dict[LayerPath, float] = {}
     for pair in pairs:
         glob, number = _pair(pair, setting, zero=zero)
         fitting = [layer for layer in layers if fnmatchcase(layer[1], glob)]
@@ -37,7 +37,7 @@ def numbers_by_glob(
     return found
 
 
-def ranks_of(settings: AdapterSettings, layers: Sequence[Layer]) -> dict[Layer, int]:
+def ranks_of(settings: AdapterSettings, layers: Sequence[LayerPath]) -> dict[LayerPath, int]:
     """Rank of each layer.
 
     Raises:
@@ -50,13 +50,13 @@ def ranks_of(settings: AdapterSettings, layers: Sequence[Layer]) -> dict[Layer, 
     return {layer: int(named.get(layer, settings.rank)) for layer in layers}
 
 
-def alphas_of(settings: AdapterSettings, layers: Sequence[Layer]) -> dict[Layer, float]:
+def alphas_of(settings: AdapterSettings, layers: Sequence[LayerPath]) -> dict[LayerPath, float]:
     """Alphas of the layers whose alpha is not their rank."""
     common = {} if settings.alpha is None else dict.fromkeys(layers, settings.alpha)
     return {**common, **numbers_by_glob(settings.alpha_pattern, layers, "alpha_pattern")}
 
 
-def dropouts_of(settings: AdapterSettings, layers: Sequence[Layer]) -> dict[Layer, float]:
+def dropouts_of(settings: AdapterSettings, layers: Sequence[LayerPath]) -> dict[LayerPath, float]:
     """Share of its inputs that the adapter of each layer drops.
 
     Raises:
@@ -69,7 +69,7 @@ def dropouts_of(settings: AdapterSettings, layers: Sequence[Layer]) -> dict[Laye
     return {layer: named.get(layer, settings.lora_dropout) for layer in layers}
 
 
-def rate_of(settings: OptimizerSettings, layers: Sequence[Layer]) -> Callable[[str], float] | None:
+def rate_of(settings: OptimizerSettings, layers: Sequence[LayerPath]) -> Callable[[str], float] | None:
     """Share of its component's learning rate by a factor's name, ``unet/PATH/up``; None if all are 1.
 
     A rate of ``learning_rate_pattern`` replaces that of the component; ``lora_plus_ratio`` multiplies it.
@@ -93,7 +93,7 @@ def rate_in(settings: OptimizerSettings, component: str) -> float:
     return settings.learning_rate if own is None else own
 
 
-def layers_in(modules: Mapping[str, Sequence[str]]) -> list[Layer]:
+def layers_in(modules: Mapping[str, Sequence[str]]) -> list[LayerPath]:
     """Component and path of every layer."""
     return [(component, path) for component, paths in modules.items() for path in paths]
 

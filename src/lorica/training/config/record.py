@@ -1,4 +1,4 @@
-"""What a run writes down of its configuration: for the user, for the file's metadata, and to resume by."""
+"""The configuration as a run records it: for the user, in the metadata of the file, and to resume by."""
 
 from __future__ import annotations
 

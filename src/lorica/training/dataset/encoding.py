@@ -51,7 +51,7 @@ class PictureFile:
 
     @property
     def contents(self) -> tuple[str, ...]:
-        """Digests of all that is learnt from: of the picture, and of its mask if it has one."""
+        """Digests of the picture, and of its mask if it has one."""
         return (self.digest,) if self.mask is None else (self.digest, digest_of_bytes(self.mask.content))
 
 

@@ -82,7 +82,7 @@ def leave_out_unreadable(items: Sequence[Item], cache: Cache, reporter: Reporter
 
 
 def groups_of(settings: DataSettings, items: Sequence[Item]) -> tuple[Group, ...]:
-    """What the pictures of each data set have in common.
+    """The data sets, each with the settings that its pictures share.
 
     Raises:
         ConfigError: if the data sets do not go together.

@@ -81,10 +81,10 @@ class Validation:
         ]
         latents, sizes = picture.latents.expand(self.levels, -1, -1, -1), picture.sizes.expand(self.levels, -1)
         batch = Batch(latents, torch.stack(noises), sizes=sizes).to(device)
-        told = {
+        conditioning = {
             name: tensor.to(device).expand(self.levels, *tensor.shape) for name, tensor in picture.conditioning.items()
         }
-        return sample_losses(recipe, batch, time.to(device), told, PLAIN, weighted=False)
+        return sample_losses(recipe, batch, time.to(device), conditioning, PLAIN, weighted=False)
 
 
 def hold_out(
@@ -142,6 +142,6 @@ def encode_held_out(
         file = encoder.read(place)
         example = encoder.example(place, file)
         text = whole_texts(item, dataset.groups[item.group].edits)[0]
-        told = encode_text(text, recipe, dataset.identities.text, cache)
-        pictures.append(HeldOut(example.views[0].mean, example.sizes[0].row(), told, file.digest))
+        conditioning = encode_text(text, recipe, dataset.identities.text, cache)
+        pictures.append(HeldOut(example.views[0].mean, example.sizes[0].row(), conditioning, file.digest))
     return pictures

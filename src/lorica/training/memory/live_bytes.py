@@ -23,7 +23,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts within the ``with`` block; ``now`` and ``peak`` are bytes."""
+    """Counter of bytes, active within the ``with`` block: ``now`` and ``peak``."""
 
     def __init__(self) -> None:
         super().__init__()
