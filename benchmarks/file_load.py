@@ -170,9 +170,7 @@ def measure(folder: Path, rank: int, process_rank: int, repeats: int, clock: Cal
 
 
 def _sdxl_config() -> dict[str, Any]:
-    from lorica.models.published import PUBLISHED
-
-    return dict(PUBLISHED["sdxl"].networks["unet"].config)
+    return dict(FAMILIES["sdxl"].published.networks["unet"].config)
 
 
 def show(found: dict[str, Any]) -> None:

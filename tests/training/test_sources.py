@@ -14,8 +14,7 @@ import torch
 from safetensors import safe_open
 
 from lorica.cli.train import command
-from lorica.data.batches import Random
-from lorica.data.mixture import Source, mixture_members
+from lorica.data.mixture import Random, Source, mixture_members
 from lorica.errors import ConfigError, DataError, StateError
 from lorica.rng import generator
 from lorica.training.config.config import RunConfig

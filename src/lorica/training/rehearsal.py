@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
-from lorica.data.bucket_batches import fill_buckets
+from lorica.data.batches import fill_buckets
 from lorica.data.cache import Cache
 from lorica.data.items import Item
 from lorica.training import setup

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate import Accelerator
 
-from lorica.data.bucket_batches import Buckets, bucket_batches_per_epoch
+from lorica.data.batches import Buckets, bucket_batches_per_epoch
 from lorica.data.buckets import BucketPlan
 from lorica.data.cache import Cache
 from lorica.data.groups import Group

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorica.data.batches import Random, members
-from lorica.data.bucket_batches import Buckets, bucket_members
+from lorica.data.batches import Buckets, bucket_members, members
 from lorica.data.groups import Group
-from lorica.data.mixture import mixture_members
+from lorica.data.mixture import Random, mixture_members
 from lorica.training.dataset.samples import Drawn, Sample
 from lorica.training.dataset.texts import Texts
 from lorica.training.plan import RunPlan

@@ -9,15 +9,14 @@ from functools import partial
 
 from torch import Tensor
 
-from lorica.data.bucket_batches import fill_buckets
+from lorica.data.batches import fill_buckets
 from lorica.data.buckets import BucketPlan, Size, size_conditioning
 from lorica.data.cache import Cache, digest_of_bytes, key_of
 from lorica.data.groups import Group, one_group
-from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
+from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor, views_of
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource, latent_mask, mask_source, open_mask
 from lorica.data.picture_files import MASK_FOLDER
-from lorica.data.views import views_of
 from lorica.errors import ConfigError, DataError
 from lorica.rng import generator
 from lorica.training.dataset.dataset import Dataset
