@@ -41,13 +41,14 @@ from lorica.data.cache import Cache
 from lorica.data.items import Item
 from lorica.training.config.config import RunConfig
 from lorica.training.dataset.dataset import Dataset
-from lorica.training.dataset.encoding import Framing, load_dataset
+from lorica.training.dataset.encoding import load_dataset
+from lorica.training.dataset.framing import Framing
 from lorica.training.loop import Loop
 from lorica.training.optimizer import Optimizer
 from lorica.training.progress import Reporter
 from lorica.training.recipes.recipe import RecipeSettings
 from lorica.training.recipes.sd import StableDiffusion
-from lorica.training.setup import prepare_loop, prepare_trainable
+from lorica.training.setup import prepare_loop
 
 RANK = 4
 PICTURES = 8
@@ -194,8 +195,7 @@ class Ours:
             framing = Framing(side=pixels.shape[-1], crops=1, flip=False, interpolation="lanczos", seed=0)
             dataset = load_dataset(items, self.recipe, framing, Cache(None), reporter=Reporter(quiet=True))
         self.plain = self.recipe.with_networks(same_weights)
-        self.trainable = prepare_trainable(config, self.recipe)
-        self.loop = prepare_loop(config, self.recipe, dataset, self.trainable, accelerator)
+        self.loop = prepare_loop(config, self.recipe, dataset, accelerator)
         self.steps = self.loop.run(0, lambda: False)
 
     def step(self, number: int) -> None:
@@ -221,9 +221,9 @@ class Ours:
 
     @contextmanager
     def checkpointed(self) -> Iterator[None]:
-        """Within the ``with`` block the network remembers only the inputs of its blocks (``--gradient_checkpointing``).
+        """Save only the inputs of the network's blocks within the ``with`` block (``--gradient_checkpointing``).
 
-        A block is then computed again on the way back.
+        A block is then computed again in the backward pass.
         """
         (network,) = self.recipe.components.values()
         network.train()

@@ -14,8 +14,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Each may import only what stands before it. The public names (__init__) stand last: everybody's door, nobody's tool.
 LAYERS = (
-    "errors", "atomic", "linalg", "dtypes", "adapters", "models", "formats", "runtime", "merging", "tools", "data",
-    "training", "generating", "diffusers", "demo", "cli", "web", "__init__",
+    "errors", "atomic", "rng", "linalg", "dtypes", "adapters", "models", "formats", "runtime", "merging", "tools",
+    "data", "training", "generating", "diffusers", "demo", "cli", "web", "__init__",
 )  # fmt: skip
 
 ROOMS_WITHOUT_TOPIC = {"utils", "helpers", "common", "misc"}

@@ -34,8 +34,8 @@ def atomic_write(path: Path, *, sync: bool = True, suffix: str = PART) -> Iterat
         if sync:
             _sync(waiting)
         waiting.replace(path)
-        if sync and os.name == "posix":  # elsewhere a folder cannot be opened
-            _sync(path.parent)
+        if sync:
+            sync_folder(path.parent)
     except FileError:
         raise
     except OSError as error:
@@ -43,6 +43,12 @@ def atomic_write(path: Path, *, sync: bool = True, suffix: str = PART) -> Iterat
     finally:
         with suppress(OSError):
             waiting.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _sync(folder)
 
 
 def _sync(path: Path) -> None:

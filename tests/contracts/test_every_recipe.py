@@ -13,7 +13,7 @@ from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.recipes import RECIPES, load_recipe
 from lorica.training.recipes.recipe import Recipe, RecipeSettings, Sampling
-from lorica.training.session import Session
+from lorica.training.run import open_session
 from lorica.training.setup import make_accelerator
 from tiny_training import SIDE, assert_resumes, stable_diffusion, write_pictures
 
@@ -83,7 +83,7 @@ def test_identities_depend_on_what_they_are_of(name: str) -> None:
 def test_it_learns_on_one_batch(settings: Callable[..., RunConfig]) -> None:
     config = settings()
     config.output_dir.mkdir(parents=True)
-    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    session = open_session(config, make_accelerator(config), Reporter(quiet=True))
     losses = [next(session.loop.run(0, lambda: False)).loss for _ in range(40)]  # the same step, again and again
     session.close()
     assert losses[-1] < 0.5 * losses[0]

@@ -19,8 +19,8 @@ from lorica.data.batches import (
 from lorica.data.buckets import Size, plan_buckets
 from lorica.data.mixture import Source
 from lorica.errors import DataError
-from lorica.training.plan import Plan
-from lorica.training.rng import generator
+from lorica.rng import generator
+from lorica.training.plan import RunPlan
 
 RANDOM = partial(generator, 5)
 BUCKETS = {Size(640, 384): range(7), Size(512, 512): range(7, 18), Size(384, 640): range(18, 20)}
@@ -131,7 +131,7 @@ def test_micro_batches_of_every_process_are_of_one_bucket_and_share_the_row(accu
         assert row == whole
         taken: list[int] = []
         for process in range(processes):
-            plan = Plan(
+            plan = RunPlan(
                 steps=9, batch=size, accumulation=accumulation, processes=processes, process=process, pictures=PICTURES
             )
             assert plan.size == len(row)

@@ -10,7 +10,7 @@ import torch
 
 from lorica.data.caption_edits import CaptionEdits, Captions, edit, holds_word, variants
 from lorica.errors import ConfigError, DataError
-from lorica.training.rng import generator
+from lorica.rng import generator
 
 TAGS = "ä, b c, d,e , f"
 WAYS = 400

@@ -23,7 +23,7 @@ from lorica.data.images import (
     views_of,
 )
 from lorica.errors import DataError
-from lorica.training.rng import generator
+from lorica.rng import generator
 
 NAME = Path("folder/name.png")
 RANDOM = partial(generator, 3, 0)

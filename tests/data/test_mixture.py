@@ -9,7 +9,7 @@ import pytest
 
 from lorica.data.mixture import MixedSample, Source, draws, epoch_length, mixture_members, one_epoch, rotations
 from lorica.errors import ConfigError, DataError
-from lorica.training.rng import generator
+from lorica.rng import generator
 
 RANDOM = partial(generator, 5)
 CATS, DOGS = Source(name="cats", count=3, repeats=4), Source(name="dogs", count=5)

@@ -10,6 +10,7 @@ import pytest
 
 from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
+from lorica.training.run import open_session
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
 from tiny_training import stable_diffusion, write_pictures
@@ -71,7 +72,7 @@ def opened(settings: Callable[..., RunConfig]) -> Iterator[Callable[..., Session
     def make(**changes: Any) -> Session:
         config = settings(**changes)
         config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
+        made.append(open_session(config, make_accelerator(config), Reporter(quiet=True)))
         return made[-1]
 
     yield make

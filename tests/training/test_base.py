@@ -12,10 +12,10 @@ from torch import nn
 
 from lorica.errors import ConfigError, LoRAError, MissingExtraError
 from lorica.training.config.config import RunConfig
+from lorica.training.config.record import record_of
 from lorica.training.loop import StepReport
-from lorica.training.recipes.base import PACKERS
+from lorica.training.recipes.load import PACKERS
 from lorica.training.run import train
-from lorica.training.state import UNCHANGED
 
 Settings = Callable[..., RunConfig]
 LIBRARIES = {"int8": "torchao", "nf4": "bitsandbytes"}
@@ -121,4 +121,4 @@ def test_the_flag_for_8_bit_adam_is_the_optimizer_of_that_name() -> None:
 
 
 def test_a_run_is_not_resumed_on_another_base() -> None:
-    assert "base_precision" in UNCHANGED
+    assert record_of(RunConfig(base_precision="bf16")).facts["base_precision"] == "bf16"

@@ -82,7 +82,7 @@ def test_none_at_all_is_no_error_and_none_intact_is(tmp_path: Path) -> None:
         find_checkpoint(tmp_path, "latest", ignore)
 
 
-@pytest.mark.parametrize("moment", ["save_file", "_write_manifest", "_replace_folder"])
+@pytest.mark.parametrize("moment", ["save", "_write_manifest", "_replace_folder"])
 def test_a_fault_while_writing_leaves_the_ones_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

@@ -11,12 +11,12 @@ from PIL import Image
 
 from lorica.errors import DataError
 from lorica.training import class_pictures
-from lorica.training.class_pictures import draw_class_pictures, missing_pictures
+from lorica.training.class_pictures import missing_pictures
 from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.rehearsal import rehearse
 from lorica.training.run import train
-from lorica.training.setup import make_accelerator
+from lorica.training.setup import draw_class_pictures, make_accelerator
 from tiny_training import write_pictures
 
 Settings = Callable[..., RunConfig]
@@ -58,7 +58,7 @@ def test_drawing_that_was_stopped_goes_on_as_if_it_had_not(wanting: Settings, tm
     config = wanting(class_data_dir=tmp_path / "stopped")
     draw(wanting(class_data_dir=tmp_path / "stopped", num_class_images=2))
     (tmp_path / "stopped" / "class-0000.png").unlink()
-    (tmp_path / "stopped" / ".class-0000.png").write_bytes(b"half")  # what a kill leaves
+    (tmp_path / "stopped" / ".class-0000.png.01ab.part").write_bytes(b"half")  # what a kill leaves
     assert draw(config) == whole
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lorica.training.objective.distances import DISTANCES, pseudo_huber, sample_means, scheduled_delta
+from lorica.training.objective.losses import DISTANCES, pseudo_huber, sample_means, scheduled_delta
 
 TARGET = torch.tensor([[1.0, 1.0, 1.0], [-2.0, -2.0, -2.0]], dtype=torch.float64)
 ERRORS = torch.tensor([[0.1, -0.4, 3.0], [0.0, 0.5, -5.0]], dtype=torch.float64)

@@ -44,9 +44,9 @@ from lorica.training.run import train
 train(RunConfig.from_toml(sys.argv[1]), quiet=True)
 """
 MOMENTS = {
-    "the checkpoint": ("lorica.training.output.checkpoint", "save_file", 2, ".checkpoint-*.part/*.safetensors"),
+    "the checkpoint": ("lorica.training.output.checkpoint", "save", 2, ".checkpoint-*.part/*.safetensors"),
     "the cache": ("lorica.data.cache", "save_file", 3, "*.part"),
-    "the final file": ("lorica.formats.storage.files", "save_file", 4, "*.part"),
+    "the final file": ("lorica.formats.storage.files", "save_file", 7, "*.part"),
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from lorica.cli.main import run
 from lorica.cli.options import options_of
 from lorica.errors import ConfigError
-from lorica.training.config.config import RunConfig, known_names
+from lorica.training.config.config import RunConfig
 from lorica.training.config.refused import REFUSED
 from lorica.training.config.settings import second_names
 
@@ -34,6 +34,11 @@ OTHER_DEFAULTS = {
     "seed": "a run can always be repeated",
     "report_to": "metrics.jsonl and loss.png need no tracker",
 }
+
+
+def known_names() -> list[str]:
+    """Every name that a run file may hold."""
+    return [*RunConfig.model_fields, *second_names(RunConfig)]
 
 
 @pytest.mark.parametrize("flag", FLAGS)

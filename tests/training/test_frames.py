@@ -11,8 +11,7 @@ import torch
 from lorica.errors import ConfigError
 from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
-from lorica.training.run import train
-from lorica.training.session import Session
+from lorica.training.run import open_session, train
 from lorica.training.setup import make_accelerator
 from tiny_training import assert_resumes
 
@@ -24,7 +23,7 @@ def test_pictures_keep_their_shapes_and_batches_have_one(
 ) -> None:
     config = settings(use_aspect_ratio_buckets=True, gradient_accumulation_steps=2, max_train_steps=None)
     config.output_dir.mkdir()
-    session = Session(config, make_accelerator(config), Reporter())
+    session = open_session(config, make_accelerator(config), Reporter())
     loop = session.loop
     shapes = {example.item.path.stem: tuple(example.views[0].mean.shape) for example in loop.dataset.examples}
     assert {shapes[name] for name in ("red", "green", "blue")} == {(4, 8, 8)}
@@ -48,7 +47,7 @@ def test_the_model_is_told_how_each_picture_was_cut(
 ) -> None:
     config = settings(center_crop=True, train_batch_size=5, no_cache=no_cache)
     config.output_dir.mkdir()
-    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    session = open_session(config, make_accelerator(config), Reporter(quiet=True))
     loop, told = session.loop, []
     predict = loop.recipe.predict
     monkeypatch.setattr(loop.recipe, "predict", lambda *inputs: told.append(inputs[2]["sizes"]) or predict(*inputs))

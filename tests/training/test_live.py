@@ -18,10 +18,10 @@ from lorica.data.masks import latent_mask
 from lorica.errors import DataError
 from lorica.training.config.config import RunConfig
 from lorica.training.dataset.framing import Framing
-from lorica.training.dataset.live import LiveExample, draw_view
+from lorica.training.dataset.samples import LiveExample, draw_view
 from lorica.training.progress import Reporter
 from lorica.training.recipes.recipe import Latents
-from lorica.training.run import train
+from lorica.training.run import open_session, train
 from lorica.training.session import Session
 from lorica.training.setup import make_accelerator
 from tiny_training import assert_resumes
@@ -62,7 +62,7 @@ def test_bad_pictures_stop_a_run_or_are_left_out_and_named(
         assert "| pictures | 3 |" in (result.output_dir / "README.md").read_text()
     for path in bad.glob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"none of 5 pictures can be read; the first: .*blue\.png"):
+    with pytest.raises(DataError, match=r"none of the 5 pictures can be read; the first: .*blue\.png"):
         train(settings(on_bad_image="skip", output_dir=tmp_path / "none"), quiet=True)
 
 
@@ -88,7 +88,7 @@ def test_middles_without_a_cache_are_the_middles_of_the_cache(settings: Settings
     for no_cache in (False, True):
         config = settings(center_crop=True, no_cache=no_cache)
         config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), Reporter(quiet=True)))
+        made.append(open_session(config, make_accelerator(config), Reporter(quiet=True)))
         made[-1].close()
     kept, live = (session.loop.dataset.examples[3] for session in made)
     with torch.no_grad():

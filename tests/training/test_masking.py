@@ -18,12 +18,13 @@ from lorica.data.images import View
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource
 from lorica.errors import ConfigError, DataError, StateError
+from lorica.rng import generator
 from lorica.training.config.config import RunConfig
-from lorica.training.dataset.dataset import Dataset, Example
-from lorica.training.dataset.masking import encode_masks
+from lorica.training.dataset.dataset import Dataset
+from lorica.training.dataset.encoding import encode_masks
+from lorica.training.dataset.samples import Example
 from lorica.training.objective.losses import Batch, sample_losses
 from lorica.training.recipes.recipe import Latents
-from lorica.training.rng import generator
 from lorica.training.run import train
 from lorica.training.session import Session
 from tiny_training import assert_resumes

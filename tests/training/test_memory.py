@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from lorica.training.config.config import RunConfig
-from lorica.training.memory.estimate import Memory, estimate_memory, readable_bytes
+from lorica.training.memory.estimate import Memory, readable_bytes
 from lorica.training.memory.live_bytes import LiveBytes
 from lorica.training.progress import Reporter
-from lorica.training.session import Session
+from lorica.training.run import open_session
+from lorica.training.setup import estimate as estimated
 from lorica.training.setup import make_accelerator, prepare_recipe
 
 Settings = Callable[..., RunConfig]
@@ -39,13 +40,13 @@ def peak_of(run: Callable[[], Any]) -> int:
 def estimate(config: RunConfig) -> Memory:
     accelerator = make_accelerator(config)
     recipe = prepare_recipe(config, accelerator)
-    return estimate_memory(config, recipe, accelerator, recipe.side)
+    return estimated(config, recipe, recipe.side, accelerator)
 
 
 def step_of(config: RunConfig) -> tuple[float, int]:
     """The loss of a step, and the most that it held."""
     config.output_dir.mkdir(parents=True)
-    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    session = open_session(config, make_accelerator(config), Reporter(quiet=True))
     steps = session.loop.run(0, lambda: False)
     next(steps)
     peak = peak_of(lambda: next(steps))
@@ -71,7 +72,7 @@ def test_a_step_takes_what_was_estimated(settings: Settings, checkpointing: bool
     config = settings(gradient_checkpointing=checkpointing, train_batch_size=3)
     expected = estimate(config)
     config.output_dir.mkdir()
-    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    session = open_session(config, make_accelerator(config), Reporter(quiet=True))
     steps = session.loop.run(0, lambda: False)
     next(steps)  # the first one makes the optimizer's memory
     measured = peak_of(lambda: next(steps))
@@ -87,7 +88,7 @@ def test_a_step_of_the_bundled_model_takes_what_was_estimated(settings: Settings
     config = settings(pretrained_model_name_or_path="bundled", gradient_checkpointing=checkpointing)
     expected = estimate(config)
     config.output_dir.mkdir()
-    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    session = open_session(config, make_accelerator(config), Reporter(quiet=True))
     steps = session.loop.run(0, lambda: False)
     next(steps)
     assert expected.step == pytest.approx(peak_of(lambda: next(steps)), rel=STEP_BUNDLED)
@@ -144,13 +145,13 @@ def test_a_convolution_copies_its_input_on_the_way_back() -> None:
         assert live.peak == 840 + 48 + 2 * 1120 + 2 * 840
 
 
-def test_a_twin_has_shapes_and_no_values() -> None:
+def test_a_copy_has_shapes_and_no_values() -> None:
     layer = nn.Linear(3, 5).requires_grad_(False)
     with LiveBytes() as live:
-        twin = live.twin(layer)
+        copy = live.shapes_of(layer)
         assert live.now == 0
-        assert twin(torch.zeros(2, 3)).shape == (2, 5)
-    assert twin.weight.untyped_storage().device.type == "meta"
+        assert copy(torch.zeros(2, 3)).shape == (2, 5)
+    assert copy.weight.untyped_storage().device.type == "meta"
     assert layer.weight.device.type == "cpu"
 
 

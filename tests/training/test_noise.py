@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from lorica.errors import ConfigError
-from lorica.training.objective.noise import NoiseSettings, add_offset, add_pyramid, draw_noise, draw_timesteps, perturb
-from lorica.training.rng import generator
+from lorica.rng import generator
+from lorica.training.config.objective import ObjectiveSettings
+from lorica.training.objective.noise import add_offset, add_pyramid, draw_noise, draw_timesteps, perturb
 
 SHAPE = (3, 20, 50)
 PLAIN = torch.randn(SHAPE, generator=generator(1, 0, "plain"))
@@ -22,11 +23,11 @@ def source() -> torch.Generator:
 
 
 def test_by_default_it_is_plain_normal_noise() -> None:
-    assert torch.equal(draw_noise(SHAPE, NoiseSettings(), source()), torch.randn(SHAPE, generator=source()))
+    assert torch.equal(draw_noise(SHAPE, ObjectiveSettings(), source()), torch.randn(SHAPE, generator=source()))
 
 
 def test_everything_comes_from_the_generator() -> None:
-    settings = NoiseSettings(offset=0.1, pyramid_levels=3, pyramid_discount=0.5)
+    settings = ObjectiveSettings(noise_offset=0.1, pyramid_noise_levels=3, pyramid_noise_discount=0.5)
     first = draw_noise(SHAPE, settings, source())
     torch.manual_seed(99)
     assert torch.equal(first, draw_noise(SHAPE, settings, source()))
@@ -44,7 +45,7 @@ def test_the_offset_is_one_number_a_channel() -> None:
 def test_the_offset_follows_the_noise_in_one_generator() -> None:
     both = source()
     noise, offset = torch.randn(SHAPE, generator=both), torch.randn(3, 1, 1, generator=both)
-    assert torch.equal(draw_noise(SHAPE, NoiseSettings(offset=0.5), source()), noise + 0.5 * offset)
+    assert torch.equal(draw_noise(SHAPE, ObjectiveSettings(noise_offset=0.5), source()), noise + 0.5 * offset)
 
 
 def test_a_pyramid_written_out() -> None:
@@ -96,7 +97,9 @@ def test_limits_that_leave_nothing_are_refused(least: int, most: int) -> None:
         draw_timesteps(2, source(), steps=40, least=least, most=most)
 
 
-@pytest.mark.parametrize("name", ["offset", "pyramid_levels", "pyramid_discount", "perturbation"])
+@pytest.mark.parametrize(
+    "name", ["noise_offset", "pyramid_noise_levels", "pyramid_noise_discount", "input_perturbation"]
+)
 def test_numbers_below_zero_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} of the noise is -1; expected 0 or more"):
-        NoiseSettings(**{name: -1})
+    with pytest.raises(ConfigError, match=f"{name}: Input should be greater than or equal to 0, got -1"):
+        ObjectiveSettings(**{name: -1})

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from lorica.data.batches import members
 from lorica.errors import ConfigError
+from lorica.rng import generator
 from lorica.training.config.config import RunConfig
-from lorica.training.objective.noise import NoiseSettings, draw_noise
-from lorica.training.rng import generator
+from lorica.training.config.objective import ObjectiveSettings
+from lorica.training.objective.noise import draw_noise
 from lorica.training.session import Session
 from tiny_training import assert_resumes
 
@@ -105,7 +106,10 @@ def test_the_corner_of_the_loss_follows_the_noise(opened: Any) -> None:
 def test_noise_has_an_offset_and_a_pyramid(opened: Any) -> None:
     changes = {"noise_offset": 0.3, "multires_noise_iterations": 2, "multires_noise_discount": 0.6}
     session = opened(**changes)
-    facts, made = Facts(session), NoiseSettings(offset=0.3, pyramid_levels=2, pyramid_discount=0.6)
+    facts, made = (
+        Facts(session),
+        ObjectiveSettings(noise_offset=0.3, pyramid_noise_levels=2, pyramid_noise_discount=0.6),
+    )
     noise = torch.stack([draw_noise((4, 8, 8), made, generator(0, 0, f"noise/{at}")) for at in range(2)])
     expected = facts.error(noise).square().mean().item()
     assert first_loss(session) == pytest.approx(expected, rel=FP32_NOISE)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, LoRAError, MissingExtraError, UnknownNameError
 from lorica.training.config.config import RunConfig
-from lorica.training.optimizers import make_optimizer
+from lorica.training.optimizer import make_optimizer
 from lorica.training.output.checkpoint import list_checkpoints, read_checkpoint
 from lorica.training.run import train
 from tiny_training import assert_resumes

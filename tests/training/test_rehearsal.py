@@ -14,7 +14,7 @@ from lorica.errors import DataError
 from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
 from lorica.training.rehearsal import rehearse
-from lorica.training.session import Session
+from lorica.training.run import open_session
 from lorica.training.setup import make_accelerator
 
 Settings = Callable[..., RunConfig]
@@ -30,7 +30,7 @@ def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from lorica.training.memory.estimate import Memory
 
     memory = Memory(base=3, adapter=5, step=7, encoding=11)
-    monkeypatch.setattr("lorica.training.rehearsal.estimate_memory", lambda *_: memory)
+    monkeypatch.setattr("lorica.training.setup.estimate_memory", lambda *_: memory)
 
 
 @pytest.mark.parametrize("buckets", [False, True])
@@ -41,7 +41,7 @@ def test_the_plan_is_that_of_the_run(settings: Settings, without_memory: None, b
     plan = rehearse(config, quiet=True)
     assert not config.output_dir.exists()
     config.output_dir.mkdir()
-    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    session = open_session(config, make_accelerator(config), Reporter(quiet=True))
     assert plan.plan == session.loop.plan
     trained = {name: parameter.numel() for name, parameter in session.loop.trainable.by_component().items()}
     assert plan.trained == trained

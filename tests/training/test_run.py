@@ -10,14 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import lorica.training.session as session
 from lorica.errors import StateError, TrainingError
 from lorica.training.config.config import RunConfig
-from lorica.training.interrupt import RunInterrupted
-from lorica.training.loop import StepReport
+from lorica.training.loop import Loop, StepReport
 from lorica.training.output.checkpoint import list_checkpoints
 from lorica.training.output.metrics import read_metrics
-from lorica.training.run import TrainResult, train
+from lorica.training.run import RunInterrupted, TrainResult, train
 
 Settings = Callable[..., RunConfig]
 
@@ -150,11 +148,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    weigh = session.prepare_loop.__globals__["Loop"]._backward
+    backward = Loop._backward
 
     def poisoned(self: object, step: int, *rest: object) -> torch.Tensor:
         calls.append(step)
-        loss = weigh(self, step, *rest)
+        loss = backward(self, step, *rest)
         return loss * float("nan") if step == 3 else loss
 
     monkeypatch.setattr("lorica.training.loop.Loop._backward", poisoned)

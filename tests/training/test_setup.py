@@ -19,12 +19,13 @@ from lorica.errors import (
     UnknownNameError,
 )
 from lorica.training.config.config import RunConfig
+from lorica.training.device import device_of
 from lorica.training.loop import StepReport
 from lorica.training.output.folder import hold_folder
 from lorica.training.progress import Reporter
-from lorica.training.run import train
+from lorica.training.run import open_session, train
 from lorica.training.session import Session
-from lorica.training.setup import device_of, make_accelerator
+from lorica.training.setup import make_accelerator
 
 Settings = Callable[..., RunConfig]
 QUIET = Reporter(quiet=True)
@@ -39,7 +40,7 @@ def session(settings: Settings) -> Any:
     def make(**changes: Any) -> Session:
         config = settings(**changes)
         config.output_dir.mkdir(exist_ok=True)
-        made.append(Session(config, make_accelerator(config), QUIET))
+        made.append(open_session(config, make_accelerator(config), QUIET))
         return made[-1]
 
     yield make
@@ -93,8 +94,8 @@ def test_a_subset_is_drawn_by_the_seed(session: Callable[..., Session]) -> None:
 
 def test_checkpointing_gradients_changes_memory_and_nothing_else(settings: Settings, session: Any) -> None:
     plain, saving = session(), session(gradient_checkpointing=True)
-    assert not plain._recipe.components["unet"].is_gradient_checkpointing
-    assert saving._recipe.components["unet"].is_gradient_checkpointing
+    assert not plain.loop.recipe.components["unet"].is_gradient_checkpointing
+    assert saving.loop.recipe.components["unet"].is_gradient_checkpointing
     one, other = (
         train(settings(output_dir=settings().output_dir / str(on), gradient_checkpointing=on), quiet=True)
         for on in (False, True)
@@ -112,7 +113,7 @@ def test_latents_are_drawn_from_the_distribution(session: Callable[..., Session]
 
 def test_modules_are_chosen_in_every_component(session: Callable[..., Session]) -> None:
     def chosen(*patterns: str) -> dict[str, int]:
-        adapter = session(train_text_encoder=True, target_modules=patterns)._trainable.adapter()
+        adapter = session(train_text_encoder=True, target_modules=patterns).loop.trainable.adapter()
         return {name: len(layers) for name, layers in adapter.components.items()}
 
     assert chosen("attention") == {"unet": 32, "text_encoder": 8}

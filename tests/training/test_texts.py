@@ -16,11 +16,10 @@ from lorica.data.batches import members
 from lorica.data.caption_edits import CaptionEdits, edit
 from lorica.data.items import find_items
 from lorica.errors import ConfigError, DataError
+from lorica.rng import generator
 from lorica.training.config.config import RunConfig
 from lorica.training.progress import Reporter
-from lorica.training.rng import generator
-from lorica.training.run import train
-from lorica.training.session import Session
+from lorica.training.run import open_session, train
 from lorica.training.setup import make_accelerator
 from tiny_training import assert_resumes
 
@@ -63,7 +62,7 @@ def test_the_model_is_told_the_text_that_is_drawn(
     changes, edits, is_open = CASES[name]
     config = settings(**changes)
     config.output_dir.mkdir()
-    session = Session(config, make_accelerator(config), Reporter(quiet=True))
+    session = open_session(config, make_accelerator(config), Reporter(quiet=True))
     loop, told = session.loop, []
     predict = loop.recipe.predict
     monkeypatch.setattr(loop.recipe, "predict", lambda *inputs: told.append(inputs[2]["states"]) or predict(*inputs))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from lorica.data.cache import digest_of_bytes
 from lorica.errors import ConfigError, DataError
-from lorica.runtime.trainable.random_keys import keyed_generator
+from lorica.rng import generator
 from lorica.training.config.config import RunConfig
 from lorica.training.output.metrics import read_metrics
 from lorica.training.run import train
@@ -53,7 +53,7 @@ def test_it_is_the_plain_squared_error_written_out(opened: Opened, others: Path)
     for color in ("green", "red"):
         digest = digest_of_bytes((others / f"{color}.png").read_bytes())
         noise = torch.stack(
-            [torch.randn(4, 8, 8, generator=keyed_generator(f"validation/{digest}/{level}")) for level in range(3)]
+            [torch.randn(4, 8, 8, generator=generator(f"validation/{digest}/{level}")) for level in range(3)]
         )
         example = next(one for one in session.loop.dataset.examples if one.item.path.stem == color)
         mean = example.views[0].mean  # the same picture is among those trained on here

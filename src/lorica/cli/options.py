@@ -69,7 +69,8 @@ def _option(name: str, field: FieldInfo) -> click.Option:
 
 def _spellings(name: str, field: FieldInfo) -> list[str]:
     """The field's name and its other spellings."""
-    choices = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
+    alias = field.validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
     return list(dict.fromkeys([name, *(choice for choice in choices if isinstance(choice, str))]))
 
 

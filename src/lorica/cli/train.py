@@ -13,7 +13,7 @@ from lorica.cli.output import json_option, print_json, quiet_libraries
 from lorica.errors import ConfigError, UnknownNameError
 from lorica.training.config.config import RunConfig
 from lorica.training.config.refused import REFUSED
-from lorica.training.config.toml import read_toml
+from lorica.training.config.settings import read_toml
 
 if TYPE_CHECKING:
     from lorica.training.run import TrainResult

@@ -1,1 +1,1 @@
-"""Data and a recipe in, an adapter out: the one training loop and what it needs."""
+"""Data and a recipe in, an adapter out: the one training loop and its parts."""

@@ -1,11 +1,11 @@
-"""The one training loop. What it does at a step is a function of the seed and the step alone."""
+"""The one training loop. Everything random in a step is a function of the seed and the step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -15,28 +15,30 @@ from torch import Tensor
 
 from lorica.data.masks import stack_areas
 from lorica.errors import TrainingError
+from lorica.rng import generator
 from lorica.runtime.trainable.trainable import Trainable
 from lorica.training.average import Average
+from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.dataset.dataset import Dataset
-from lorica.training.objective.losses import Batch, Objective, sample_losses
+from lorica.training.device import autocast
+from lorica.training.objective.losses import Batch, sample_losses
 from lorica.training.objective.noise import draw_noise, perturb
 from lorica.training.optimizer import Optimizer
-from lorica.training.plan import Plan
+from lorica.training.plan import RunPlan
 from lorica.training.recipes.recipe import Recipe
-from lorica.training.rng import generator
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one step did.
+    """Figures of one step.
 
     Args:
-        step: how many steps are done now.
+        step: number of steps that are done now.
         loss: the mean over every sample of the step, on all processes.
-        gradient_norm: the length of the gradient before it was clipped.
+        gradient_norm: norm of the gradient before it was clipped.
         learning_rate: that of the first component.
         stop: whether a process was asked to stop.
-        validation_loss: that on the pictures which are not trained on, if it was measured after this step.
+        validation_loss: loss on the pictures that are held out, if it was measured after this step.
     """
 
     step: int
@@ -49,21 +51,16 @@ class StepReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """All that a step needs.
+    """The parts of a run that a step works with.
 
     Args:
-        recipe: the model.
-        dataset: the samples.
-        trainable: the adapter.
-        optimizer: changes the adapter.
-        plan: the numbers.
-        accelerator: the device and the other processes.
         scaler: the loss scaler of fp16, switched off otherwise.
         precision: that of the base model.
         seed: with the step, the source of everything random.
-        longest: the longest gradient that is applied.
-        objective: how samples are noised and compared.
-        longest_change: the longest change that a layer may have, if there is a limit.
+        longest: norm to which gradients are clipped.
+        objective: noise and loss.
+        unmasked: weight of a place where the mask is black.
+        longest_change: limit of the norm of a layer's change, if there is one.
         average: the running mean of the adapter, if it is wanted.
     """
 
@@ -71,18 +68,19 @@ class Loop:
     dataset: Dataset
     trainable: Trainable
     optimizer: Optimizer
-    plan: Plan
+    plan: RunPlan
     accelerator: Accelerator
     scaler: torch.amp.GradScaler
     precision: torch.dtype
     seed: int
     longest: float
-    objective: Objective = field(default_factory=Objective)
+    objective: ObjectiveSettings
+    unmasked: float = 0.0
     longest_change: float | None = None
     average: Average | None = None
 
     def run(self, first: int, stopping: Callable[[], bool]) -> Iterator[StepReport]:
-        """Do the steps from ``first`` on, one each time the iterator is asked.
+        """Run the steps from ``first`` on, one each time the iterator is advanced.
 
         Raises:
             TrainingError: if a loss or gradient is not finite, with the step and the pictures. The step is not applied.
@@ -92,8 +90,8 @@ class Loop:
             yield self._step(step, micro_batches, stop=stopping())
 
     def result(self) -> AbstractContextManager[None]:
-        """Within the ``with`` block the adapter is what the run is to leave: the running mean, or as it was trained."""
-        return nullcontext() if self.average is None else self.average.shown()
+        """Within the ``with`` block the adapter has the values that are written: the running mean, or as trained."""
+        return nullcontext() if self.average is None else self.average.applied()
 
     def _step(self, step: int, micro_batches: Sequence[Sequence[int]], *, stop: bool) -> StepReport:
         row = self.dataset.row(step, self.plan, partial(generator, self.seed))
@@ -131,26 +129,26 @@ class Loop:
         return loss.detach()
 
     def _batch(self, step: int, places: Sequence[int], row: Sequence[int]) -> Batch:
-        """Return the latents and the noise of some places of a step: each sample has generators of its own."""
+        """Latents and noise of some places of a step. Each sample has generators of its own, whatever its batch."""
         picked = [self.dataset.draw(row[place], generator(self.seed, step, f"picture/{place}")) for place in places]
-        settings, shape = self.objective.noise, picked[0].latents.shape
-        drawn = [draw_noise(shape, settings, generator(self.seed, step, f"noise/{place}")) for place in places]
+        shape, perturbation = picked[0].latents.shape, self.objective.input_perturbation
+        drawn = [draw_noise(shape, self.objective, generator(self.seed, step, f"noise/{place}")) for place in places]
         mixed = [
-            perturb(noise, settings.perturbation, generator(self.seed, step, f"perturbation/{place}"))
+            perturb(noise, perturbation, generator(self.seed, step, f"perturbation/{place}"))
             for noise, place in zip(drawn, places, strict=True)
-            if settings.perturbation
+            if perturbation
         ]
         return Batch(
             torch.stack([sample.latents for sample in picked]),
             torch.stack(drawn),
             torch.stack(mixed) if mixed else None,
-            area=stack_areas([sample.mask for sample in picked], self.objective.unmasked),
+            area=stack_areas([sample.mask for sample in picked], self.unmasked),
             sizes=torch.stack([sample.sizes for sample in picked]),
             counts=self.dataset.loss_weights([row[place] for place in places]),
         )
 
     def _share(self, loss: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:
-        """Average gradients and loss over the processes; tell whether any of them is to stop."""
+        """Average gradients and loss over the processes; return the loss, and above 0 if any process is to stop."""
         stopped = torch.tensor(float(stop), device=loss.device)
         if self.plan.processes == 1:
             return loss, stopped
@@ -161,13 +159,13 @@ class Loop:
         return shared[0], shared[1]
 
     def _is_finite(self, loss: float, norm: float) -> bool:
-        """Tell whether a step may be applied; with fp16 an endless gradient is the scaler's business."""
+        """Whether a step may be applied; with fp16 the scaler skips a step whose gradient is infinite."""
         return math.isfinite(loss) and (math.isfinite(norm) or self.scaler.is_enabled())
 
     def _suspects(
         self, row: Sequence[int], micro_batches: Sequence[Sequence[int]], losses: Sequence[Tensor]
     ) -> list[str]:
-        """Return the pictures of the micro-batches whose loss is not finite, or of all if each is."""
+        """Pictures of the micro-batches whose loss is not finite, or of all if each is."""
         bad = [places for places, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss.item())]
         indices = dict.fromkeys(row[place] for places in bad or micro_batches for place in places)
         return [str(self.dataset.examples[index].item.path) for index in indices]
@@ -178,10 +176,3 @@ class Loop:
             f"Pictures in it: {', '.join(suspects)}. "
             "Lower learning_rate, use bf16 in place of fp16, or look at these pictures; earlier checkpoints are intact."
         )
-
-
-def autocast(device: str, precision: torch.dtype) -> AbstractContextManager[None]:
-    """Within the ``with`` block the model runs in a precision."""
-    if precision is torch.float32:
-        return nullcontext()
-    return cast("AbstractContextManager[None]", torch.autocast(device, precision))

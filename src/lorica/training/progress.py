@@ -1,4 +1,4 @@
-"""What a run says while it runs: a bar on a terminal, a line now and then elsewhere. All on standard error."""
+"""Messages and progress of a run on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Advance = Callable[[], None]
+Advance = Callable[[], None]  # counts one more
 SILENCE = 20.0  # seconds between lines where there is no terminal
 
 
 class Reporter:
-    """Speaks for a run.
+    """Standard error of a run.
 
     Args:
-        quiet: say nothing, as on all processes but the first.
+        quiet: whether nothing is printed, as on all processes but the first.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -30,7 +30,7 @@ class Reporter:
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-        """Yield a function that counts one more, and may take a note such as the loss."""
+        """Yield a function that counts one more; it takes a note such as the loss."""
         if self._console.is_terminal:
             with self._bar(title, total, done) as advance:
                 yield advance

@@ -1,38 +1,51 @@
-"""``lorica.train``: one run from its settings to the adapter file."""
+"""``lorica.train``: one run from its configuration to the adapter file."""
 
 from __future__ import annotations
 
 import shlex
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from accelerate import Accelerator
 
 from lorica.adapters import Adapter
+from lorica.data.cache import Cache, cache_folder
 from lorica.errors import FileError, LoRAError
+from lorica.training import setup
 from lorica.training.config.config import RunConfig
-from lorica.training.interrupt import RunInterrupted, StopSignal
+from lorica.training.config.output import OutputSettings
+from lorica.training.config.record import record_of
 from lorica.training.loop import StepReport
 from lorica.training.output.folder import hold_folder, prepare_folder
 from lorica.training.output.hub import check_login
 from lorica.training.output.metrics import Metrics
 from lorica.training.progress import Reporter
 from lorica.training.session import Session
-from lorica.training.setup import make_accelerator
 
 OnStep = Callable[[StepReport], None]
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class RunInterrupted(KeyboardInterrupt):  # as callers expect of Ctrl-C
+    """The run was asked to stop, saved a checkpoint and stopped. The message says how to go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run made.
+    """The result of a run.
 
     Args:
-        output_dir: where everything lies.
+        output_dir: the folder of everything that it wrote.
         adapter_path: the adapter file.
-        steps: how many steps the adapter has seen.
-        seconds: how long this call took.
-        final_loss: the mean loss of the last tenth of the steps that this call did.
+        steps: number of steps that the adapter was trained.
+        seconds: duration of this call.
+        final_loss: mean loss of the last tenth of all steps.
         adapter: the adapter itself, float32.
     """
 
@@ -44,16 +57,46 @@ class TrainResult:
     adapter: Adapter
 
 
+class StopSignal:
+    """Catches signals within the ``with`` block: a first one asks the run to stop, a second one stops it at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
 def train(config: RunConfig, *, on_step: OnStep | None = None, quiet: bool = False) -> TrainResult:
-    """Train a LoRA as ``config`` says and write it, with all that belongs to it, to ``config.output_dir``.
+    """Train a LoRA and write it, with its model card, loss curve and samples, to ``config.output_dir``.
 
     Ctrl-C or SIGTERM saves a checkpoint after the step that is running and raises ``RunInterrupted``, a
-    KeyboardInterrupt whose message is the command that goes on.
+    KeyboardInterrupt whose message is the command that resumes the run.
 
     Args:
         config: every setting.
         on_step: called after each step.
-        quiet: say nothing on standard error.
+        quiet: whether nothing is printed on standard error.
 
     Raises:
         LoRAError: for settings, pictures, models and folders that cannot be used, before training where possible.
@@ -62,20 +105,37 @@ def train(config: RunConfig, *, on_step: OnStep | None = None, quiet: bool = Fal
     started = time.perf_counter()
     if config.push_to_hub:
         check_login()
-    accelerator = make_accelerator(config)
+    accelerator = setup.make_accelerator(config)
     reporter = Reporter(quiet=quiet or not accelerator.is_main_process)
     if not accelerator.is_main_process:  # the first process answers for the folder
         accelerator.wait_for_everyone()
-        return _run(Session(config, accelerator, reporter), on_step, started)
+        return _run(open_session(config, accelerator, reporter), on_step, started)
     resuming = config.resume_from_checkpoint is not None
     prepare_folder(config.output_dir, resuming=resuming, overwrite=config.overwrite_output_dir)
     with hold_folder(config.output_dir):
         accelerator.wait_for_everyone()
-        return _run(Session(config, accelerator, reporter), on_step, started)
+        return _run(open_session(config, accelerator, reporter), on_step, started)
+
+
+def open_session(config: RunConfig, accelerator: Accelerator, reporter: Reporter) -> Session:
+    """Prepare a run up to its first step: pictures encoded, model loaded, adapter on it.
+
+    Raises:
+        LoRAError: if the pictures, the model or the settings cannot be used.
+    """
+    setup.draw_class_pictures(config, accelerator, reporter)
+    found = setup.find_inputs(config, accelerator, reporter, Cache(cache_folder()))
+    if not reporter.quiet:
+        reporter.say(setup.estimate(config, found.recipe, found.side, accelerator).describe())
+    cache = Cache(None if config.no_cache else cache_folder())
+    dataset = setup.prepare_dataset(config, found, accelerator, reporter, cache)
+    validation = setup.prepare_validation(config, found, dataset, cache)
+    loop = setup.prepare_loop(config, found.recipe, dataset, accelerator)
+    return Session(loop, found.side, validation, config.part(OutputSettings), record_of(config), reporter)
 
 
 def resume_command(output_dir: Path) -> str:
-    """Return the command that goes on with the run of an output folder."""
+    """The command that resumes the run of an output folder."""
     return f"lorica train {shlex.quote(str(output_dir / 'run.toml'))} --resume_from_checkpoint latest"
 
 
@@ -95,7 +155,7 @@ def _run(session: Session, on_step: OnStep | None, started: float) -> TrainResul
 
 
 def _steps(session: Session, first: int, on_step: OnStep | None) -> None:
-    """Do the steps that are left, with all that belongs after each of them."""
+    """Run the steps that are left; record, save and draw what is due after each."""
     with (
         StopSignal() as signal,
         Metrics(session.folder, first, writing=session.is_main) as metrics,

@@ -1,12 +1,12 @@
-"""A trained adapter on a plain linear layer as one node of autograd: six thin products, and little to remember.
+"""A trained adapter on a plain linear layer as one node of autograd: six thin products, few saved tensors.
 
 With ``g`` the gradient of the output, ``s`` the scaling and ``W`` the frozen weight::
 
     h = x down^T        y = layer(x) + s h up^T
     k = g up            d down += s k^T x        d up += s g^T h        dx = g W + s k down
 
-What is added is added in place: to the layer's fresh output, to the flat gradient, to ``g W``. The layer's own product
-is kept off autograd, as its backward pass is done here. Only ``x`` and ``h`` are remembered.
+All additions are in place: to the layer's fresh output, to the flat gradient, to ``g W``. The layer's own product is
+hidden from autograd, as its backward pass is done here. Only ``x`` and ``h`` are saved. (Decision 0018.)
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from lorica.errors import TrainingError
 
 
 class FlatFactors:
-    """The factors of one component in one row: the fp32 master with its gradient, and copies for a half model.
+    """The factors of one component as one flat parameter: fp32 master with its gradient, and half copies of it.
 
     Args:
-        count: how many numbers.
-        device: where they are.
+        count: number of elements.
+        device: that of the component.
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
@@ -35,18 +35,18 @@ class FlatFactors:
         self._values = {self.master.dtype: self.master.detach()}
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        """Return the numbers as constants: the master itself, or a copy as old as the last :meth:`refresh`."""
+        """The elements as constants: the master itself, or a copy as of the last :meth:`refresh`."""
         if dtype not in self._values:
             self._values[dtype] = self.master.detach().to(dtype)
         return self._values[dtype]
 
     def view(self, start: int, shape: tuple[int, ...], *, transposed: bool = False) -> nn.Parameter:
-        """Return a parameter that is a piece of the master, and whose gradient is the same piece of its gradient.
+        """A parameter that is a view of the master, and whose gradient is the same view of its gradient.
 
         Args:
-            start: where the piece begins.
+            start: first element.
             shape: that of the parameter.
-            transposed: whether the piece lies in memory column by column.
+            transposed: whether it lies in memory column by column.
         """
         piece = slice(start, start + math.prod(shape))
         views = [
@@ -58,18 +58,18 @@ class FlatFactors:
         return view
 
     def refresh(self, *_: object) -> None:
-        """Bring the copies up to date: a hook to run before each forward pass, one kernel for all layers."""
+        """Update the copies: a hook before each forward pass, one kernel for all layers."""
         for dtype, values in self._values.items():
             if dtype is not self.master.dtype:
                 values.copy_(self.master.detach())
 
 
 class TrainedLinear:
-    """The change of one linear layer. ``before`` and ``after`` stand around the layer's own forward pass.
+    """The change of one linear layer. ``before`` and ``after`` are called around the layer's own forward pass.
 
     Args:
         flat: holds the factors.
-        start: where ``down`` ``(r, in)`` begins in it; ``up`` follows, transposed to ``(r, out)``: faster to read.
+        start: first element of ``down`` ``(r, in)`` in it; ``up`` follows, transposed to ``(r, out)``: faster to read.
         layer: the layer, for its shape.
         rank: the inner size ``r``.
         scaling: the change is ``scaling * up @ down``.
@@ -84,22 +84,22 @@ class TrainedLinear:
 
     @property
     def waits(self) -> bool:
-        """Whether ``before`` took an input that no ``after`` has used yet."""
+        """Whether ``before`` took an input that ``after`` has not used yet."""
         return self._x is not None
 
     def before(self, layer: nn.Module, x: Tensor | None) -> tuple[Tensor] | None:
-        """Take the input and return the one that the layer is to see, or None to leave this call to autograd."""
+        """Take the input of the layer and return the one it is to see; None leaves this call to autograd."""
         self._x = x if x is not None and _is_frozen(layer) else None
         return None if self._x is None else (self._x.detach(),)
 
     def after(self, layer: nn.Module, y: Tensor) -> Tensor:
-        """Return the output of the layer with the change added, in place."""
+        """Output of the layer with the change added, in place."""
         x, self._x = cast("Tensor", self._x), None
-        master = None if x.requires_grad else self.flat.master  # something must ask for a gradient
+        master = None if x.requires_grad else self.flat.master  # autograd skips a node without any trained input
         return cast("Tensor", _Change.apply(x, master, self, [y, layer.weight]))
 
     def factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return ``(r, in)`` and ``(r, out)``, constants."""
+        """``(r, in)`` and ``(r, out)``, constants."""
         if dtype not in self._views:
             self._views[dtype] = self._cut(self.flat.values(dtype))
         return self._views[dtype]
@@ -111,9 +111,9 @@ class TrainedLinear:
 
 
 def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    """Tell whether the backward pass of a layer can be done here: an ``nn.Linear`` whose weight is not packed.
+    """Whether the backward pass of a layer can be done here: an ``nn.Linear`` whose weight is not packed.
 
-    A weight without values, as memory is estimated with, is as good as one that has them.
+    Fake weights count too, so that an estimate of memory sees the same operations.
     """
     return (
         type(layer) is nn.Linear
@@ -128,7 +128,7 @@ def _is_frozen(layer: nn.Module) -> bool:
 
 
 class _Change(torch.autograd.Function):
-    """The formulas at the top of the file. Each call costs as much as a kernel: what can be left out is."""
+    """The formulas at the top of the file. A Python call costs as much as a small kernel, so there are few."""
 
     @staticmethod
     def forward(  # type: ignore[reportIncompatibleMethodOverride]
@@ -136,12 +136,12 @@ class _Change(torch.autograd.Function):
     ) -> Tensor:
         del master
         own, ctx.weight = hidden_from_autograd
-        y = own.data  # not a view: the fresh tensor that it is
+        y = own.data  # not detach(): autograd must see a new tensor, not a view of the layer's output
         down, up = site.factors(y.dtype)
         rows = (x if x.dtype is y.dtype else x.to(y.dtype)).reshape(-1, down.shape[1])
         thin = torch.mm(rows, down.t())
         y.view(-1, up.shape[1]).addmm_(thin, up, alpha=site.scaling)
-        ctx.save_for_backward(x, thin)  # x as it came: what made it may be able to make it again
+        ctx.save_for_backward(x, thin)  # x itself, not a copy: it may be computed again (recompute.py)
         ctx.site, ctx.shape = site, x.shape
         return y
 

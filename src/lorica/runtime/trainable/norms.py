@@ -1,4 +1,4 @@
-"""The length of a layer's change, kept within a limit, and learning rates of single elements."""
+"""Norm of a layer's change, kept within a limit, and learning rates of single elements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lorica.errors import ConfigError, ShapeError
 
 
 def delta_norm(down: Tensor, up: Tensor, scaling: float) -> Tensor:
-    """Return ``|scaling * up @ down|`` (Frobenius) in float64 from two ``(r, r)`` products, without building it.
+    """``|scaling * up @ down|`` (Frobenius) in float64 from two ``(r, r)`` products, without building the change.
 
     ``|up @ down|^2 = trace(up @ down @ down^T @ up^T)``, the sum of ``(up^T @ up) * (down @ down^T)``.
     """
@@ -21,10 +21,10 @@ def delta_norm(down: Tensor, up: Tensor, scaling: float) -> Tensor:
 
 
 def shrinking(down: Tensor, up: Tensor, scaling: float, longest: float) -> Tensor:
-    """Return what to multiply both factors by so that the layer's change is at most ``longest``; 1 if it is already.
+    """Factor for both ``down`` and ``up`` that brings the norm of the change to ``longest``; 1 if it is shorter.
 
-    ``sqrt(min(1, longest / |delta|))``: each factor takes half, as kohya's ``scale_weight_norms`` does it
-    (max-norm regularisation, Srivastava et al. 2014).
+    ``sqrt(min(1, longest / |delta|))``: each takes half, as in kohya's ``scale_weight_norms`` (max-norm regularisation,
+    Srivastava et al. 2014).
 
     Raises:
         ConfigError: if ``longest`` is not above 0.
@@ -36,12 +36,12 @@ def shrinking(down: Tensor, up: Tensor, scaling: float, longest: float) -> Tenso
 
 
 def element_rates(flat: Tensor, pieces: Mapping[str, Tensor], rate: Callable[[str], float]) -> Tensor:
-    """Return the learning rate of every element of a flat parameter, relative to that of the parameter.
+    """Learning rate of every element of a flat parameter, relative to that of the parameter.
 
     Args:
         flat: the parameter, one dimension.
         pieces: its views by name (``Trainable.named_parameters()``); those of other parameters are passed over.
-        rate: the factor of a name.
+        rate: relative learning rate by name.
 
     Raises:
         ShapeError: if the views do not cover the parameter exactly once.
@@ -58,22 +58,11 @@ def element_rates(flat: Tensor, pieces: Mapping[str, Tensor], rate: Callable[[st
     return rates
 
 
-def lora_plus(ratio: float) -> Callable[[str], float]:
-    """Return the rates of LoRA+: ``ratio`` for ``up``, 1 for the rest (Hayou et al. 2024, arXiv:2402.12354).
-
-    Raises:
-        ConfigError: if the ratio is not above 0.
-    """
-    if not ratio > 0:
-        raise ConfigError(f"the LoRA+ ratio must be above 0, got {ratio}; 16 is recommended.")
-    return lambda name: ratio if name.endswith("/up") else 1.0
-
-
 @torch.no_grad()
 def apply_rates(flat: Tensor, before: Tensor, rates: Tensor) -> None:
-    """Make the optimizer's last step ``rates`` times as long, element by element, in place.
+    """Scale the optimizer's last step by ``rates``, element by element, in place.
 
     ``flat = before + rates * (flat - before)``. With AdamW, whose step is a multiple of the learning rate, weight decay
-    included, this is what learning rates of their own would have done; elements with rate 1 are untouched.
+    included, this equals learning rates of their own; elements with rate 1 are untouched.
     """
     flat.copy_(torch.lerp(before, flat, rates))

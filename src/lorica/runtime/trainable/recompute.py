@@ -1,15 +1,15 @@
-"""What a network remembers for its way back, less all that is cheaply made again: the gradients stay bit for bit.
+"""Recomputation of cheap activations: fewer saved tensors, the same gradients bit for bit (decision 0024).
 
-Autograd keeps what every operation asks for. Three kinds of it need no memory:
+Autograd saves the tensors that every operation asks for. Three kinds need no memory:
 
-* The output of a norm or an activation, which the layer behind it remembers. The node that made it remembers its own
-  input, so the same operation on the same numbers makes it again when it is asked for.
-* The input of a convolution that is not trained: its way back needs the shape of it and the weight alone.
-* The parts of what a narrow linear layer makes many times wider for a gate (GEGLU): the product that makes them again
-  is a small part of the work.
+* The output of a norm or an activation function, which the layer behind it saves. The node that computed it has saved
+  its own input, so the same operation on the same numbers computes it again when it is asked for.
+* The input of a convolution that is not trained: the backward pass needs its shape and the weight alone.
+* The parts of the output of a narrow linear layer that is many times wider, for a gate (GEGLU): the product that
+  computes it again is a small part of the work.
 
-All are seen where tensors are handed over to autograd (``saved_tensors_hooks``), so the network is not changed, and
-need not be known by its class.
+All are seen where tensors are saved (``saved_tensors_hooks``), so the network is not changed, and need not be known by
+its class.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from torch.utils.hooks import RemovableHandle
 
 from lorica.adapters.operation import CONVOLUTIONS
 
-# A linear layer's product is repeated if it has at most so many inputs, and at least so many outputs for each.
+# The product of a linear layer is repeated if it has at most so many inputs, and at least so many outputs for each.
 NARROW, WIDER = 384, 4
-OWNER = "lorica.owner"  # in the metadata of a node of autograd: the norm that made it, or the wide product
+SOURCE = "lorica.source"  # in the metadata of an autograd node: the norm or the wide product that it belongs to
 
-Make = Callable[[], Tensor]
+Recompute = Callable[[], Tensor]
 
 
-def remember_less(network: nn.Module) -> list[RemovableHandle]:
-    """Let a network remember less; return the hooks that do it."""
-    watch = _Watch()
+def recompute_activations(network: nn.Module) -> list[RemovableHandle]:
+    """Save fewer tensors in the forward passes of a network; return the hooks that do it."""
+    saving = _SavedTensors()
     handles = [
-        network.register_forward_pre_hook(watch.begin),
-        network.register_forward_hook(watch.end, always_call=True),
+        network.register_forward_pre_hook(saving.begin),
+        network.register_forward_hook(saving.end, always_call=True),
     ]
     for layer in network.modules():
         if type(layer) in (nn.GroupNorm, nn.LayerNorm):
-            handles.append(layer.register_forward_hook(watch.note_norm, prepend=True))
+            handles.append(layer.register_forward_hook(saving.note_norm, prepend=True))
         elif type(layer) is nn.Linear and layer.in_features <= min(NARROW, layer.out_features // WIDER):
-            handles.append(layer.register_forward_hook(watch.note_product, prepend=True))
+            handles.append(layer.register_forward_hook(saving.note_product, prepend=True))
         elif type(layer) in CONVOLUTIONS and cast("nn.Conv2d", layer).padding_mode == "zeros":
-            handles.append(layer.register_forward_pre_hook(watch.enter_convolution))
-            handles.append(layer.register_forward_hook(watch.leave_convolution, prepend=True, always_call=True))
+            handles.append(layer.register_forward_pre_hook(saving.enter_convolution))
+            handles.append(layer.register_forward_hook(saving.leave_convolution, prepend=True, always_call=True))
     return handles
 
 
-class _Watch:
-    """Stands where one network hands tensors over to autograd, from :meth:`begin` to :meth:`end`."""
+class _SavedTensors:
+    """Hooks on the tensors that autograd saves in one network, from :meth:`begin` to :meth:`end`."""
 
     def __init__(self) -> None:
-        self._hooks = saved_tensors_hooks(self._keep, _give)
+        self._hooks = saved_tensors_hooks(self._pack, _unpack)
         self._on = self._in_convolution = False
 
     def begin(self, *_: object) -> None:
@@ -74,37 +74,37 @@ class _Watch:
         self._in_convolution = False
 
     def note_norm(self, norm: nn.Module, _: object, output: Tensor) -> None:
-        """Note on the node of a norm which one it is: a node does not know all that made its output."""
+        """Note on the node of a norm which one it is: the node alone does not hold the bias."""
         if self._on and output.grad_fn is not None:
-            cast("Any", output.grad_fn).metadata[OWNER] = norm
+            cast("Any", output.grad_fn).metadata[SOURCE] = norm
 
     def note_product(self, layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        """Note on the node of a linear layer what can repeat it; a layer that is trained leaves no node here."""
+        """Note on the node of a linear layer how to repeat its product; a layer that is trained has no node here."""
         if self._on and output.grad_fn is not None and len(args) == 1:
-            product = _Product(cast("nn.Linear", layer), self._keep(args[0]), output.dtype)
+            product = _WideProduct(cast("nn.Linear", layer), self._pack(args[0]), output.dtype)
             node = cast("Any", output.grad_fn)
-            node.metadata[OWNER] = product
+            node.metadata[SOURCE] = product
             node.register_hook(product.forget)
 
-    def _keep(self, tensor: Tensor) -> Tensor | Make:
-        """Return a tensor, or what can make it again."""
-        if self._in_convolution and tensor.requires_grad:  # the weight, which is kept too, does not
-            return _outline(tensor)
+    def _pack(self, tensor: Tensor) -> Tensor | Recompute:
+        """The tensor, or a function that computes it again."""
+        if self._in_convolution and tensor.requires_grad:  # the input; the weight is saved too, and requires none
+            return _shape_of(tensor)
         node = tensor.grad_fn
-        find = None if node is None else AGAIN.get(node.name())
+        find = None if node is None else OPERATIONS.get(node.name())
         return (find and find(node, tensor.output_nr)) or tensor
 
 
-class _Product:
-    """The wide output of a linear layer: made again once on the way back, and held until the layer's own turn."""
+class _WideProduct:
+    """The wide output of a linear layer: computed again once in the backward pass, and held until the layer's node."""
 
-    def __init__(self, layer: nn.Linear, kept: Tensor | Make, dtype: torch.dtype) -> None:
-        self._layer, self._kept, self._dtype = layer, kept, dtype
+    def __init__(self, layer: nn.Linear, packed: Tensor | Recompute, dtype: torch.dtype) -> None:
+        self._layer, self._packed, self._dtype = layer, packed, dtype
         self._output: Tensor | None = None
 
     def output(self) -> Tensor:
         if self._output is None:
-            factors = (_give(self._kept), self._layer.weight, cast("Tensor | None", self._layer.bias))
+            factors = (_unpack(self._packed), self._layer.weight, cast("Tensor | None", self._layer.bias))
             x, weight, bias = (None if one is None else one.to(self._dtype) for one in factors)  # as autocast does
             self._output = F.linear(cast("Tensor", x), cast("Tensor", weight), bias)
         return self._output
@@ -114,50 +114,50 @@ class _Product:
 
 
 @torch.no_grad()
-def _give(kept: Tensor | Make) -> Tensor:
-    return kept if isinstance(kept, Tensor) else kept()
+def _unpack(packed: Tensor | Recompute) -> Tensor:
+    return packed if isinstance(packed, Tensor) else packed()
 
 
-def _outline(tensor: Tensor) -> Make:
-    """Return what makes a tensor of the same shape; if its numbers were used after all, nobody could overlook it."""
+def _shape_of(tensor: Tensor) -> Recompute:
+    """Function that gives a tensor of the same shape, filled with NaN: a wrong use of its numbers would show."""
     shape, stride, dtype, device = tensor.shape, tensor.stride(), tensor.dtype, tensor.device
     return lambda: torch.empty_strided(shape, stride, dtype=dtype, device=device).fill_(torch.nan)
 
 
-def _silu(node: Any, _: int) -> Make:
+def _silu(node: Any, _: int) -> Recompute:
     return lambda: F.silu(node._saved_self)
 
 
-def _gelu(node: Any, _: int) -> Make:
+def _gelu(node: Any, _: int) -> Recompute:
     return lambda: F.gelu(node._saved_self, approximate=node._saved_approximate)
 
 
-def _norm(node: Any, _: int) -> Make | None:
-    """Return what makes the output of a norm; it hands over mean and deviation itself, before it is noted."""
-    norm = cast("nn.GroupNorm | nn.LayerNorm | None", node.metadata.get(OWNER))
+def _norm(node: Any, _: int) -> Recompute | None:
+    """The output of a norm. Its mean and deviation are saved too, before it is noted, and stay as they are."""
+    norm = cast("nn.GroupNorm | nn.LayerNorm | None", node.metadata.get(SOURCE))
     return None if norm is None else lambda: _normed(norm, node._saved_input, node._saved_weight)
 
 
 def _normed(norm: nn.GroupNorm | nn.LayerNorm, x: Tensor, weight: Tensor | None) -> Tensor:
     bias = cast("Tensor | None", norm.bias)
-    bias = bias if bias is None or weight is None else bias.to(weight.dtype)  # autocast makes another weight of it
+    bias = bias if bias is None or weight is None else bias.to(weight.dtype)  # autocast casts the weight
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(x, norm.num_groups, weight, bias, norm.eps)
     return F.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
-def _part(node: Any, number: int) -> Make | None:
-    """Return what makes a part of a wide product, if the node took one apart."""
-    made = node.next_functions[0][0]
-    product = None if made is None else made.metadata.get(OWNER)
-    if not isinstance(product, _Product):
+def _part(node: Any, number: int) -> Recompute | None:
+    """Part of a wide product, if the node split one."""
+    source = node.next_functions[0][0]
+    product = None if source is None else source.metadata.get(SOURCE)
+    if not isinstance(product, _WideProduct):
         return None
-    dim = node._saved_dim - 2**64 if node._saved_dim > 2**32 else node._saved_dim  # -1 is told unsigned
+    dim = node._saved_dim - 2**64 if node._saved_dim > 2**32 else node._saved_dim  # -1 is stored unsigned
     return lambda: torch.split(product.output(), node._saved_split_size, dim)[number]
 
 
-# By the name of the node of autograd that made a tensor: what can make it again.
-AGAIN: dict[str, Callable[[Any, int], Make | None]] = {
+# By the name of the autograd node that computed a tensor.
+OPERATIONS: dict[str, Callable[[Any, int], Recompute | None]] = {
     "SiluBackward0": _silu,
     "GeluBackward0": _gelu,
     "NativeGroupNormBackward0": _norm,

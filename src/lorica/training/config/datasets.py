@@ -10,11 +10,11 @@ from typing import Any, cast
 from pydantic import AliasChoices, Field, model_validator
 
 from lorica.errors import ConfigError
-from lorica.training.config.settings import Settings
+from lorica.training.config.settings import StrictSettings
 
 
-class SetSettings(Settings):
-    """One data set. What is left unset is as in the rest of the run.
+class SetSettings(StrictSettings):
+    """One data set. Unset values are those of the run.
 
     A regularisation set shows what the model is to go on knowing: the trigger word, prefix and suffix of the run are
     not put into its captions.
@@ -23,7 +23,7 @@ class SetSettings(Settings):
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
 
-    name: str | None = Field(None, min_length=1, description="what messages call it; the folder's name if unset")
+    name: str | None = Field(None, min_length=1, description="its name in messages; the folder's name if unset")
     train_data_dir: Path | None = Field(
         None,
         validation_alias=AliasChoices("train_data_dir", "folder", "image_dir"),
@@ -39,35 +39,23 @@ class SetSettings(Settings):
         description="one caption for every picture of the set",
     )
     max_train_samples: int | None = Field(None, gt=0, description="use only so many of its pictures, drawn by the seed")
-    repeats: int = Field(
-        1,
-        gt=0,
-        validation_alias=AliasChoices("repeats", "num_repeats"),
-        description="how often an epoch sees each picture",
-    )
+    repeats: int = Field(1, gt=0, validation_alias="num_repeats", description="how often an epoch sees each picture")
     weight: float | None = Field(None, gt=0, description="its share of the samples, over the sum of all weights")
     is_reg: bool = Field(False, description="a regularisation set: comes as often as all others together")
     loss_weight: float = Field(
-        1.0,
-        ge=0,
-        validation_alias=AliasChoices("loss_weight", "prior_loss_weight"),
-        description="what the losses of its samples are multiplied by",
+        1.0, ge=0, validation_alias="prior_loss_weight", description="factor of the losses of its samples"
     )
     masked_loss: bool | None = None
-    shuffle_tags: bool | None = Field(None, validation_alias=AliasChoices("shuffle_tags", "shuffle_caption"))
+    shuffle_tags: bool | None = Field(None, validation_alias="shuffle_caption")
     keep_tokens: int | None = Field(None, ge=0)
     keep_tokens_separator: str | None = None
     caption_separator: str | None = Field(None, min_length=1)
-    caption_dropout: float | None = Field(
-        None, ge=0, le=1, validation_alias=AliasChoices("caption_dropout", "caption_dropout_rate")
-    )
-    tag_dropout: float | None = Field(
-        None, ge=0, le=1, validation_alias=AliasChoices("tag_dropout", "caption_tag_dropout_rate")
-    )
+    caption_dropout: float | None = Field(None, ge=0, le=1, validation_alias="caption_dropout_rate")
+    tag_dropout: float | None = Field(None, ge=0, le=1, validation_alias="caption_tag_dropout_rate")
     trigger_word: str | None = None
     caption_prefix: str | None = None
     caption_suffix: str | None = None
-    enable_wildcards: bool | None = Field(None, validation_alias=AliasChoices("enable_wildcards", "enable_wildcard"))
+    enable_wildcards: bool | None = Field(None, validation_alias="enable_wildcard")
 
     @model_validator(mode="after")
     def _agree(self) -> SetSettings:
@@ -79,13 +67,13 @@ class SetSettings(Settings):
 
     @property
     def title(self) -> str:
-        """What messages call it."""
+        """Name of the data set in messages."""
         where = self.train_data_dir or self.dataset_name or ""
         return self.name or Path(where).resolve().name
 
 
 def read_set(values: object) -> object:
-    """Return the settings of a data set given as ``NAME=VALUE,NAME=VALUE``, as JSON or as they are.
+    """Settings of a data set given as ``NAME=VALUE,NAME=VALUE``, as JSON or as they are, by name.
 
     Dashes in names count as underscores.
 

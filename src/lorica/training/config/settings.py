@@ -1,18 +1,27 @@
-"""What all settings models have in common: unknown names are refused, and errors are readable."""
+"""Frozen settings that refuse unknown names with a readable error, and the TOML files that they are read from."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
 
-from lorica.errors import ConfigError
+from lorica.errors import ConfigError, FileError
 from lorica.training.config.refused import REFUSED
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
-class Settings(BaseModel):
+Topic = TypeVar("Topic", bound="StrictSettings")
+
+
+class StrictSettings(BaseModel):
     """Frozen settings. Unknown names are refused with the nearest known one.
 
     Raises:
@@ -29,6 +38,10 @@ class Settings(BaseModel):
                 super().__init__(**values)
             except ValidationError as error:
                 raise ConfigError(readable(error)) from None
+
+    def part(self, topic: type[Topic]) -> Topic:
+        """The settings of one topic, a base class, as a value of their own; they were validated with the others."""
+        return topic.model_construct(**{name: getattr(self, name) for name in topic.model_fields})
 
 
 def refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
@@ -53,22 +66,35 @@ def refuse_unknown(values: Iterable[str], model: type[BaseModel]) -> None:
 
 
 def second_names(model: type[BaseModel]) -> dict[str, str]:
-    """Return the other names of settings, each with the first."""
-    aliases = {name: field.validation_alias for name, field in model.model_fields.items()}
-    return {
-        str(second): name
-        for name, alias in aliases.items()
-        if isinstance(alias, AliasChoices)
-        for second in alias.choices
-        if second != name
-    }
+    """Aliases of settings, each with the name of its field."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [] if alias is None else [alias]
+        found |= {str(second): name for second in choices if second != name}
+    return found
 
 
 def readable(error: ValidationError) -> str:
-    """Return what is wrong with settings as one line."""
+    """Everything that is wrong with settings, in one line."""
     lines: list[str] = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         lines.append(f"{name}: {message}, got {problem['input']!r}" if name else message)
     return "; ".join(lines) + "."
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Values of a run file.
+
+    Raises:
+        FileError: if the file cannot be read.
+        ConfigError: if it is not TOML, naming the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read the run file {path}: {error}.") from error

@@ -1,1 +1,1 @@
-"""What a run trains on: pictures and captions, encoded and cached."""
+"""The pictures and captions of a run, encoded and cached."""

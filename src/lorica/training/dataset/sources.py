@@ -1,29 +1,28 @@
-"""The data sets of a run: their settings, their pictures, and what the pictures of each have in common."""
+"""The data sets of a run: their pictures, and the settings that the pictures of each have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from lorica.data.cache import Cache, cache_folder
+from lorica.data.cache import Cache, digest_of_bytes, key_of
 from lorica.data.caption_edits import CaptionEdits
 from lorica.data.groups import Group
+from lorica.data.images import load_picture
 from lorica.data.items import Item, find_items
 from lorica.data.mixture import Source, draws
 from lorica.data.picture_files import find_masks, mask_folders
 from lorica.data.tables import find_rows
-from lorica.errors import ConfigError, DataError
-from lorica.training.config.config import RunConfig
+from lorica.errors import DataError
+from lorica.rng import generator
 from lorica.training.config.datasets import SetSettings
-from lorica.training.dataset.sifting import leave_out_bad
+from lorica.training.config.inputs import DataSettings
 from lorica.training.progress import Reporter
-from lorica.training.rng import generator
 
-# What CaptionEdits calls a setting, and what the settings do.
+# Fields of CaptionEdits, each with the setting that it is.
 EDITS = {
     "shuffle": "shuffle_tags",
     "separator": "caption_separator",
@@ -36,64 +35,79 @@ EDITS = {
     "suffix": "caption_suffix",
     "wildcards": "enable_wildcards",
 }
-OF_WHAT_IS_LEARNT = frozenset({"trigger_word", "caption_prefix", "caption_suffix"})  # not for regularisation sets
+MOST_NAMED = 5  # of the pictures that cannot be read
 
 
-def sets_of(config: RunConfig) -> list[SetSettings]:
-    """Return the settings of every data set: that of the run itself, the named ones, and the class pictures.
+def collect_items(settings: DataSettings, seed: int, cache_dir: Path | None, reporter: Reporter) -> list[Item]:
+    """Pictures and captions of a run, those of one data set after those of another.
 
-    Raises:
-        ConfigError: if no pictures are named.
-    """
-    own = [] if config.train_data_dir is None and config.dataset_name is None else [_own_set(config)]
-    sets = [*own, *config.datasets, *([] if config.class_data_dir is None else [_class_set(config)])]
-    if not sets:
-        raise ConfigError("no pictures are named: give a folder with --train_data_dir, or a --dataset_name.")
-    return sets
-
-
-def collect_items(config: RunConfig, reporter: Reporter) -> list[Item]:
-    """Return the pictures and captions of the run, those of one data set after those of another.
+    Of a set with more than ``max_train_samples``, the seed draws as many.
 
     Raises:
         ConfigError: if no folder is named.
         DataError: if a folder cannot be used.
     """
     items: list[Item] = []
-    for number, chosen in enumerate(sets_of(config)):
-        items += [replace(item, group=number) for item in _items_of(chosen, number, config, reporter)]
-    _check_class_pictures(config, items)
-    return leave_out_bad(items, Cache(cache_folder()), reporter) if config.on_bad_image == "skip" else items
+    for number, one in enumerate(settings.sets()):
+        found = _rows_of(one, cache_dir) if one.dataset_name is not None else _files_of(one, reporter)
+        reporter.say(f"{len(found)} pictures in {one.train_data_dir or one.dataset_name}")
+        most = one.max_train_samples
+        if most is not None and most < len(found):
+            purpose = "choice" if number == 0 else f"choice/{number}"
+            picked = torch.randperm(len(found), generator=generator(seed, 0, purpose))[:most]
+            found = [found[index] for index in sorted(picked.tolist())]
+        items += [replace(item, group=number) for item in found]
+    _check_class_pictures(settings, items)
+    return items
 
 
-def groups_of(config: RunConfig, items: Sequence[Item]) -> tuple[Group, ...]:
-    """Return what the pictures of each data set have in common.
+def leave_out_unreadable(items: Sequence[Item], cache: Cache, reporter: Reporter) -> tuple[list[Item], dict[str, str]]:
+    """The pictures that can be decoded, and the paths of the others, each with the reason.
+
+    That a picture could be decoded is kept in the cache by its content.
+
+    Raises:
+        DataError: if none can be decoded.
+    """
+    faults = [(item, _fault(item, cache)) for item in items]
+    readable = [item for item, fault in faults if fault is None]
+    refused = {str(item.path): fault for item, fault in faults if fault is not None}
+    if refused and not readable:
+        raise DataError(f"none of the {len(items)} pictures can be read; the first: {next(iter(refused.values()))}")
+    if refused:
+        named = ", ".join(list(refused)[:MOST_NAMED]) + (", ..." if len(refused) > MOST_NAMED else "")
+        count = len(items) - len(readable)
+        reporter.say(f"{count} of {len(items)} pictures cannot be read and are left out: {named}")
+    return readable, refused
+
+
+def groups_of(settings: DataSettings, items: Sequence[Item]) -> tuple[Group, ...]:
+    """The data sets, each with the settings that its pictures share.
 
     Raises:
         ConfigError: if the data sets do not go together.
         DataError: if one has no pictures.
     """
-    sets = sets_of(config)
     groups = tuple(
         Group(
-            source=_source(chosen, sum(item.group == number for item in items)),
-            edits=edits_of(config, chosen),
-            masked=bool(_setting("masked_loss", config, chosen)),
+            source=_source(one, sum(item.group == number for item in items)),
+            edits=edits_of(one),
+            masked=bool(one.masked_loss),
         )
-        for number, chosen in enumerate(sets)
+        for number, one in enumerate(settings.sets())
     )
     draws([group.source for group in groups])
     return groups
 
 
-def edits_of(config: RunConfig, chosen: SetSettings | None = None) -> CaptionEdits:
-    """Return how captions are changed when they are drawn, in one data set or where none says otherwise."""
-    values = {name: _setting(setting, config, chosen) for name, setting in EDITS.items()}
+def edits_of(one: SetSettings) -> CaptionEdits:
+    """The edits of the captions of a data set."""
+    values = {name: getattr(one, setting) for name, setting in EDITS.items()}
     return CaptionEdits(**{name: value for name, value in values.items() if value is not None})
 
 
 def shares(groups: Sequence[Group]) -> str:
-    """Return in words how the data sets are mixed."""
+    """The mixture of the data sets, in words."""
     sources = [group.source for group in groups]
     places = draws(sources)
     lines = [
@@ -104,56 +118,25 @@ def shares(groups: Sequence[Group]) -> str:
     return "; ".join(lines)
 
 
-def _own_set(config: RunConfig) -> SetSettings:
-    names = (
-        "train_data_dir", "dataset_name", "dataset_config_name", "instance_prompt", "repeats", "max_train_samples",
-    )  # fmt: skip
-    return SetSettings.model_validate({name: getattr(config, name) for name in names})
-
-
-def _class_set(config: RunConfig) -> SetSettings:
-    return SetSettings.model_validate(
-        {
-            "name": "class pictures",
-            "train_data_dir": config.class_data_dir,
-            "instance_prompt": config.class_prompt,
-            "is_reg": True,
-            "loss_weight": config.prior_loss_weight,
-            "max_train_samples": config.num_class_images,
-        }
-    )
-
-
-def _items_of(chosen: SetSettings, number: int, config: RunConfig, reporter: Reporter) -> list[Item]:
-    items = _rows_of(chosen, config) if chosen.dataset_name is not None else _files_of(chosen, config, reporter)
-    reporter.say(f"{len(items)} pictures in {chosen.train_data_dir or chosen.dataset_name}")
-    most = chosen.max_train_samples
-    if most is None or most >= len(items):
-        return items
-    purpose = "choice" if number == 0 else f"choice/{number}"
-    picked = torch.randperm(len(items), generator=generator(config.seed, 0, purpose))[:most]
-    return [items[index] for index in sorted(picked.tolist())]
-
-
-def _rows_of(chosen: SetSettings, config: RunConfig) -> list[Item]:
+def _rows_of(one: SetSettings, cache_dir: Path | None) -> list[Item]:
     return find_rows(
-        chosen.dataset_name or "",
-        config_name=chosen.dataset_config_name,
-        image_column=chosen.image_column or config.image_column,
-        caption_column=chosen.caption_column or config.caption_column,
-        caption=chosen.instance_prompt,
-        cache_dir=config.cache_dir,
+        one.dataset_name or "",
+        config_name=one.dataset_config_name,
+        image_column=one.image_column or "image",
+        caption_column=one.caption_column or "text",
+        caption=one.instance_prompt,
+        cache_dir=cache_dir,
     )
 
 
-def _files_of(chosen: SetSettings, config: RunConfig, reporter: Reporter) -> list[Item]:
+def _files_of(one: SetSettings, reporter: Reporter) -> list[Item]:
     items = find_items(
-        chosen.train_data_dir or Path(),
-        caption_column=chosen.caption_column or config.caption_column,
-        caption=chosen.instance_prompt,
-        one_a_line=bool(_setting("enable_wildcards", config, chosen)),
+        one.train_data_dir or Path(),
+        caption_column=one.caption_column or "text",
+        caption=one.instance_prompt,
+        one_a_line=bool(one.enable_wildcards),
     )
-    if _setting("masked_loss", config, chosen):
+    if one.masked_loss:
         masks = find_masks(item.path for item in items)
         return [replace(item, mask=masks.get(item.path)) for item in items]
     if unused := mask_folders(item.path for item in items):
@@ -161,31 +144,36 @@ def _files_of(chosen: SetSettings, config: RunConfig, reporter: Reporter) -> lis
     return items
 
 
-def _check_class_pictures(config: RunConfig, items: Sequence[Item]) -> None:
-    wanted, last = config.num_class_images, items[-1].group
+def _check_class_pictures(settings: DataSettings, items: Sequence[Item]) -> None:
+    wanted, last = settings.num_class_images, items[-1].group
     found = sum(item.group == last for item in items)
     if wanted is not None and found < wanted:
         raise DataError(
-            f"there are {found} class pictures in {config.class_data_dir}, num_class_images asks for {wanted}: "
-            f"lower it, draw more (lorica generate --prompt {config.class_prompt!r}), or give class_prompt: "
+            f"there are {found} class pictures in {settings.class_data_dir}, num_class_images asks for {wanted}: "
+            f"lower it, draw more (lorica generate --prompt {settings.class_prompt!r}), or give class_prompt: "
             "then a run draws the rest itself, though a dry run does not."
         )
 
 
-def _setting(name: str, config: RunConfig, chosen: SetSettings | None) -> Any:
-    """Return a setting of a data set: its own, or that of the run."""
-    own = None if chosen is None else getattr(chosen, name)
-    if own is not None:
-        return own
-    return None if chosen is not None and chosen.is_reg and name in OF_WHAT_IS_LEARNT else getattr(config, name)
+def _fault(item: Item, cache: Cache) -> str | None:
+    """Why a picture cannot be decoded, or None."""
+    try:
+        content = item.read()
+        key = key_of("readable", digest_of_bytes(content))
+        if cache.look_up(key) is None:
+            load_picture(content, item.path)
+            cache.keep(key, {"readable": torch.ones(1, dtype=torch.uint8)})
+    except DataError as error:
+        return str(error)
+    return None
 
 
-def _source(chosen: SetSettings, count: int) -> Source:
+def _source(one: SetSettings, count: int) -> Source:
     return Source(
-        name=chosen.title,
+        name=one.title,
         count=count,
-        repeats=chosen.repeats,
-        weight=chosen.weight,
-        loss_weight=chosen.loss_weight,
-        prior=chosen.is_reg,
+        repeats=one.repeats,
+        weight=one.weight,
+        loss_weight=one.loss_weight,
+        prior=one.is_reg,
     )

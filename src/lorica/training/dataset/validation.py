@@ -1,10 +1,9 @@
-"""The loss on pictures that are not trained on, with fixed noise and noise levels.
+"""The loss on pictures that are not trained on, with fixed noise and noise levels (decision 0017).
 
-It is the plain squared error, whatever loss the run trains with, of the middle of each picture, whatever its cuts, told
-its first caption with nothing dropped or shuffled. The latents are the mean of the autoencoder's distribution, and the
-noise is a function of the picture's content alone. So two runs that hold out the same pictures can be compared,
-whatever their seeds, batches and settings; only the base model and the resolution must be the same, and what the model
-predicts.
+It is the plain squared error, whatever loss the run trains with, of the middle of each picture, whatever its crops, and
+of its first caption with nothing dropped or shuffled. The latents are the mean of the autoencoder's distribution, and
+the noise is a function of the picture's content alone. So two runs that hold out the same pictures can be compared,
+whatever their seeds, batches and settings; only the base model and the resolution must be the same, and the prediction.
 
 Nothing here draws from a generator of the training, and the adapter is only read: training goes on bit for bit as if
 nothing had been measured.
@@ -14,22 +13,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lorica.runtime.trainable.random_keys import keyed_generator
-from lorica.training.objective.losses import Batch, Objective, sample_losses
-from lorica.training.recipes.evaluating import evaluating
-from lorica.training.recipes.recipe import Conditioning, Recipe
+from lorica.data.buckets import Size
+from lorica.data.cache import Cache
+from lorica.data.items import Item, find_items
+from lorica.errors import DataError
+from lorica.rng import generator
+from lorica.training.config.inputs import DataSettings
+from lorica.training.config.objective import ObjectiveSettings
+from lorica.training.config.output import ValidationSettings
+from lorica.training.dataset.dataset import Dataset
+from lorica.training.dataset.encoding import PictureEncoder
+from lorica.training.dataset.framing import Framing
+from lorica.training.dataset.sources import leave_out_unreadable
+from lorica.training.dataset.texts import encode_text, whole_texts
+from lorica.training.objective.losses import Batch, sample_losses
+from lorica.training.progress import Reporter
+from lorica.training.recipes.recipe import Conditioning, Recipe, evaluating
 
-PLAIN = Objective()
+PLAIN = ObjectiveSettings.model_validate({})
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """One picture that is not trained on: latents ``(c, h, w)``, sizes ``(6,)``, what is told, and the noise's key."""
+    """A picture that is not trained on: latents ``(c, h, w)``, sizes ``(6,)``, caption, and the key of its noise."""
 
     latents: Tensor
     sizes: Tensor
@@ -43,7 +54,7 @@ class Validation:
 
     Args:
         pictures: each of them.
-        levels: at how many noise levels each is looked at, spread evenly over the whole schedule.
+        levels: number of noise levels for each, spread evenly over the whole schedule.
         every: steps between two measurements.
     """
 
@@ -52,12 +63,12 @@ class Validation:
     every: int
 
     def is_due(self, step: int, last: int) -> bool:
-        """Tell whether the loss is measured after ``step`` of ``last`` steps."""
+        """Whether the loss is measured after ``step`` of ``last`` steps."""
         return step % self.every == 0 or step == last
 
     @torch.no_grad()
     def loss(self, recipe: Recipe, device: torch.device, precision: AbstractContextManager[None]) -> float:
-        """Return the mean over all pictures and noise levels, with the adapter as it is now."""
+        """Mean over all pictures and noise levels, with the adapter as it is now."""
         with evaluating(recipe.components.values()), precision:
             losses = [self._losses(recipe, picture, device) for picture in self.pictures]
         return torch.stack(losses).double().mean().item()
@@ -65,12 +76,72 @@ class Validation:
     def _losses(self, recipe: Recipe, picture: HeldOut, device: torch.device) -> Tensor:
         time = recipe.spread_time(self.levels)
         noises = [
-            torch.randn(picture.latents.shape, generator=keyed_generator(f"validation/{picture.key}/{level}"))
+            torch.randn(picture.latents.shape, generator=generator("validation", picture.key, level))
             for level in range(self.levels)
         ]
         latents, sizes = picture.latents.expand(self.levels, -1, -1, -1), picture.sizes.expand(self.levels, -1)
         batch = Batch(latents, torch.stack(noises), sizes=sizes).to(device)
-        told = {
+        conditioning = {
             name: tensor.to(device).expand(self.levels, *tensor.shape) for name, tensor in picture.conditioning.items()
         }
-        return sample_losses(recipe, batch, time.to(device), told, PLAIN, weighted=False)
+        return sample_losses(recipe, batch, time.to(device), conditioning, PLAIN, weighted=False)
+
+
+def hold_out(
+    items: Sequence[Item], settings: ValidationSettings, data: DataSettings, cache: Cache, reporter: Reporter
+) -> tuple[list[Item], list[Item]]:
+    """The pictures to train on, and those that are held out.
+
+    A split is a function of the pictures alone, not of the seed, so that runs can be compared. Pictures of
+    regularisation sets are trained on.
+
+    Raises:
+        DataError: if the folder cannot be used, or too few pictures are left.
+    """
+    if settings.validation_data_dir is not None:
+        held = find_items(
+            settings.validation_data_dir,
+            caption_column=data.caption_column,
+            caption=data.instance_prompt,
+            one_a_line=data.enable_wildcards,
+        )
+        if data.on_bad_image == "skip":
+            held, _ = leave_out_unreadable(held, cache, reporter)
+        reporter.say(f"{len(held)} pictures in {settings.validation_data_dir} to measure the loss on")
+        return list(items), held
+    if settings.validation_split is None:
+        return list(items), []
+    sets = data.sets()
+    numbers = [number for number, item in enumerate(items) if not sets[item.group].is_reg]
+    count = max(1, round(settings.validation_split * len(numbers)))
+    if count >= len(numbers):
+        raise DataError(
+            f"validation_split {settings.validation_split:g} of {len(numbers)} pictures leaves none to train on: "
+            "add pictures, lower it, or name other pictures with validation_data_dir."
+        )
+    order = torch.randperm(len(numbers), generator=generator("validation split"))[:count]
+    chosen = {numbers[place] for place in order.tolist()}
+    reporter.say(f"{count} of {len(numbers)} pictures are held out to measure the loss on")
+    left = [item for number, item in enumerate(items) if number not in chosen]
+    return left, [items[number] for number in sorted(chosen)]
+
+
+def encode_held_out(
+    held: Sequence[Item], recipe: Recipe, dataset: Dataset, framing: Framing, cache: Cache
+) -> list[HeldOut]:
+    """Encode the middle of pictures that are held out, and their captions.
+
+    Raises:
+        DataError: if a picture cannot be read.
+    """
+    middle = replace(framing, crops=1, flip=False, live=False)
+    encoder = PictureEncoder(recipe=recipe, model_key=dataset.identities.pictures, framing=middle, cache=cache)
+    pictures: list[HeldOut] = []
+    for item in held:
+        place = (item, Size(framing.side, framing.side))
+        file = encoder.read(place)
+        example = encoder.example(place, file)
+        text = whole_texts(item, dataset.groups[item.group].edits)[0]
+        conditioning = encode_text(text, recipe, dataset.identities.text, cache)
+        pictures.append(HeldOut(example.views[0].mean, example.sizes[0].row(), conditioning, file.digest))
+    return pictures

@@ -1,1 +1,1 @@
-"""How much memory a run needs, before it starts."""
+"""Memory of a run, estimated before it starts."""

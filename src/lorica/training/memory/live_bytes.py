@@ -1,10 +1,10 @@
-"""Count the bytes of tensors that are alive while code runs, from their shapes alone: nothing is computed or held.
+"""Bytes of the tensors that are alive while code runs, from their shapes alone: nothing is computed or held.
 
 Within :class:`LiveBytes` tensors have shapes, types and a device, but no values (torch's fake tensors, which live on
 the meta device), and every storage is counted from the operation that makes it until the last tensor on it is gone. So
-one pass forward and back gives the peak of what a real one holds, remembered inputs and passing results alike. Scratch
-space inside an operation is not seen, save one: on a CPU the way back of a convolution copies its input into the layout
-of its weight.
+one forward and backward pass gives the peak of a real one, saved activations and temporary results alike. Scratch
+space inside an operation is not seen, save one: on a CPU the backward pass of a convolution copies its input into the
+layout of its weight.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts within the ``with`` block; ``now`` and ``peak`` are bytes."""
+    """Counter of bytes, active within the ``with`` block: ``now`` and ``peak``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,11 +41,11 @@ class LiveBytes(TorchDispatchMode):
         self._shapes.__exit__(*error)
 
     def like(self, tensor: Tensor) -> Tensor:
-        """Return a tensor of the same shape, type and place without values; it is not counted."""
+        """Tensor of the same shape, type and device without values; it is not counted."""
         return cast("Tensor", self._shapes.from_tensor(tensor))
 
-    def twin(self, module: Module) -> Module:
-        """Return a network of the same shape without values; its weights are not counted."""
+    def shapes_of(self, module: Module) -> Module:
+        """Copy of a network without values; its weights are not counted."""
         tensors = [*module.parameters(), *module.buffers()]
         memo: dict[int, Any] = {}
         for tensor in tensors:
@@ -55,7 +55,7 @@ class LiveBytes(TorchDispatchMode):
         return copy.deepcopy(module, memo)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Do as told, and count what came of it."""
+        """Run an operation and count its new tensors."""
         given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):

@@ -1,1 +1,1 @@
-"""What is minimised: noise, targets, weights, losses."""
+"""The objective of a run: noise, weights, losses."""

@@ -1,61 +1,38 @@
-"""The noise that a sample gets: plain, with an offset, at several resolutions, perturbed; and its timestep."""
+"""Noise of a sample: plain, with an offset, at several resolutions, perturbed; its timestep; zero terminal SNR."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from lorica.errors import ConfigError
+from lorica.training.config.objective import ObjectiveSettings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoiseSettings:
-    """What is done to noise, in this order; the defaults do nothing.
-
-    Args:
-        offset: see :func:`add_offset`.
-        pyramid_levels: see :func:`add_pyramid`; 0 for none.
-        pyramid_discount: likewise.
-        perturbation: see :func:`perturb`.
-    """
-
-    offset: float = 0.0
-    pyramid_levels: int = 0
-    pyramid_discount: float = 0.3
-    perturbation: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
-        for name in ("offset", "pyramid_levels", "pyramid_discount", "perturbation"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} of the noise is {getattr(self, name)}; expected 0 or more.")
-
-
-def draw_noise(shape: Sequence[int], settings: NoiseSettings, generator: torch.Generator) -> Tensor:
-    """Draw the noise of one sample ``(c, h, w)``: what the model is to find again, before any perturbation."""
+def draw_noise(shape: Sequence[int], settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
+    """Draw the noise of one sample ``(c, h, w)`` that the model is to predict, before any perturbation."""
     noise = torch.randn(shape, generator=generator)
-    if settings.offset:
-        noise = add_offset(noise, settings.offset, generator)
-    if settings.pyramid_levels:
-        noise = add_pyramid(noise, settings.pyramid_levels, settings.pyramid_discount, generator)
+    if settings.noise_offset:
+        noise = add_offset(noise, settings.noise_offset, generator)
+    if settings.pyramid_noise_levels:
+        noise = add_pyramid(noise, settings.pyramid_noise_levels, settings.pyramid_noise_discount, generator)
     return noise
 
 
 def add_offset(noise: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Return ``noise + strength * z``, one normal ``z`` for all pixels of a channel, ``(c, h, w)``.
+    """``noise + strength * z``, one normal ``z`` for all pixels of a channel, ``(c, h, w)``.
 
-    Lets a model learn pictures much darker or brighter than the mean (Guttenberg 2023, "Diffusion with offset noise",
-    crosslabs.org).
+    A model learns pictures much darker or brighter than the mean by it (Guttenberg 2023, "Diffusion with offset
+    noise", crosslabs.org).
     """
     return noise + strength * torch.randn(noise.shape[0], 1, 1, generator=generator)
 
 
 def add_pyramid(noise: Tensor, levels: int, discount: float, generator: torch.Generator) -> Tensor:
-    """Return ``e / std(e)`` with ``e = noise + sum over i < levels of discount^i * U(z_i)``.
+    """``e / std(e)`` with ``e = noise + sum over i < levels of discount^i * U(z_i)``.
 
     ``z_i`` is normal noise of ``h / r_i^i`` by ``w / r_i^i`` cells, rounded down but at least 1, ``r_i`` drawn from 2
     to 4; ``U`` enlarges it bilinearly. The level that is one cell wide or high is the last. (Whitaker 2023,
@@ -75,9 +52,9 @@ def add_pyramid(noise: Tensor, levels: int, discount: float, generator: torch.Ge
 
 
 def perturb(noise: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Return ``noise + strength * z``: what the latents are mixed with, while ``noise`` stays the target.
+    """``noise + strength * z``, mixed with the latents while ``noise`` stays the target.
 
-    Likens training to sampling, where the input is never exact (Ning et al. 2023, arXiv:2301.11706; 0.1 advised).
+    Training then resembles sampling, where the input is never exact (Ning et al. 2023, arXiv:2301.11706; 0.1 advised).
     """
     return noise + strength * torch.randn(noise.shape, generator=generator)
 
@@ -96,3 +73,30 @@ def draw_timesteps(
             f"timesteps from {least} to below {end} were asked for; expected limits within 0 to {steps}, least first."
         )
     return torch.randint(least, end, (count,), generator=generator)
+
+
+def to_zero_terminal_snr(kept: Tensor) -> Tensor:
+    """The schedule with nothing but noise at its last step (Lin et al. 2023, arXiv:2305.08891, algorithm 1).
+
+    ``sqrt(kept)`` is shifted so that its last value is 0 and stretched so that its first stays:
+    ``(sqrt(kept_t) - sqrt(kept_T)) * sqrt(kept_1) / (sqrt(kept_1) - sqrt(kept_T))``, squared.
+
+    Args:
+        kept: the share of the picture's variance that is left at each step, falling (``alphas_cumprod``).
+    """
+    signal = kept.sqrt()
+    first, last = signal[0], signal[-1]
+    return ((signal - last) * (first / (first - last))).square()
+
+
+def check_predicted(prediction_type: str) -> None:
+    """Refuse zero terminal SNR for a model that predicts noise: where all is noise, the answer tells nothing.
+
+    Raises:
+        ConfigError: unless velocities are predicted (Lin et al. 2023, arXiv:2305.08891, section 3.2).
+    """
+    if prediction_type != "v_prediction":
+        raise ConfigError(
+            f"zero terminal SNR needs a model that predicts v_prediction, but this one predicts {prediction_type}: "
+            "leave out rescale_zero_terminal_snr, or set prediction_type to v_prediction."
+        )

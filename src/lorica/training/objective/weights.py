@@ -1,4 +1,4 @@
-"""How much the loss of a sample counts at its noise level.
+"""Weight of a sample's loss by its noise level.
 
 Every rule is a weight ``w(snr)`` of the squared error in the picture, ``|x - x'|^2``. With ``x_t = a x + s e`` and
 ``snr = a^2 / s^2``, the same error measured in what the model predicts is ``|e - e'|^2 = snr |x - x'|^2`` for noise and
@@ -19,12 +19,12 @@ Rule = Callable[[Tensor, float], Tensor]  # snr and gamma to the weight of the e
 
 
 def min_snr(snr: Tensor, gamma: float) -> Tensor:
-    """Return ``min(snr, gamma)`` (Hang et al. 2023, arXiv:2303.09556; 5 is recommended)."""
+    """``min(snr, gamma)`` (Hang et al. 2023, arXiv:2303.09556; 5 is recommended)."""
     return snr.clamp(max=gamma)
 
 
 def soft_min_snr(snr: Tensor, gamma: float) -> Tensor:
-    """Return ``snr * gamma / (snr + gamma)``, min-SNR without its corner.
+    """``snr * gamma / (snr + gamma)``, min-SNR without its corner.
 
     With ``snr = 1 / sigma^2`` this is ``1 / (sigma^2 + 1 / gamma)`` (Crowson et al. 2024, arXiv:2401.11605).
     Some programs have another formula by this name.
@@ -33,7 +33,7 @@ def soft_min_snr(snr: Tensor, gamma: float) -> Tensor:
 
 
 def debiased(snr: Tensor, gamma: float) -> Tensor:
-    """Return ``sqrt(snr)``, so that a loss on noise weighs ``1 / sqrt(snr)``; ``gamma`` has no part.
+    """``sqrt(snr)``, so that a loss on noise weighs ``1 / sqrt(snr)``; ``gamma`` has no part.
 
     (Yu et al. 2023, arXiv:2310.08442.) The paper gives the form for noise. That for velocities follows as
     above, ``sqrt(snr) / (snr + 1)``; sd-scripts takes ``1 / (snr + 1)`` there.
@@ -50,7 +50,7 @@ DIVISORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def loss_weights(snr: Tensor, rule: str, prediction_type: str, gamma: float = 5.0) -> Tensor:
-    """Return the weight of each sample's loss, ``(b,)``.
+    """Weight of each sample's loss, ``(b,)``.
 
     At ``snr`` 0 (zero terminal SNR) a velocity weighs 0 by every rule, and noise what the rule tends to.
 

@@ -1,1 +1,1 @@
-"""What a run leaves behind: checkpoints, previews, metrics, files."""
+"""Files that a run writes: checkpoints, previews, metrics, the result."""

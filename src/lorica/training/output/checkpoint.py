@@ -1,9 +1,8 @@
-"""Checkpoints that are whole or not there: written aside, hashed, synced to disk, then renamed."""
+"""Checkpoints that are whole or absent: written aside, hashed, synced to disk, then renamed."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +10,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from lorica.atomic import PART, sync_folder
 from lorica.errors import FileError, StateError
+from lorica.formats.storage.files import save, save_text
 
 PREFIX = "checkpoint-"
 TENSORS, MANIFEST = "state.safetensors", "checkpoint.json"
@@ -23,12 +23,12 @@ TENSORS, MANIFEST = "state.safetensors", "checkpoint.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A run after ``step`` steps.
+    """The state of a run after ``step`` steps.
 
     Args:
-        step: how many steps were done.
-        tensors: the factors and the optimizer's memory.
-        facts: what a run that goes on from here must have in common with it.
+        step: number of steps that were done.
+        tensors: the factors and the state of the optimizer.
+        facts: settings and data that a run which resumes from here must have in common with it.
         scaler: the state of the loss scaler of fp16; empty otherwise.
     """
 
@@ -43,8 +43,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, extra: Callable[[Path
 
     Args:
         folder: the output folder of the run.
-        checkpoint: what to write.
-        extra: writes further files into the folder that it is given, such as the adapter file.
+        checkpoint: the state of the run.
+        extra: writes further files into the folder of the checkpoint, such as the adapter file.
 
     Raises:
         FileError: if the folder cannot be written or the disk is full; earlier checkpoints stay.
@@ -54,19 +54,20 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, extra: Callable[[Path
     try:
         shutil.rmtree(waiting, ignore_errors=True)
         waiting.mkdir(parents=True)
-        save_file({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, waiting / TENSORS)
+        save(checkpoint.tensors, waiting / TENSORS, {})
         if extra is not None:
             extra(waiting)
         _write_manifest(waiting, checkpoint)
         _replace_folder(waiting, final)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(waiting, ignore_errors=True)
-        raise FileError(f"cannot write {final}: {error}. Checkpoints written before are intact.") from error
+        why = str(error).removesuffix(".")
+        raise FileError(f"cannot write {final}: {why}. Checkpoints written before are intact.") from error
     return final
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Return a checkpoint, every file of it verified by its hash.
+    """Read a checkpoint and verify every file of it by its hash.
 
     Raises:
         FileError: if it is missing, cut short or changed, naming the file.
@@ -86,9 +87,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def find_checkpoint(folder: Path, wanted: str, say: Callable[[str], None]) -> Checkpoint | None:
-    """Return the checkpoint to go on from: ``latest`` in a folder, or the one at a path.
+    """The checkpoint to resume from: ``latest`` in a folder, or the one at a path.
 
-    A broken one is passed over with a message, and the one before it is used. None means that there is none at all.
+    A broken one is passed over with a message, and the one before it is used. None if there is none at all.
 
     Raises:
         FileError: if all are broken, or the path is not that of an intact checkpoint.
@@ -105,7 +106,7 @@ def find_checkpoint(folder: Path, wanted: str, say: Callable[[str], None]) -> Ch
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the checkpoints of a folder, oldest first."""
+    """Paths of the checkpoints of a folder, oldest first."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal() and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
 
@@ -124,15 +125,15 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def remove_remains(folder: Path) -> None:
-    """Delete what a killed run was writing or deleting."""
+    """Delete files and folders that a killed run was writing or deleting."""
     for path in (*folder.glob(f".{PREFIX}*.part"), *folder.glob(f".{PREFIX}*.old")):
         shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".*.part"):
+    for path in folder.rglob(f".*{PART}"):
         path.unlink(missing_ok=True)
 
 
 def check_facts(checkpoint: Checkpoint, facts: Mapping[str, object]) -> None:
-    """Refuse to go on from a checkpoint of another run.
+    """Refuse to resume from a checkpoint of another run.
 
     Raises:
         StateError: naming each difference.
@@ -169,7 +170,7 @@ def _first(entries: list[object]) -> str:
 
 
 def _locate(folder: Path, wanted: str) -> Path:
-    """Return the folder that is meant: a path, or as in the diffusers scripts the name of one in the output folder."""
+    """The folder of a checkpoint by its path or, as in the diffusers scripts, by its name in the output folder."""
     for path in (Path(wanted), folder / wanted):
         if path.is_dir():
             return path
@@ -179,17 +180,13 @@ def _locate(folder: Path, wanted: str) -> Path:
 
 def _write_manifest(folder: Path, checkpoint: Checkpoint) -> None:
     files = sorted(path for path in folder.iterdir() if path.is_file())
-    for path in files:
-        _sync(path)
     content: dict[str, object] = {
         "step": checkpoint.step,
         "facts": dict(checkpoint.facts),
         "scaler": dict(checkpoint.scaler),
         "files": {path.name: _digest(path) for path in files},
     }
-    (folder / MANIFEST).write_text(json.dumps({**content, "digest": _digest_of(content)}, indent=1), encoding="utf-8")
-    _sync(folder / MANIFEST)
-    _sync(folder)
+    save_text(json.dumps({**content, "digest": _digest_of(content)}, indent=1), folder / MANIFEST)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -218,24 +215,13 @@ def _replace_folder(waiting: Path, final: Path) -> None:
     if final.exists():
         final.rename(old)
     waiting.rename(final)
-    _sync(final.parent)
+    sync_folder(final.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def _remove_folder(path: Path) -> None:
-    """Delete a checkpoint; renamed first, so that half of one is never taken for a broken one."""
+    """Delete a checkpoint, renamed first, so that half of it is not taken for a broken one."""
     doomed = path.with_name(f".{path.name}.old")
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,11 +15,11 @@ from lorica.training.output.checkpoint import list_checkpoints, remove_checkpoin
 from lorica.training.output.preview import FOLDER as PREVIEWS
 
 LOCK = ".lock"
-PROBE = 64 * 1024  # bytes that must fit: run.toml, the curve and the card
+PROBE = 64 * 1024  # bytes that must fit: run.toml, the loss curve and the model card
 
 
 def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
-    """Make sure that the folder exists, can be written, and holds no other run's checkpoints.
+    """Make sure that the folder exists, can be written, and holds no checkpoints of another run.
 
     Raises:
         FileError: if it cannot be written.
@@ -48,8 +48,8 @@ def check_room(folder: Path, needed: int) -> None:
     """Make sure that a checkpoint fits before anything is trained.
 
     Args:
-        folder: where it will be written.
-        needed: its size in bytes.
+        folder: the output folder.
+        needed: size of a checkpoint in bytes.
 
     Raises:
         FileError: if the disk has less room.
@@ -64,7 +64,7 @@ def check_room(folder: Path, needed: int) -> None:
 
 @contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Keep other runs out of an output folder; the system lets go of it if this process dies.
+    """Lock an output folder against other runs; the system releases the lock if this process dies.
 
     Raises:
         StateError: if another run holds it.

@@ -1,4 +1,4 @@
-"""Upload what a run made to the Hub."""
+"""Upload of the result of a run to the Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEPT_HERE = ("checkpoint-*/**", ".*", ".*/**", "logs/**")
 
 
 def check_login() -> None:
-    """Make sure before training that an upload after it can work.
+    """Refuse a run that is to be uploaded without a login, before it trains.
 
     Raises:
         ConfigError: if nobody is logged in.

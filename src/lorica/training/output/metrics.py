@@ -1,4 +1,4 @@
-"""The curve of a run: one line of JSON a step, and a picture of it."""
+"""The loss curve of a run: one line of JSON a step, and a plot of it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TextIO, cast
 
 from matplotlib.figure import Figure
 
+from lorica.formats.storage.files import save_text
 from lorica.training.loop import StepReport
 
 METRICS, PLOT = "metrics.jsonl", "loss.png"
@@ -20,11 +21,11 @@ WINDOW = 0.05  # share of the run that the smooth line averages over
 class Metrics:
     """Appends to ``metrics.jsonl``; lines after step ``step`` are dropped first: a resumed run writes them again.
 
-    A run that begins drops all.
+    A run that begins drops all lines.
 
     Args:
         folder: the output folder.
-        step: how many steps are already done.
+        step: number of steps that are already done.
         writing: whether this process is the one that writes.
     """
 
@@ -36,9 +37,7 @@ class Metrics:
     def __enter__(self) -> Metrics:
         if self._writing:
             kept = [line for line in read_metrics(self._path) if 0 < self._step >= line["step"]]
-            waiting = self._path.with_name(f".{METRICS}.part")
-            waiting.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
-            waiting.replace(self._path)
+            save_text("".join(f"{json.dumps(line)}\n" for line in kept), self._path)
             self._file = self._path.open("a", encoding="utf-8")
         return self
 
@@ -58,14 +57,14 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the lines of a metrics file that are whole; none if there is no file."""
+    """The lines of a metrics file that are whole; none if there is no file."""
     if not path.is_file():
         return []
     lines: list[dict[str, float]] = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:  # the line that a kill cut short
+        except json.JSONDecodeError:  # a line that a kill cut short
             continue
         if isinstance(line, dict) and "step" in line:
             lines.append(cast("dict[str, float]", line))
@@ -73,7 +72,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def values_of(lines: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Return the steps that have a value of that name, and the values."""
+    """Steps that have a value of a name, and the values."""
     found = [line for line in lines if name in line]
     return [line["step"] for line in found], [line[name] for line in found]
 
@@ -97,7 +96,7 @@ def plot_loss(folder: Path) -> Path:
 
 
 def moving_average(values: list[float]) -> list[float]:
-    """Return the mean of each value and those before it, over a window of a twentieth of all."""
+    """Mean of each value and those before it, over a window of a twentieth of all."""
     width = max(1, round(len(values) * WINDOW))
     sums = [0.0, *accumulate(values)]
     return [(sums[end] - sums[max(0, end - width)]) / min(end, width) for end in range(1, len(values) + 1)]

@@ -8,14 +8,14 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lorica.training.recipes.evaluating import evaluating
-from lorica.training.recipes.recipe import Recipe, Sampling
+from lorica.atomic import atomic_write
+from lorica.training.recipes.recipe import Recipe, Sampling, evaluating
 
 FOLDER = "previews"
 
 
 def write_previews(recipe: Recipe, sampling: Sampling, folder: Path, step: int, base: str) -> list[Path]:
-    """Draw one picture a prompt and write them as ``previews/step-000500-0.png``, each saying how it was made."""
+    """Draw one picture a prompt and write them as ``previews/step-000500-0.png``, with how they were made as text."""
     (folder / FOLDER).mkdir(exist_ok=True)
     paths: list[Path] = []
     with evaluating(recipe.components.values()):
@@ -36,15 +36,16 @@ def write_previews(recipe: Recipe, sampling: Sampling, folder: Path, step: int, 
 
 
 def write_picture(picture: Image.Image, path: Path, facts: Mapping[str, object]) -> None:
-    """Write a PNG file that carries ``facts`` as text."""
+    """Write a PNG file with ``facts`` as text in it, whole or not at all."""
     text = PngInfo()
     for name, value in facts.items():
         text.add_itxt(name, str(value))
-    picture.save(path, pnginfo=text)
+    with atomic_write(path, sync=False) as waiting:
+        picture.save(waiting, "PNG", pnginfo=text)
 
 
 def prompts_of(validation_prompt: str | None, captions: Sequence[str], count: int) -> list[str]:
-    """Return the prompts of ``count`` previews: the validation prompt, or else the first captions."""
+    """Prompts of ``count`` previews: the validation prompt, or else the first captions."""
     if validation_prompt is not None:
         return [validation_prompt] * count
     return list(dict.fromkeys(captions))[:count]

@@ -1,4 +1,4 @@
-"""How each family of base models is trained: one family a file."""
+"""The training of each family of base models: one family a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (StableDif
 
 
 def load_recipe(pipeline: Any, settings: RecipeSettings) -> Recipe:
-    """Return the recipe for a pipeline.
+    """The recipe for a pipeline.
 
     Raises:
         ModelError: if no recipe, or more than one, fits the pipeline.

@@ -1,21 +1,26 @@
-"""Load a base model by name: the bundled one, a folder, a single file, or one from the Hub."""
+"""The base model: loaded from the package, a folder, a single file or the Hub, and kept in fewer bits if asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from packaging.version import Version
+from torch import Tensor, nn
 
-from lorica.errors import FileError, ModelError
+from lorica.errors import ConfigError, FileError, MissingExtraError, ModelError
 from lorica.models import bundled
 
 INDEX = "model_index.json"
 PRECISION = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"  # the older name warns
 SINGLE_FILES = (".safetensors", ".ckpt")
+FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PACKED_BITS = {"int8": 8.0, "nf4": 4.5}  # a weight of a linear layer; nf4 has a scale in 32 bits for every 64 weights
 
 
 def load_pipeline(
@@ -26,7 +31,7 @@ def load_pipeline(
     variant: str | None = None,
     cache_dir: Path | None = None,
 ) -> Any:
-    """Return the diffusers pipeline of a base model.
+    """The diffusers pipeline of a base model.
 
     Args:
         name_or_path: ``bundled``, a folder in diffusers' format, a ``.safetensors`` file, or a Hub id.
@@ -54,8 +59,88 @@ def load_pipeline(
         ) from error
 
 
+def base_dtype(base_precision: str | None, computing: torch.dtype) -> torch.dtype:
+    """Precision of those weights of the base model that are not packed, for steps that compute in ``computing``.
+
+    Raises:
+        ConfigError: if a step would compute in another half precision than the base has.
+    """
+    dtype = FLOATS.get(base_precision or "", computing)
+    if dtype not in (torch.float32, computing):
+        raise ConfigError(
+            f"base_precision is {base_precision}, but a step computes in "
+            f"{str(computing).removeprefix('torch.')}: leave mixed_precision out, or let both be the same."
+        )
+    return dtype
+
+
+def pack_base(network: nn.Module, base_precision: str | None, computing: torch.dtype) -> None:
+    """Pack the linear layers of a network where ``base_precision`` is int8 or nf4; other layers stay as they are.
+
+    Raises:
+        MissingExtraError: if the library for it is not installed.
+    """
+    if base_precision in PACKERS:
+        PACKERS[base_precision](network, computing)
+
+
+def pack_int8(network: nn.Module, computing: torch.dtype) -> None:
+    """Store weights in 8 bits with one scale a row; products are computed in full precision."""
+    del computing
+    quantization = _library("torchao.quantization", "torchao", "torchao")
+    quantization.quantize_(network, quantization.Int8WeightOnlyConfig())
+
+
+def pack_nf4(network: nn.Module, computing: torch.dtype) -> None:
+    """Store weights in 4 bits, in steps of equal probability (NF4, Dettmers et al. 2023, arXiv:2305.14314)."""
+    layers = _library("bitsandbytes.nn", "bitsandbytes", "bnb")
+    for path, layer in [(path, layer) for path, layer in network.named_modules() if type(layer) is nn.Linear]:
+        parent, _, name = path.rpartition(".")
+        network.get_submodule(parent).register_module(name, _as_nf4(layer, layers, computing))
+
+
+def _as_nf4(layer: nn.Linear, layers: Any, computing: torch.dtype) -> nn.Module:
+    device, bias = layer.weight.device, cast("Tensor | None", layer.bias)
+    packed = layers.Linear4bit(
+        layer.in_features, layer.out_features, bias is not None, computing, quant_type="nf4", device="meta"
+    )
+    packed.weight = layers.Params4bit(layer.weight.detach().cpu().contiguous(), requires_grad=False, quant_type="nf4")
+    packed.bias = bias
+    packed.support_avx512bf16_for_cpu = False  # that layout has no gradients, and does not take every size
+    return packed.to(device).train(layer.training)
+
+
+def use_xformers(networks: Iterable[nn.Module]) -> None:
+    """Switch networks to the attention of xformers.
+
+    Raises:
+        MissingExtraError: if it is not installed, or has no GPU to run on.
+    """
+    for network in networks:
+        switch = getattr(network, "enable_xformers_memory_efficient_attention", None)
+        if switch is None:
+            continue  # a text encoder, whose sequences are short
+        try:
+            switch()
+        except (ImportError, ValueError) as error:
+            raise MissingExtraError(
+                f"enable_xformers_memory_efficient_attention cannot be used: {error} "
+                "Leave it out: torch's own attention needs as little memory."
+            ) from error
+
+
+PACKERS: dict[str, Callable[[nn.Module, torch.dtype], None]] = {"int8": pack_int8, "nf4": pack_nf4}
+
+
+def _library(module: str, package: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtraError.for_package(package, "this base_precision", extra) from error
+
+
 def _locate(name: str) -> str:
-    """Return what diffusers should load.
+    """The path or name that diffusers should load.
 
     Raises:
         FileError: if a path is named that is not a model.

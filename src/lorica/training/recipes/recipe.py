@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -10,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-Conditioning = Mapping[str, Tensor]  # what the model is told besides noise and time; rows are samples, ``(b, ...)``
+Conditioning = Mapping[str, Tensor]  # inputs of the model besides latents and time; rows are samples, ``(b, ...)``
 # ``predict`` also finds ``sizes`` there, ``(b, 6)``: the rows of :class:`lorica.data.buckets.SizeConditioning`
 
 
 class Identities(NamedTuple):
-    """Digests: of all that latents depend on, of all that text states depend on, of the model that is trained."""
+    """Digests of everything that latents depend on, of everything that text states depend on, and of the model."""
 
     pictures: str
     text: str
@@ -23,14 +24,14 @@ class Identities(NamedTuple):
 
 
 class Weighting(NamedTuple):
-    """How much the loss of a sample counts: a name in ``RULES``, and where the min-SNR rules level off."""
+    """Weight of a sample's loss: a name in ``RULES``, and the SNR at which the min-SNR rules level off."""
 
     rule: str
     gamma: float = 5.0
 
 
 class Latents(NamedTuple):
-    """What the autoencoder says of a picture: a normal distribution, mean and spread ``(c, h, w)``, float32."""
+    """Distribution of a picture's latents: normal, mean and standard deviation ``(c, h, w)``, float32."""
 
     mean: Tensor
     std: Tensor
@@ -38,17 +39,17 @@ class Latents(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeSettings:
-    """What a run asks of a recipe.
+    """Settings that every recipe takes.
 
     Args:
-        device: where it is trained.
+        device: that of the networks.
         dtype: the precision of what is not trained.
         train_text_encoder: adapt the text encoder too.
-        prediction_type: what is predicted, if not what the model's scheduler says.
-        weighting: how the loss counts at each noise level; None for equally.
-        least_time: no timestep below it is drawn.
-        most_time: none from it on is drawn; None for all.
-        zero_terminal_snr: rescale the noise schedule so that nothing of the picture is left at its end.
+        prediction_type: prediction of the model; None for that of its scheduler.
+        weighting: weight of the loss by noise level; None for equal weights.
+        least_time: the first timestep that is drawn.
+        most_time: the first timestep that is no longer drawn; None for all.
+        zero_terminal_snr: rescale the noise schedule so that its last step is noise alone.
     """
 
     device: torch.device
@@ -63,7 +64,7 @@ class RecipeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How preview pictures are made: the first picture from ``seed``, the next from ``seed + 1``, ..."""
+    """Settings of preview pictures: the first comes from ``seed``, the next from ``seed + 1``, ..."""
 
     prompts: Sequence[str]
     seed: int
@@ -73,60 +74,60 @@ class Sampling:
 
 
 class Recipe(Protocol):
-    """How one family is trained. ``Any`` stands for a diffusers pipeline, whose parts differ between families."""
+    """The training of one family. ``Any`` is a diffusers pipeline, whose components differ between families."""
 
     name: ClassVar[str]
 
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
-        """Take the parts of a loaded pipeline, move them to the device and freeze them."""
+        """Take the networks of a loaded pipeline, move them to the device and freeze them."""
         ...
 
     @staticmethod
     def fits(pipeline: Any) -> bool:
-        """Tell whether this recipe can train that pipeline."""
+        """Whether this recipe can train that pipeline."""
         ...
 
     @property
     def components(self) -> Mapping[str, nn.Module]:
-        """The networks that get an adapter."""
+        """The networks that get an adapter, by component."""
         ...
 
     @property
     def side(self) -> int:
-        """The side in pixels of the pictures that the model was made for."""
+        """Side in pixels of the pictures that the model was made for."""
         ...
 
     @property
     def multiple(self) -> int:
-        """What the sides of a picture must be a multiple of."""
+        """Number that the sides of a picture must be a multiple of."""
         ...
 
     def with_networks(self, change: Callable[[nn.Module], nn.Module]) -> Recipe:
-        """Return a copy of this recipe with every network replaced by what ``change`` makes of it."""
+        """Copy of this recipe with ``change(network)`` in place of every network."""
         ...
 
     def describe(self) -> Mapping[str, str]:
-        """Return what an adapter's metadata says about the family (``modelspec.architecture`` and so on)."""
+        """Metadata of an adapter that tell the family (``modelspec.architecture`` and so on)."""
         ...
 
     def count_tokens(self, caption: str) -> tuple[int, int]:
-        """Return how many tokens a caption has, and how many the model reads."""
+        """Number of tokens of a caption, and the number that the model reads."""
         ...
 
     def identify(self) -> Identities:
-        """Return the digests of what the encoded pictures and texts depend on, and of the model that is trained."""
+        """Digests of everything that encoded pictures and texts depend on, and of the model that is trained."""
         ...
 
     def encode_text(self, caption: str) -> Conditioning:
-        """Return what the model is told of one caption, without the dimension of the batch."""
+        """Conditioning of one caption, without the batch dimension."""
         ...
 
     def encode_picture(self, pixels: Tensor) -> Latents:
-        """Return the latents of one picture, given ``(3, h, w)`` in -1 to 1."""
+        """Latents of one picture, given ``(3, h, w)`` in -1 to 1."""
         ...
 
     def release_encoders(self, *, keep_text: bool = False, keep_pictures: bool = False) -> None:
-        """Free the device of what training does not need; what is kept goes on encoding texts or pictures."""
+        """Move the encoders off the device, save those that go on encoding texts or pictures."""
         ...
 
     def sample_time(self, count: int, generator: torch.Generator) -> Tensor:
@@ -134,15 +135,15 @@ class Recipe(Protocol):
         ...
 
     def spread_time(self, count: int) -> Tensor:
-        """Return ``count`` noise levels spread evenly over the whole schedule, ``(b,)``, on the CPU."""
+        """``count`` noise levels spread evenly over the whole schedule, ``(b,)``, on the CPU."""
         ...
 
     def signal_to_noise(self, time: Tensor) -> Tensor:
-        """Return the signal-to-noise ratio at each noise level, ``(b,)``."""
+        """Signal-to-noise ratio at each noise level, ``(b,)``."""
         ...
 
     def corrupt(self, latents: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the noisy latents and the target the model should predict, both shaped like ``latents``."""
+        """Noisy latents and the target that the model should predict, both shaped like ``latents``."""
         ...
 
     def predict(self, noisy: Tensor, time: Tensor, conditioning: Conditioning) -> Tensor:
@@ -150,9 +151,22 @@ class Recipe(Protocol):
         ...
 
     def weigh(self, time: Tensor) -> Tensor | None:
-        """Return the weight of each sample's loss ``(b,)``, or None for equal weights."""
+        """Weight of each sample's loss ``(b,)``, or None for equal weights."""
         ...
 
     def draw(self, sampling: Sampling) -> list[Image.Image]:
-        """Make pictures with the model as it is now, one a prompt."""
+        """Draw pictures with the model as it is now, one a prompt."""
         ...
+
+
+@contextmanager
+def evaluating(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Switch networks to evaluation, without dropout, within the ``with`` block."""
+    before = [(network, network.training) for network in networks]
+    try:
+        for network, _ in before:
+            network.eval()
+        yield
+    finally:
+        for network, training in before:
+            network.train(training)

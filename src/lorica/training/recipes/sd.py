@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from lorica.data.cache import digest_of_tensors, key_of
 from lorica.errors import ModelError
-from lorica.training.objective.noise import draw_timesteps
+from lorica.training.objective.noise import check_predicted, draw_timesteps, to_zero_terminal_snr
 from lorica.training.objective.weights import loss_weights
-from lorica.training.objective.zero_snr import check_predicted, to_zero_terminal_snr
 from lorica.training.recipes.recipe import Conditioning, Identities, Latents, RecipeSettings, Sampling
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 WIDTH_OF_V2 = 1024
-HEAD = 4096  # bytes of each tensor of the UNet that tell it from another
+HEAD = 4096  # bytes of each tensor of the UNet that are digested
 TARGETS = ("epsilon", "v_prediction")
 
 
@@ -52,7 +51,7 @@ class StableDiffusion:
 
     @staticmethod
     def fits(pipeline: Any) -> bool:
-        """Tell whether this is a text-to-image pipeline with one CLIP text encoder and a UNet on latents."""
+        """Whether this is a text-to-image pipeline with one CLIP text encoder and a UNet on latents."""
         parts = getattr(pipeline, "components", {})
         return (
             all(parts.get(name) is not None for name in PARTS)
@@ -73,18 +72,18 @@ class StableDiffusion:
 
     @property
     def multiple(self) -> int:
-        """What the autoencoder and the levels of the UNet divide by."""
+        """Factor by which the autoencoder and the levels of the UNet shrink a picture."""
         levels = len(self._unet.config["block_out_channels"]) - 1
         return int(self._pipeline.vae_scale_factor) * 2**levels
 
     def with_networks(self, change: Callable[[nn.Module], nn.Module]) -> StableDiffusion:
-        """Return a copy with every network replaced; the pipeline, which draws previews, stays as it is."""
-        twin = copy.copy(self)
-        twin._unet, twin._vae, twin._text_encoder = map(change, (self._unet, self._vae, self._text_encoder))
-        return twin
+        """Copy with every network replaced; the pipeline, which draws previews, stays as it is."""
+        other = copy.copy(self)
+        other._unet, other._vae, other._text_encoder = map(change, (self._unet, self._vae, self._text_encoder))
+        return other
 
     def describe(self) -> Mapping[str, str]:
-        """Tell the version by the width of the text states, and what is predicted."""
+        """Version, known by the width of the text states, and prediction."""
         version = "v2" if self._unet.config["cross_attention_dim"] == WIDTH_OF_V2 else "v1"
         predicted = "epsilon" if self.prediction_type == "epsilon" else "v"
         return {
@@ -93,12 +92,12 @@ class StableDiffusion:
         }
 
     def count_tokens(self, caption: str) -> tuple[int, int]:
-        """Count the tokens of a caption, the two marks included."""
+        """Number of tokens with the two marks, and the length that the tokenizer cuts to."""
         ids = self._tokenizer(caption, truncation=False, verbose=False).input_ids
         return len(ids), int(self._tokenizer.model_max_length)
 
     def identify(self) -> Identities:
-        """Digest the autoencoder; the text encoder with its tokenizer; and the head of each tensor of the UNet."""
+        """Digests of the autoencoder, the text encoder with its tokenizer, and the head of each tensor of the UNet."""
         vocabulary = json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
         vae, text = digest_of_tensors(self._vae.state_dict()), digest_of_tensors(self._text_encoder.state_dict())
         return Identities(
@@ -109,7 +108,7 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_text(self, caption: str) -> Conditioning:
-        """Return the states of the text encoder, ``(t, d)``, or the tokens ``(t,)`` if it is trained."""
+        """States of the text encoder, ``(t, d)``, or tokens ``(t,)`` if it is trained."""
         ids: Tensor = self._tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt").input_ids
         if self._settings.train_text_encoder:
             return {"tokens": ids[0]}
@@ -117,13 +116,13 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_picture(self, pixels: Tensor) -> Latents:
-        """Return the autoencoder's distribution, scaled to unit variance."""
+        """The autoencoder's distribution, scaled to unit variance."""
         posterior = self._vae.encode(pixels[None].to(self._settings.device)).latent_dist
         scale = float(self._vae.config["scaling_factor"])
         return Latents((posterior.mean[0] * scale).cpu(), (posterior.std[0] * scale).cpu())
 
     def release_encoders(self, *, keep_text: bool = False, keep_pictures: bool = False) -> None:
-        """Move the autoencoder, and the text encoder unless it is trained, to main memory unless they are kept."""
+        """Move the autoencoder and the text encoder to main memory, unless they are kept or trained."""
         self._keeps_text = keep_text or self._settings.train_text_encoder
         self._keeps_pictures = keep_pictures
         self._move_encoders(torch.device("cpu"))
@@ -134,15 +133,15 @@ class StableDiffusion:
         return draw_timesteps(count, generator, steps=len(self._signal), least=least, most=most)
 
     def spread_time(self, count: int) -> Tensor:
-        """Return the middle timestep of each of ``count`` equal parts of the schedule."""
+        """The middle timestep of each of ``count`` equal parts of the schedule."""
         return (torch.arange(count) * 2 + 1) * len(self._signal) // (2 * count)
 
     def signal_to_noise(self, time: Tensor) -> Tensor:
-        """Return ``a_t / (1 - a_t)``."""
+        """``a_t / (1 - a_t)``."""
         return (self._signal[time] / self._noise[time]).square()
 
     def corrupt(self, latents: Tensor, noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the noisy latents, and the noise or the velocity."""
+        """Noisy latents, and the noise or the velocity."""
         signal, spread = self._signal[time].view(-1, 1, 1, 1), self._noise[time].view(-1, 1, 1, 1)
         noisy = signal * latents + spread * noise
         return noisy, noise if self.prediction_type == "epsilon" else signal * noise - spread * latents
@@ -154,7 +153,7 @@ class StableDiffusion:
         return self._unet(noisy.to(dtype), time, states.to(dtype), return_dict=False)[0].float()
 
     def weigh(self, time: Tensor) -> Tensor | None:
-        """Return the weights if any were asked for."""
+        """The weights if any were asked for."""
         weighting = self._settings.weighting
         if weighting is None:
             return None
@@ -174,16 +173,16 @@ class StableDiffusion:
             self._move_encoders(torch.device("cpu"))
 
     def _sampler(self) -> Any:
-        """Return the pipeline's own scheduler, or one that samples what is trained."""
+        """The pipeline's own scheduler, or one that fits the prediction and schedule that are trained."""
         own = self._pipeline.scheduler
-        told: dict[str, Any] = {}
+        changes: dict[str, Any] = {}
         if self.prediction_type != own.config["prediction_type"]:
-            told["prediction_type"] = self.prediction_type
-        if self._settings.zero_terminal_snr:  # sampling must begin where there is nothing but noise
-            told |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        if not told and not isinstance(own, DDPMScheduler):  # whose noise at each of few steps would spoil the picture
+            changes["prediction_type"] = self.prediction_type
+        if self._settings.zero_terminal_snr:  # sampling must begin at the step that is noise alone
+            changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+        if not changes and not isinstance(own, DDPMScheduler):  # DDPM adds noise at every step: bad with few steps
             return own
-        return DDIMScheduler.from_config(own.config, **told)
+        return DDIMScheduler.from_config(own.config, **changes)
 
     def _draw_one(self, sampling: Sampling, number: int, prompt: str) -> Image.Image:
         latents: Tensor = self._pipeline(
@@ -209,7 +208,7 @@ class StableDiffusion:
 
 
 def _place(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    moved = nn.Module.to(network, device=device, dtype=dtype)  # diffusers' own warns of modules that SD does not have
+    moved = nn.Module.to(network, device=device, dtype=dtype)  # diffusers' own warns of modules that SD lacks
     return moved.eval().requires_grad_(requires_grad=False)
 
 

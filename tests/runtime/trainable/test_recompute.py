@@ -1,7 +1,8 @@
-"""What a network does not remember: its gradients are the same bit for bit, and it holds less."""
+"""Activations that are computed again: the gradients are the same bit for bit, and less is held."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +13,16 @@ from torch.nn import functional as F
 
 import tiny_models
 from lorica.runtime import Trainable, choose_modules
-from lorica.runtime.trainable import recompute as remembering
-from lorica.training.loop import autocast
+from lorica.runtime.trainable import recompute
+from lorica.runtime.trainable.recompute import recompute_activations
+from lorica.training.device import autocast
+from lorica.training.memory.live_bytes import LiveBytes
 
 Make = Callable[[], tuple[nn.Module, Any]]
 
 
 class Gated(nn.Module):
-    """Every kind of layer that is watched, in the order of a UNet: norm, activation, convolution, norm, gate."""
+    """Every kind of layer that is treated, in the order of a UNet: norm, activation, convolution, norm, gate."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,27 +57,13 @@ def gradient(network: nn.Module, x: Tensor, precision: torch.dtype = torch.float
     return x.grad
 
 
-def kept_bytes(network: nn.Module, x: Tensor) -> int:
-    """The bytes of all tensors that autograd holds between the way there and the way back, weights left out."""
-    weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
-    seen: dict[int, int] = {}
-    plain = remembering._Watch._keep
-
-    def keep(self: Any, tensor: Tensor) -> Any:
-        kept = plain(self, tensor)
-        if isinstance(kept, Tensor) and kept.untyped_storage().data_ptr() not in weights:
-            seen[kept.untyped_storage().data_ptr()] = kept.untyped_storage().nbytes()
-        return kept
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remembering._Watch, "_keep", keep)
-        handles = remembering.remember_less(network)
-        output = network(x.clone().requires_grad_(True))
-        total = sum(seen.values())
-        del output
-    for handle in handles:
-        handle.remove()
-    return total
+def kept_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
+    """The bytes that are alive between the forward and the backward pass, weights and output left out."""
+    with LiveBytes() as live:
+        copy = live.shapes_of(network)
+        recompute_activations(copy)
+        output = copy(torch.zeros(shape, requires_grad=True))
+        return live.now - output.untyped_storage().nbytes()
 
 
 @pytest.mark.parametrize("coverage", [["attention"], ["all"]])
@@ -86,7 +75,7 @@ def test_an_adapter_gets_the_same_gradients(make: Make, coverage: list[str]) -> 
         model.requires_grad_(False)
         trainable = Trainable({"unet": model}, {"unet": choose_modules(model, coverage)}, rank=3)
         if less:
-            trainable.remember_less()
+            trainable.recompute_activations()
         for parameter in trainable.parameters():
             torch.manual_seed(7)
             parameter.data.normal_(0, 0.1)
@@ -105,7 +94,7 @@ def test_it_goes_together_with_gradient_checkpointing() -> None:
         model.enable_gradient_checkpointing()
         trainable = Trainable({"unet": model}, {"unet": choose_modules(model, ["attention"])}, rank=3)
         if less:
-            trainable.remember_less()
+            trainable.recompute_activations()
         (parameter,) = trainable.parameters()
         torch.manual_seed(7)
         parameter.data.normal_(0, 0.1)
@@ -119,7 +108,7 @@ def test_it_goes_together_with_gradient_checkpointing() -> None:
 def test_the_input_gets_the_same_gradient(precision: torch.dtype) -> None:
     network, x = gated(), torch.randn(3, 6, 9, 5)
     expected = gradient(network, x, precision)
-    handles = remembering.remember_less(network)
+    handles = recompute_activations(network)
     assert torch.equal(gradient(network, x, precision), expected)
     assert float(expected.norm()) > 0
     assert len(handles) == 2 + 2 + 2 + 1  # the network's own, the norms, the convolution, the wide layer
@@ -131,23 +120,23 @@ def test_a_norm_is_made_again_with_the_weights_that_autocast_made(norm: Any) -> 
         weight.normal_()
     x = torch.randn(3, 6, 5)
     expected = norm.float()(x)
-    assert torch.equal(remembering._normed(norm.bfloat16(), x, norm.weight.float()), expected)
+    assert torch.equal(recompute._normed(norm.bfloat16(), x, norm.weight.float()), expected)
 
 
 def test_what_can_be_made_again_is_not_kept() -> None:
-    network, x = gated(), torch.randn(3, 6, 9, 5)
+    shape = (3, 6, 9, 5)
     rows = 3 * 5 * 3  # the convolution has stride 2
-    numbers = x.numel() + rows * 10 + 2 * 3 * 2 + 2 * rows  # inputs of both norms, their means and deviations
-    assert kept_bytes(network, x) == 4 * numbers
+    numbers = math.prod(shape) + rows * 10 + 2 * 3 * 2 + 2 * rows  # inputs of both norms, their means and deviations
+    assert kept_bytes(gated(), shape) == 4 * numbers
 
 
 def test_a_layer_with_wider_input_keeps_what_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
     network, x = gated(), torch.randn(3, 6, 9, 5)
-    less = kept_bytes(network, x)
-    monkeypatch.setattr(remembering, "NARROW", 9)
-    assert kept_bytes(network, x) == less + 4 * 45 * 80
+    less = kept_bytes(network, x.shape)
+    monkeypatch.setattr(recompute, "NARROW", 9)
+    assert kept_bytes(network, x.shape) == less + 4 * 45 * 80
     expected = gradient(network, x)
-    handles = remembering.remember_less(network)
+    handles = recompute_activations(network)
     assert len(handles) == 6
     assert torch.equal(gradient(network, x), expected)
 
@@ -155,7 +144,7 @@ def test_a_layer_with_wider_input_keeps_what_it_made(monkeypatch: pytest.MonkeyP
 def test_a_wide_product_is_repeated_once_and_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     made, asked = list[Any](), list[Tensor]()
 
-    class Product(remembering._Product):
+    class Product(recompute._WideProduct):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             made.append(self)
@@ -164,9 +153,9 @@ def test_a_wide_product_is_repeated_once_and_not_held(monkeypatch: pytest.Monkey
             asked.append(super().output())
             return asked[-1]
 
-    monkeypatch.setattr(remembering, "_Product", Product)
+    monkeypatch.setattr(recompute, "_WideProduct", Product)
     network = gated()
-    remembering.remember_less(network)
+    recompute_activations(network)
     gradient(network, torch.randn(3, 6, 9, 5))
     assert len(asked) > 1
     assert all(one is asked[0] for one in asked)
@@ -180,7 +169,7 @@ def test_what_is_trained_itself_gets_its_gradient(name: str) -> None:
         network = gated()
         layer = network.get_submodule(name).requires_grad_(True)
         if watched:
-            remembering.remember_less(network)
+            recompute_activations(network)
         gradient(network, x)
         found.append(layer.weight.grad)
     assert torch.equal(*found)
@@ -189,19 +178,19 @@ def test_what_is_trained_itself_gets_its_gradient(name: str) -> None:
 
 def test_a_convolution_that_pads_in_another_way_is_left_alone() -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1, padding_mode="circular")).requires_grad_(False)
-    assert len(remembering.remember_less(network)) == 2
+    assert len(recompute_activations(network)) == 2
 
 
 def test_numbers_that_are_not_kept_cannot_be_used_unseen() -> None:
     x = torch.randn(3, 5, 4, 2).to(memory_format=torch.channels_last)
-    outline = remembering._outline(x)()
+    outline = recompute._shape_of(x)()
     assert (outline.shape, outline.stride()) == (x.shape, x.stride())
     assert bool(outline.isnan().all())
 
 
 def test_an_error_on_the_way_leaves_autograd_as_it_was() -> None:
     network = gated()
-    remembering.remember_less(network)
+    recompute_activations(network)
     with pytest.raises(RuntimeError, match="number of channels"):
         network(torch.randn(3, 7, 9, 5, requires_grad=True))
     y = F.silu(torch.randn(3, requires_grad=True))
@@ -213,7 +202,7 @@ def test_an_error_on_the_way_leaves_autograd_as_it_was() -> None:
 def test_nothing_is_watched_without_gradients() -> None:
     network, x = gated(), torch.randn(3, 6, 9, 5)
     expected = network(x)
-    remembering.remember_less(network)
+    recompute_activations(network)
     with torch.no_grad():
         assert torch.equal(network(x), expected)
 
@@ -225,7 +214,7 @@ def test_detaching_leaves_no_hook() -> None:
     network = gated()
     trainable = Trainable({"model": network}, {"model": ["back"]}, rank=2)
     before = hooks(network)
-    trainable.remember_less()
+    trainable.recompute_activations()
     assert hooks(network) == before + 7
     trainable.detach()
     assert hooks(network) == 0

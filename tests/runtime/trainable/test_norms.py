@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lorica.errors import ConfigError, ShapeError
-from lorica.runtime.trainable.norms import apply_rates, delta_norm, element_rates, lora_plus, shrinking
-from lorica.runtime.trainable.trainable import Trainable
+from lorica.runtime import Trainable
+from lorica.runtime.trainable.norms import apply_rates, delta_norm, element_rates, shrinking
 
 FP32_NOISE = 1e-5  # relative; worst measured 1.2e-6: a step's rounding is multiplied by its rate, here 16
 SHAPES = [((4, 23), (19, 4)), ((3, 5, 3, 2), (17, 3)), ((9, 2), (7, 9))]
@@ -49,20 +49,24 @@ class Two(nn.Module):
         self.last = nn.Conv2d(3, 11, 2)
 
 
+def sixteen_for_up(name: str) -> float:
+    return 16.0 if name.endswith("/up") else 1.0
+
+
 def trainable() -> Trainable:
     parts = {"unet": Two(), "text_encoder": Two()}
     return Trainable(parts, {"unet": ["first", "last"], "text_encoder": ["last"]}, rank=2)
 
 
-def test_lora_plus_raises_the_rate_of_up_alone() -> None:
+def test_rates_by_name_raise_those_of_up_alone() -> None:
     trained = trainable()
     flat, pieces = trained.by_component()["unet"], trained.named_parameters()
-    rates = element_rates(flat, pieces, lora_plus(16.0))
+    rates = element_rates(flat, pieces, sixteen_for_up)
     assert rates.shape == flat.shape
     assert not rates.requires_grad
     # first: down 2 * 7, up 5 * 2; last: down 2 * 3 * 2 * 2, up 11 * 2
     assert rates.tolist() == [1.0] * 14 + [16.0] * 10 + [1.0] * 24 + [16.0] * 22
-    assert torch.equal(element_rates(flat, dict(reversed(pieces.items())), lora_plus(16.0)), rates)
+    assert torch.equal(element_rates(flat, dict(reversed(pieces.items())), sixteen_for_up), rates)
 
 
 def test_rates_lie_where_the_factors_lie() -> None:
@@ -81,12 +85,7 @@ def test_views_that_leave_something_out_are_refused() -> None:
     pieces = trained.named_parameters()
     del pieces["unet/last/up"]
     with pytest.raises(ShapeError, match="named views hold 48 of the 70 elements"):
-        element_rates(trained.by_component()["unet"], pieces, lora_plus(4.0))
-
-
-def test_a_ratio_of_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"LoRA\+ ratio must be above 0, got 0"):
-        lora_plus(0)
+        element_rates(trained.by_component()["unet"], pieces, sixteen_for_up)
 
 
 def test_rates_after_the_step_are_learning_rates_of_their_own() -> None:

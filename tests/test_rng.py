@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorica.runtime.trainable.random_keys import keyed_generator
-from lorica.training.rng import generator
+from lorica.rng import generator
 
 
 def test_the_same_question_has_the_same_answer_whatever_ran_before() -> None:
@@ -21,5 +20,5 @@ def test_seed_step_and_purpose_all_count() -> None:
 
 
 def test_a_key_is_hashed_to_a_seed_that_never_changes() -> None:
-    assert keyed_generator("3/7/noise").initial_seed() == 7816731556563275340
+    assert generator("3/7/noise").initial_seed() == 7816731556563275340
     assert generator(3, 7, "noise").initial_seed() == 7816731556563275340

@@ -1,0 +1,102 @@
+"""The adapter that a run trains: its layers, their ranks and alphas, and its first values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from lorica.adapters import Adapter, LoRA
+from lorica.errors import UnknownNameError
+from lorica.rng import generator
+from lorica.runtime.model.supported_layers import weight_shape
+from lorica.runtime.model.targets import choose_modules, modules_of
+from lorica.runtime.trainable.initials import STARTS, pissa
+from lorica.runtime.trainable.trainable import Trainable
+from lorica.training.config.adapter import AdapterSettings, ComputeSettings
+from lorica.training.config.per_layer import alphas_of, dropouts_of, layers_in, ranks_of
+
+
+def put_adapter(
+    networks: Mapping[str, nn.Module], settings: AdapterSettings, compute: ComputeSettings, seed: int
+) -> Trainable:
+    """A new adapter on the chosen layers of the base model, with Gaussian first values that depend on the seed.
+
+    Raises:
+        ConfigError: if a rank or dropout is out of range.
+        UnknownNameError: if a pattern names no module.
+    """
+    modules = choose_in_all(networks, settings.target_modules)
+    layers = layers_in(modules)
+    dropouts = dropouts_of(settings, layers)
+    for network in networks.values():  # gradient checkpointing and dropout act in training mode only
+        network.train(compute.gradient_checkpointing or any(dropouts.values()))
+        if compute.gradient_checkpointing:
+            _enable_checkpointing(network)
+    ranks, alphas = ranks_of(settings, layers), alphas_of(settings, layers)
+    trainable = Trainable(networks, modules, rank=ranks, alpha=alphas, seed=seed, dropout=dropouts)
+    if compute.remember_less:
+        trainable.recompute_activations()
+    return trainable
+
+
+def set_first_values(trainable: Trainable, networks: Mapping[str, nn.Module], rule: str, seed: int) -> None:
+    """Set the factors of a new adapter by ``init_lora_weights``.
+
+    Raises:
+        ConfigError: if a rank is too large for PiSSA.
+    """
+    if rule == "gaussian":
+        return  # as they are
+    components: dict[str, dict[str, LoRA]] = {}
+    for component, path, layer in trainable.adapter().layers():
+        rank, alpha = layer.rank, layer.alpha
+        module = modules_of(networks[component])[path]
+        if rule == "pissa":
+            first = pissa(cast("Tensor", module.weight).cpu(), rank, alpha / rank)
+        else:
+            first = STARTS[rule](weight_shape(module), rank, generator(seed, 0, f"initial/{component}/{path}"))
+        components.setdefault(component, {})[path] = first.layer(alpha)
+    trainable.copy_from(Adapter(components))
+    if rule == "pissa":
+        trainable.count_from_here()
+
+
+def choose_in_all(networks: Mapping[str, nn.Module], patterns: Sequence[str]) -> dict[str, list[str]]:
+    """Paths of the modules of each component that any pattern names; a pattern may concern one component only.
+
+    Raises:
+        UnknownNameError: if a pattern names no module of any component.
+    """
+    chosen: dict[str, set[str]] = {name: set() for name in networks}
+    for pattern in patterns:
+        found = {name: _matching(network, pattern) for name, network in networks.items()}
+        if not any(found.values()):
+            choose_modules(next(iter(networks.values())), [pattern])  # raises, naming what is nearest
+        for name, paths in found.items():
+            chosen[name].update(paths)
+    ordered = {
+        name: [path for path, _ in network.named_modules() if path in chosen[name]]
+        for name, network in networks.items()
+    }
+    return {name: paths for name, paths in ordered.items() if paths}
+
+
+def order_channels(network: nn.Module) -> None:
+    """Lay out convolutions channels last on a CPU: the same numbers, 4 to 8 % faster (decision 0018)."""
+    if next(network.parameters()).device.type == "cpu":
+        nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[reportCallIssue]  # stubs want a tensor
+
+
+def _matching(network: nn.Module, pattern: str) -> list[str]:
+    try:
+        return choose_modules(network, [pattern])
+    except UnknownNameError:
+        return []
+
+
+def _enable_checkpointing(network: Any) -> None:
+    enable = getattr(network, "enable_gradient_checkpointing", None) or network.gradient_checkpointing_enable
+    enable()
