@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from lorica.adapters import Adapter
-from lorica.formats import looks
+from lorica.formats.base_model import candidates_for, families_of
 from lorica.formats.reading import BASE_MODEL_FIELDS
 from lorica.models import FAMILIES
 from lorica.models.detect import Candidate
@@ -22,7 +22,7 @@ def base_of(adapter: Adapter) -> Claim:
     shown = report.evidence if report else ()
     candidates: Sequence[Candidate] = ()
     if not shown and len(adapter):
-        candidates = looks.candidates_for(adapter)
+        candidates = candidates_for(adapter)
         shown = candidates[0].evidence if candidates else ("none of its modules is known of any base model here.",)
         fitting = [candidate.family for candidate in candidates if candidate.fits]
         if named not in fitting and len(fitting) == 1:
@@ -30,7 +30,7 @@ def base_of(adapter: Adapter) -> Claim:
     evidence = (*_said(adapter.metadata), *shown)
     if named is not None:
         return Claim(named, FAMILIES[named].title, evidence)
-    alike = looks.families_of(adapter, candidates)
+    alike = families_of(adapter, candidates)
     if not alike:
         return Claim(None, "unknown", evidence)
     titles = [family.title for family in alike]

@@ -14,7 +14,7 @@ from lorica.adapters import Adapter
 from lorica.errors import FormatError, LoRAError, ShapeError
 from lorica.formats import FORMATS
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.storage.files import PICKLED, Stored, peek, tensors_of
+from lorica.formats.storage.files import PICKLED, FileContents, peek, tensors_of
 from lorica.formats.storage.sources import Source, locate, with_config
 from lorica.formats.storage.unread import Unread
 from lorica.models import FAMILIES, Target
@@ -64,16 +64,16 @@ def inspect(
         return replace(facts, hashes=hashes_of(path, stored.metadata, computed))
 
 
-def _open(source: Source) -> tuple[Stored, Path | None]:
+def _open(source: Source) -> tuple[FileContents, Path | None]:
     if isinstance(source, Mapping):
-        return Stored("the state dict", tensors_of(source, "the state dict")), None
+        return FileContents("the state dict", tensors_of(source, "the state dict")), None
     path = locate(source)
     return with_config(peek(path)), path
 
 
-def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: bool) -> Facts:
+def _facts(stored: FileContents, path: Path | None, target: Target | None, *, norms: bool) -> Facts:
     dialect = recognise(stored, FORMATS)
-    read = _read(stored, dialect.NAME, target)
+    read = _read(stored, dialect.name, target)
     layers = [layer for _, _, layer in read.adapter.layers()]
     measured = _measure(read.adapter) if norms else {}
     report = read.adapter.report
@@ -81,9 +81,9 @@ def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: b
     return Facts(
         source=stored.source,
         size=path.stat().st_size if path else None,
-        format=dialect.NAME,
+        format=dialect.name,
         base=base_of(read.adapter),
-        trainer=trainer_of(stored.tensors, stored.metadata, dialect.NAME),
+        trainer=trainer_of(stored.tensors, stored.metadata, dialect.name),
         methods=_counted(layer.kind for layer in layers),
         dtypes=_dtypes(stored),
         parameters=sum(map(prod, map(attrgetter("shape"), stored.tensors.values()))),
@@ -96,7 +96,7 @@ def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: b
         training=training_of(stored.metadata),
         metadata=dict(stored.metadata),
         hashes=_stored_hashes(stored),
-        fit=_fit(stored, dialect.NAME, target, read.adapter) if target else None,
+        fit=_fit(stored, dialect.name, target, read.adapter) if target else None,
     )
 
 
@@ -113,7 +113,7 @@ class _Read:
         return len(self.adapter.report.unused) if self.adapter.report else 0
 
 
-def _read(stored: Stored, format_name: str, target: Target | None) -> _Read:
+def _read(stored: FileContents, format_name: str, target: Target | None) -> _Read:
     """Return the adapter as the file alone tells it, or as the model that was named helps to read more of it."""
     alone = _read_for(None, stored, format_name)
     if target is None or not (alone.problem or alone.left):
@@ -121,7 +121,7 @@ def _read(stored: Stored, format_name: str, target: Target | None) -> _Read:
     return min(alone, _read_for(target, stored, format_name), key=lambda read: (read.problem is not None, read.left))
 
 
-def _read_for(target: Target | None, stored: Stored, format_name: str) -> _Read:
+def _read_for(target: Target | None, stored: FileContents, format_name: str) -> _Read:
     try:
         return _Read(interpret(stored, FORMATS[format_name], target, strict=False, check_values=False))
     except (FormatError, ShapeError) as error:
@@ -177,7 +177,7 @@ def _broken(norms: Norms) -> str | None:
     )
 
 
-def _fit(stored: Stored, format_name: str, target: Target, alone: Adapter) -> Fit:
+def _fit(stored: FileContents, format_name: str, target: Target, alone: Adapter) -> Fit:
     """Return how well a file fits a model: which of its modules the model has, and what is wrong with the others."""
     try:
         adapter = interpret(stored, FORMATS[format_name], target, strict=False, check_values=False)
@@ -194,11 +194,11 @@ def _embeddings(adapter: Adapter) -> dict[str, dict[str, tuple[int, ...]]]:
     }
 
 
-def _stored_hashes(stored: Stored) -> tuple[Hash, ...]:
+def _stored_hashes(stored: FileContents) -> tuple[Hash, ...]:
     return unchecked(stored.metadata)
 
 
-def _dtypes(stored: Stored) -> dict[str, int]:
+def _dtypes(stored: FileContents) -> dict[str, int]:
     """Return how many tensors are of each dtype: all of them are unread, or none."""
     unread = isinstance(next(iter(stored.tensors.values())), Unread)
     counts = _counted(map(attrgetter("stored_dtype" if unread else "dtype"), stored.tensors.values()))
