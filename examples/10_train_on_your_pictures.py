@@ -13,9 +13,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import lorica
-from lorica.demo.subject import write_subject
+from lorica.demo.subject import write_lesson
 
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else write_subject("pictures")
+folder = Path(sys.argv[1]) if len(sys.argv) > 1 else write_lesson("pictures", ordinary=0)
 steps = int(sys.argv[2]) if len(sys.argv) > 2 else 300
 
 config = lorica.RunConfig(

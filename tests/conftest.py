@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import lorica
-from lorica.cli.environment import has_bundled_model
+from lorica.models import bundled as bundled_place
 
 torch.set_num_threads(1)  # tensors are tiny, and tests run side by side
 
@@ -26,6 +26,6 @@ def _known_randomness() -> None:
 @pytest.fixture(scope="session")
 def bundled() -> Path:
     """The folder of the bundled base model."""
-    if not has_bundled_model():
+    if bundled_place.missing_weights():
         pytest.skip("the bundled model has no weights yet; `make base` makes them")
     return lorica.bundled_model()

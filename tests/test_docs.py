@@ -45,9 +45,9 @@ def command_lines(page: Path) -> Iterator[list[str]]:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run in, with the pictures of the bundled subject and the file that the quickstart leaves."""
-    from lorica.demo.subject import write_subject
+    from lorica.demo.subject import write_lesson
 
-    write_subject(tmp_path / "pictures")
+    write_lesson(tmp_path / "pictures", ordinary=0)
     path, (out, width) = next(iter(attention_of_the_bundled_unet().items()))
     layer = lorica.LoRA(torch.zeros(2, width), torch.zeros(out, 2))
     lorica.write(lorica.Adapter({"unet": {path: layer}}), tmp_path / "quickstart")

@@ -13,7 +13,7 @@ from PIL import Image
 
 import lorica
 from lorica.adapters import Adapter, LoRA
-from lorica.demo.subject import write_subject
+from lorica.demo.subject import write_lesson
 from lorica.models import FAMILIES
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
@@ -86,7 +86,7 @@ def test_04_converts_and_loses_nothing(run: Callable[..., None], capsys: pytest.
 
 
 def test_10_trains_and_shows_what_was_learnt(run: Callable[..., None]) -> None:
-    run("10", str(write_subject("mine")), "2")
+    run("10", str(write_lesson("mine", ordinary=0)), "2")
     assert Path("trained-lora/pytorch_lora_weights.safetensors").is_file()
     assert size("learnt.png") == (64, 64)
 

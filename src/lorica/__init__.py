@@ -55,7 +55,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import the module where a public name lives, the first time that it is asked for."""
+    """Public name of the package, imported from its module on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'lorica' has no attribute {name!r}; public names: {', '.join(_HOMES)}")
     value = getattr(import_module(_HOMES[name]), name)
@@ -64,5 +64,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names."""
+    """The public names."""
     return sorted([*_HOMES, "__version__"])

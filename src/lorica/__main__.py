@@ -1,4 +1,4 @@
-"""``python -m lorica``: the command line, without the script on the path."""
+"""``python -m lorica``: the command line, where the script ``lorica`` is not on the path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users call the floating-point types of tensors."""
+"""Floating-point dtypes by the names that users give."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:
-    """Return the type of a name; None for None, which leaves the choice to whoever asks.
+    """Dtype of a name; None for None, which leaves the choice to the caller.
 
     Raises:
-        UnknownNameError: if there is no such type.
+        UnknownNameError: if there is no such dtype.
     """
     if name is None:
         return None

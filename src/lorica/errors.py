@@ -10,11 +10,11 @@ from difflib import get_close_matches
 
 
 class LoRAError(Exception):
-    """The root of every deliberate error."""
+    """Root of every deliberate error."""
 
 
 class ShapeError(LoRAError, ValueError):
-    """Tensors whose shapes do not fit each other or the layer they are for."""
+    """Tensors whose shapes do not fit each other, or the layer that they are for."""
 
 
 class UnknownNameError(LoRAError, KeyError):
@@ -24,7 +24,7 @@ class UnknownNameError(LoRAError, KeyError):
 
     @classmethod
     def choose(cls, what: str, got: str, known: Iterable[str]) -> UnknownNameError:
-        """Build the message: what was asked, the nearest known name, and the full list."""
+        """Error with the name that was asked for, the nearest known name, and the full list."""
         names = sorted(known)
         near = get_close_matches(got, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -32,7 +32,7 @@ class UnknownNameError(LoRAError, KeyError):
 
     @classmethod
     def among_many(cls, what: str, got: str, known: Sequence[str]) -> UnknownNameError:
-        """Build the message for a long list: the nearest three names and the count."""
+        """Error for a long list: the nearest three names and the count."""
         near = get_close_matches(got, known, n=3, cutoff=0.3)
         hint = f" Nearest: {', '.join(near)}." if near else ""
         return cls(f"unknown {what} {got!r}; none of the {len(known)} known ones.{hint}")
@@ -71,7 +71,7 @@ class MissingExtraError(LoRAError, ImportError):
 
     @classmethod
     def for_package(cls, package: str, purpose: str, extra: str) -> MissingExtraError:
-        """Build the message: what needs the package, and the command that installs it."""
+        """Error with the purpose of the package, and the command that installs it."""
         return cls(
             f"{purpose} needs the package {package!r}, which is not installed. Run: pip install 'lorica[{extra}]'"
         )

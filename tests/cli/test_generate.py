@@ -10,7 +10,7 @@ import pytest
 from lorica.cli.main import run
 from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.run import Request
-from lorica.generating.sampling import Settings
+from lorica.generating.sampling import SamplingSettings
 from tiny_base import save_tiny_base
 
 
@@ -49,7 +49,9 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
             num=4,
             seed=11,
             scheduler="ddim",
-            settings=Settings(steps=12, guidance=3.5, negative_prompt="blur", height=48, width=56, batch_size=3),
+            settings=SamplingSettings(
+                steps=12, guidance=3.5, negative_prompt="blur", height=48, width=56, batch_size=3
+            ),
             grid=(0.0, 1.0),
             device="cpu",
             dtype="bfloat16",

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from lorica.data.caption_edits import CaptionEdits, Captions, captions_in, edit, holds_word, is_fixed, variants
+from lorica.data.caption_edits import CaptionEdits, Captions, edit, holds_word, variants
 from lorica.errors import ConfigError, DataError
 from lorica.training.rng import generator
 
@@ -52,11 +52,6 @@ def test_one_of_several_captions_is_drawn_with_equal_chances() -> None:
     texts = draws(["a", "b", "c"], CaptionEdits())
     assert set(texts) == {"a", "b", "c"}
     assert share_of(texts, "a") == pytest.approx(1 / 3, abs=0.08)
-
-
-def test_a_text_file_holds_a_caption_a_line() -> None:
-    assert captions_in("  a  red\theart\r\n\n ein Fuß \n") == ("a red heart", "ein Fuß")
-    assert captions_in(" \n\n") == ()
 
 
 def test_shuffling_gives_every_order_equally_often() -> None:
@@ -242,7 +237,6 @@ def test_the_list_of_variants_is_what_is_drawn(captions: Captions, settings: dic
     assert listed is not None
     assert set(listed) == set(draws(captions, edits))
     assert len(set(listed)) == len(listed)
-    assert is_fixed(captions, edits) == (len(listed) == 1)
 
 
 def test_more_ways_than_the_limit_are_not_listed() -> None:
@@ -251,9 +245,9 @@ def test_more_ways_than_the_limit_are_not_listed() -> None:
     assert len(variants("a, b, c", edits, limit=6) or ()) == 6
     assert variants(", ".join("abcdefghijklmnopqrst"), edits) is None  # 20! orders: none of them is counted
     assert variants("{0|1}" * 40, CaptionEdits(wildcards=True)) is None
-    assert not is_fixed(", ".join("abcdefgh"), edits)
+    assert variants(", ".join("abcdefgh"), edits) is None
 
 
 def test_captions_that_say_the_same_are_one_variant() -> None:
-    assert is_fixed(["a"] * 99, CaptionEdits())
-    assert is_fixed("a, a", CaptionEdits(shuffle=True))
+    assert variants(["a"] * 99, CaptionEdits()) == ("a",)
+    assert variants("a, a", CaptionEdits(shuffle=True)) == ("a, a",)

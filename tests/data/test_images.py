@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -10,10 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_rgb, to_tensor
+from lorica.data.images import (
+    View,
+    choose_view,
+    fit,
+    fits_exactly,
+    load_picture,
+    picture_size,
+    to_rgb,
+    to_tensor,
+    views_of,
+)
 from lorica.errors import DataError
+from lorica.training.rng import generator
 
 NAME = Path("folder/name.png")
+RANDOM = partial(generator, 3, 0)
 
 
 def encoded(picture: Image.Image, kind: str = "png", **options: object) -> bytes:
@@ -116,3 +129,21 @@ def test_pixels_run_from_minus_one_to_one() -> None:
     assert tensor.shape == (3, 5, 3)
     assert tensor[:, 4, 2].tolist() == pytest.approx([-1.0, 1.0, -0.6])
     assert tensor.dtype == torch.float32
+
+
+def test_the_middle_alone_and_mirrored() -> None:
+    assert views_of("digest", RANDOM, crops=1, flip=False) == (View(0.5, 0.5, flip=False),)
+    assert views_of("digest", RANDOM, crops=1, flip=True) == (View(), View(flip=True))
+
+
+def test_cuts_at_random_differ_by_picture_and_not_by_run() -> None:
+    views = views_of("one", RANDOM, crops=4, flip=True)
+    assert len(set(views)) == 8
+    assert views == views_of("one", RANDOM, crops=4, flip=True)
+    assert views != views_of("two", RANDOM, crops=4, flip=True)
+    assert all(0 <= share < 1 for view in views for share in (view.left, view.top))
+
+
+def test_every_view_is_chosen_at_times() -> None:
+    chosen = [choose_view(5, generator(1, step, "view")) for step in range(200)]
+    assert set(chosen) == set(range(5))

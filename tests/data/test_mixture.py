@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from lorica.data.mixture import Entry, Source, draws, epoch_length, in_turns, mixture_members, one_epoch
+from lorica.data.mixture import MixedSample, Source, draws, epoch_length, mixture_members, one_epoch, rotations
 from lorica.errors import ConfigError, DataError
 from lorica.training.rng import generator
 
@@ -16,7 +16,7 @@ CATS, DOGS = Source(name="cats", count=3, repeats=4), Source(name="dogs", count=
 CLASS = Source(name="class", count=11, prior=True, loss_weight=0.25)
 
 
-def row_of(sources: list[Source], length: int, first: int = 0) -> list[Entry]:
+def row_of(sources: list[Source], length: int, first: int = 0) -> list[MixedSample]:
     return [entry for step in range(first, first + length) for entry in mixture_members(step, 1, sources, RANDOM)]
 
 
@@ -111,10 +111,10 @@ def test_an_epoch_without_an_order_has_the_same_entries() -> None:
     assert Counter(entry.item for entry in one_epoch([CATS, DOGS, CLASS]) if entry.source == "class")[0] == 2
 
 
-def test_a_regularisation_set_larger_than_its_share_comes_in_turns() -> None:
+def test_a_regularisation_set_larger_than_its_share_comes_rotations() -> None:
     many = Source(name="many", count=40, prior=True)
-    assert in_turns([CATS, DOGS, CLASS]) == []
-    assert in_turns([CATS, many, DOGS]) == [(range(3, 43), 17)]
+    assert rotations([CATS, DOGS, CLASS]) == []
+    assert rotations([CATS, many, DOGS]) == [(range(3, 43), 17)]
     assert {entry.source for entry in one_epoch([CATS, many, DOGS])} == {"cats", "dogs"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -196,9 +197,9 @@ def test_progress_counts_every_picture_once(folder: Path) -> None:
     (folder / "a.png").write_text("broken")
     totals, steps = [], []
 
-    def progress(total: int) -> Callable[[], None]:
+    def progress(total: int) -> AbstractContextManager[Callable[[], None]]:
         totals.append(total)
-        return lambda: steps.append(1)
+        return nullcontext(lambda: steps.append(1))
 
     examine_folder(folder, LIMITS, progress=progress)
     assert (totals, len(steps)) == ([3], 3)

@@ -120,6 +120,12 @@ def test_an_older_report_is_replaced_and_another_page_is_not(survey: Survey, tmp
     assert "lorica prepare" in path.read_text(encoding="utf-8")
 
 
+def test_a_folder_that_is_not_there_is_told(survey: Survey, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot write"):
+        write_report(survey, tmp_path / "no" / "page.html")
+    assert not (tmp_path / "no").exists()
+
+
 def in_browser(page: str, folder: Path, script: str) -> str:
     """Return what our own script finds, run beside the page in a frame as wide as a phone."""
     (folder / "page.html").write_text(page.replace(POLICY, ""), encoding="utf-8")  # so that a fault would show

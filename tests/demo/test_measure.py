@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lorica.demo.drawing import Scene, draw
-from lorica.demo.measure import Trial, breakdown, kind_of, main, scenes_to_ask, shares_of, try_scenes
+from lorica.demo.measure import Trial, accuracy_of, breakdown, kind_of, main, scenes_to_ask, try_scenes
 from lorica.demo.score import Reading, read_picture
 from lorica.demo.words import UNSEEN
-from lorica.generating.sampling import Settings
+from lorica.generating.sampling import SamplingSettings
 from tiny_base import save_tiny_base
 
 HEART = Scene("heart", "red", "white", "large", ((30.0, 33.0),))
@@ -46,7 +46,7 @@ def test_a_trial_is_right_only_in_everything() -> None:
 def test_shares_and_breakdown_count_each_thing() -> None:
     trials = [Trial(scene, read_picture(draw(scene))) for scene in (HEART, FISH, STRIPED)]
     trials.append(Trial(HEART, Reading("heart", "pink", "white", 1, 0.9)))
-    shares = shares_of(trials)
+    shares = accuracy_of(trials)
     assert (shares.pictures, shares.right, shares.shape, shares.color) == (4, 0.75, 1.0, 0.75)
     assert breakdown(trials, lambda scene: scene.shape) == {"fish": "1/1", "heart": "1/2", "star": "1/1"}
     assert breakdown(trials, kind_of) == {"2 figures": "1/1", "large plain": "1/2", "large striped": "1/1"}
@@ -73,5 +73,5 @@ def test_scenes_are_asked_for_by_their_captions(bundled: Path) -> None:
     pipeline = prepare_pipeline(str(bundled), device="cpu", dtype="float32")
     use_scheduler(pipeline, SCHEDULER)
     scenes = scenes_to_ask(10, unseen=False, single=True)
-    trials = try_scenes(pipeline, scenes, Settings(steps=20, guidance=GUIDANCE, batch_size=10))
-    assert shares_of(trials).right >= 0.6
+    trials = try_scenes(pipeline, scenes, SamplingSettings(steps=20, guidance=GUIDANCE, batch_size=10))
+    assert accuracy_of(trials).right >= 0.6

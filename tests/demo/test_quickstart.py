@@ -14,7 +14,7 @@ from lorica.demo.comparison import STRENGTHS, with_diffusers
 from lorica.demo.quickstart import comparison_prompts, ordinary_scenes, quickstart, subject_prompts
 from lorica.demo.subject import ORDINARY, WORD
 from lorica.demo.words import BACKGROUNDS
-from lorica.generating.sampling import Settings
+from lorica.generating.sampling import SamplingSettings
 from tiny_base import save_tiny_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -28,7 +28,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw in a moment: what tiny bases draw is noise anyway."""
-    monkeypatch.setattr("lorica.demo.quickstart.SETTINGS", Settings(steps=2, guidance=3.0, batch_size=5))
+    monkeypatch.setattr("lorica.demo.quickstart.SETTINGS", SamplingSettings(steps=2, guidance=3.0, batch_size=5))
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -9,18 +9,25 @@ import numpy as np
 from PIL import Image
 
 from lorica.demo.captions import random_scene, vocabulary
-from lorica.demo.drawing import Scene, draw
+from lorica.demo.drawing import SIDE, Scene, draw
 from lorica.demo.subject import (
+    HALF_SIDE,
     PORTRAITS,
     WORD,
     Portrait,
     draw_subject,
-    random_portrait,
     recognises_subject,
     write_lesson,
-    write_subject,
 )
-from lorica.demo.words import PATTERNS, SHAPES
+from lorica.demo.words import BACKGROUNDS, PATTERNS, SHAPES
+
+
+def random_portrait(rng: random.Random) -> Portrait:
+    """Random portrait on any background, in any size and place."""
+    size = rng.choice(list(HALF_SIDE))
+    margin = HALF_SIDE[size] + 1
+    x, y = (rng.uniform(margin, SIDE - margin) for _ in range(2))
+    return Portrait(rng.choice(list(BACKGROUNDS)), size, (x, y))
 
 
 def test_the_subject_is_recognised_in_every_size_place_and_background() -> None:
@@ -59,7 +66,7 @@ def test_an_empty_picture_is_not_the_subject() -> None:
 
 
 def test_the_folder_holds_six_pictures_with_captions(tmp_path: Path) -> None:
-    folder = write_subject(tmp_path / "subject")
+    folder = write_lesson(tmp_path / "subject", ordinary=0)
     lines = [json.loads(line) for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(lines) == len(PORTRAITS) == 6
     assert lines[0]["text"] == "a large orange zorblin on a mint background"

@@ -12,14 +12,14 @@ from PIL import Image
 from lorica.errors import ConfigError, FileError, ModelError, UnknownNameError
 from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.run import Request, generate, prepare_pipeline
-from lorica.generating.sampling import Settings, Shot, count_steps, sample
+from lorica.generating.sampling import SamplingSettings, Shot, count_steps, sample
 from lorica.generating.schedulers import SCHEDULERS, use_scheduler
 from tiny_base import SIDE
 
 # numpy's advice to torch, from inside diffusers' schedulers
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-QUICK = Settings(steps=2, guidance=3.0, batch_size=2)
+QUICK = SamplingSettings(steps=2, guidance=3.0, batch_size=2)
 
 
 def make(base: Path, output: Path, **changes: Any) -> list[Path]:
@@ -102,9 +102,9 @@ def test_a_grid_has_a_column_for_each_strength_and_a_row_for_each_picture(
 
 def test_size_and_negative_prompt_are_passed_on(base: Path, tmp_path: Path) -> None:
     plain = pixels(make(base, tmp_path / "a.png")[0])
-    wide = make(base, tmp_path / "b.png", settings=Settings(steps=2, height=24, width=40))
+    wide = make(base, tmp_path / "b.png", settings=SamplingSettings(steps=2, height=24, width=40))
     assert pixels(wide[0]).shape == (24, 40, 3)
-    settings = Settings(steps=2, guidance=3.0, batch_size=2, negative_prompt="a green fish")
+    settings = SamplingSettings(steps=2, guidance=3.0, batch_size=2, negative_prompt="a green fish")
     assert not np.array_equal(pixels(make(base, tmp_path / "c.png", settings=settings)[0]), plain)
 
 
@@ -113,7 +113,7 @@ def test_every_scheduler_draws(name: str, base: Path) -> None:
     pipeline = prepare_pipeline(str(base), device="cpu")
     assert use_scheduler(pipeline, name) == name
     assert type(pipeline.scheduler).__name__ == SCHEDULERS[name][0]
-    steps = Settings(steps=4)
+    steps = SamplingSettings(steps=4)
     assert np.ptp(np.asarray(sample(pipeline, [Shot("a heart", 1)], steps)[0])) > 0
 
 
@@ -136,10 +136,10 @@ def test_progress_is_counted_in_denoising_steps(base: Path) -> None:
     sample(
         prepare_pipeline(str(base), device="cpu"),
         shots,
-        Settings(steps=3, batch_size=2),
+        SamplingSettings(steps=3, batch_size=2),
         advance=lambda: count.append(1),
     )
-    assert len(count) == count_steps(5, Settings(steps=3, batch_size=2)) == 9
+    assert len(count) == count_steps(5, SamplingSettings(steps=3, batch_size=2)) == 9
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_unknown_devices_types_and_settings_are_refused(base: Path) -> None:
     with pytest.raises(UnknownNameError, match="float16"):
         Request(prompts=["x"], output=Path("out.png"), dtype="float17")
     with pytest.raises(ConfigError, match="steps"):
-        Settings(steps=0)
+        SamplingSettings(steps=0)
 
 
 def test_a_folder_that_cannot_be_written_is_named(base: Path, tmp_path: Path) -> None:

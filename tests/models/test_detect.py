@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from lorica.models import FAMILIES
-from lorica.models.detect import Candidate, Modules, detect
-from lorica.models.folding import Shape
+from lorica.models.detect import Candidate, ModuleShapes, detect
 from lorica.models.generate import describe_index, index_to_text, targets
 from lorica.models.index import FILE, starred, starred_all
 from lorica.models.spellings import foreign_names
@@ -25,7 +24,7 @@ ALIKE = [
 ]
 
 
-def own(family: str, part: str = "") -> Modules:
+def own(family: str, part: str = "") -> ModuleShapes:
     """The modules with ``part`` in their path, as an adapter in diffusers' names changes them."""
     components = FAMILIES[family].target.components
     return {
@@ -33,10 +32,10 @@ def own(family: str, part: str = "") -> Modules:
     }
 
 
-def foreign(family: str, component: str, part: str = "", *, flat: bool = False) -> Modules:
+def foreign(family: str, component: str, part: str = "", *, flat: bool = False) -> ModuleShapes:
     """The same in the names of other programs."""
     shapes = FAMILIES[family].target.components[component]
-    modules: dict[str, Shape] = {}
+    modules: dict[str, tuple[int, ...]] = {}
     for name, parts in foreign_names(shapes).items():
         if part in name and len(shapes[parts[0].path]) > 1:
             rows = parts[-1].rows[1] if parts[-1].rows else shapes[parts[0].path][0]
@@ -44,7 +43,7 @@ def foreign(family: str, component: str, part: str = "", *, flat: bool = False) 
     return {component: modules}
 
 
-def first(modules: Modules) -> Candidate:
+def first(modules: ModuleShapes) -> Candidate:
     return detect(modules)[0]
 
 
@@ -136,7 +135,7 @@ def test_what_speaks_against_a_family_is_said() -> None:
 
 
 def test_a_block_that_a_family_does_not_have_counts_against_it() -> None:
-    modules: Modules = {
+    modules: ModuleShapes = {
         "transformer": {f"double_blocks.{number}.img_attn.qkv": (9216, 3072) for number in (17, 18, 19)}
     }
     found = first(modules)
@@ -147,17 +146,19 @@ def test_a_block_that_a_family_does_not_have_counts_against_it() -> None:
 
 
 def test_a_size_that_a_file_does_not_tell_counts_for_any() -> None:
-    names: Modules = {"unet": dict.fromkeys(own("sd2", "attn1.to_q")["unet"])}
+    names: ModuleShapes = {"unet": dict.fromkeys(own("sd2", "attn1.to_q")["unet"])}
     assert {candidate.family for candidate in detect(names) if candidate.fits} >= {"sd1", "sd2"}
 
 
 def test_a_width_that_a_file_does_not_tell_counts_for_any() -> None:
-    cross: Modules = {"unet": {path: (-1, shape[1]) for path, shape in own("sd2", "attn2.to_k")["unet"].items()}}
+    cross: ModuleShapes = {"unet": {path: (-1, shape[1]) for path, shape in own("sd2", "attn2.to_k")["unet"].items()}}
     assert [candidate.family for candidate in detect(cross) if candidate.fits] == ["sd2"]
 
 
 def test_a_convolution_is_known_without_its_kernel() -> None:
-    modules: Modules = {"unet": {"conv_in": (320, 4), "conv_out": (4, 320, 3, 3), "mid_block.resnets.0.norm1": (1280,)}}
+    modules: ModuleShapes = {
+        "unet": {"conv_in": (320, 4), "conv_out": (4, 320, 3, 3), "mid_block.resnets.0.norm1": (1280,)}
+    }
     assert first(modules).family in ("sd1", "sd2")
     assert first(modules).fits
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from lorica.models.folding import Shape, fold, fold_names, unfold, unfold_names
+from lorica.models.folding import fold, fold_names, unfold, unfold_names
 
-BLOCKS: dict[str, Shape] = {"norm": (5,), "attn.to_q": (5, 7)}
+BLOCKS: dict[str, tuple[int, ...]] = {"norm": (5,), "attn.to_q": (5, 7)}
 
 
-def blocks(start: str, count: int) -> dict[str, Shape]:
+def blocks(start: str, count: int) -> dict[str, tuple[int, ...]]:
     return {f"{start}.{number}.{path}": shape for number in range(count) for path, shape in BLOCKS.items()}
 
 
@@ -26,7 +26,7 @@ def test_runs_stand_inside_of_runs() -> None:
 
 
 def test_blocks_that_take_turns_stand_once_each() -> None:
-    kinds: list[dict[str, Shape]] = [{"depthwise": (7, 1, 3, 3), "channelwise": (28, 7)}, {"mapper": (14, 5)}]
+    kinds: list[dict[str, tuple[int, ...]]] = [{"depthwise": (7, 1, 3, 3), "channelwise": (28, 7)}, {"mapper": (14, 5)}]
     modules = {f"blocks.{n}.{path}": shape for n in range(7) for path, shape in kinds[n % 2].items()}
     kept = {f"+{n}": {path: list(shape) for path, shape in kind.items()} for n, kind in enumerate(kinds)}
     assert fold(modules) == {"blocks.[0-6]": kept}
@@ -51,7 +51,7 @@ def test_blocks_that_take_turns_stand_once_each() -> None:
         {"deep.0.0": (1,), "deep.0.1": (1,), "deep.1.0": (1,), "deep.1.1": (1,), "deep.2.0": (1,)},
     ],
 )
-def test_every_table_comes_back_in_its_order(modules: dict[str, Shape]) -> None:
+def test_every_table_comes_back_in_its_order(modules: dict[str, tuple[int, ...]]) -> None:
     assert list(unfold(fold(modules)).items()) == list(modules.items())
 
 
@@ -63,5 +63,5 @@ def test_names_are_folded_too() -> None:
 
 
 def test_a_kind_that_comes_once_is_no_turn() -> None:
-    modules: dict[str, Shape] = {"a.0": (1,), "a.1": (2,), "a.2": (1,)}
+    modules: dict[str, tuple[int, ...]] = {"a.0": (1,), "a.1": (2,), "a.2": (1,)}
     assert fold(modules) == {"a.0": [1], "a.1": [2], "a.2": [1]}

@@ -8,7 +8,6 @@ import torch
 
 from lorica.errors import FormatError
 from lorica.models import FAMILIES
-from lorica.models.folding import Shape
 from lorica.models.generate import shapes_of
 from lorica.models.spellings import SPELLINGS, Part, Table, foreign_names, spellings_of
 from lorica.models.spellings.rules import HOW, Rules
@@ -24,7 +23,7 @@ SPELLED = [
 ]
 
 
-def assert_bijection(table: Table, shapes: dict[str, Shape]) -> None:
+def assert_bijection(table: Table, shapes: dict[str, tuple[int, ...]]) -> None:
     """Every row of every module stands at one place of one foreign weight, and every foreign row is used."""
     rows = Counter[tuple[str, int]]()
     for foreign, parts in table.items():

@@ -8,7 +8,7 @@ from torch import nn
 
 import lorica
 from lorica.adapters import Adapter, LoRA
-from lorica.runtime import choose_modules, components_of
+from lorica.runtime.model.targets import choose_modules, components_of
 from sample_layers import make_lora, relative_error
 from tiny_models import TINY, output
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import StateError
-from lorica.runtime.pipeline.batch import halves_of, here
 from sample_layers import make_lora, relative_error
 from tiny_pipelines import sd_pipeline
 from tiny_transformers import MODELS, WITHOUT_REGIONS, make, output
@@ -95,26 +93,6 @@ def test_a_pipeline_tells_guidance_from_several_pictures_of_a_prompt(images: int
     assert relative_error(call(), torch.cat(alone)) < FP32_NOISE
     loras.set(sets[0])
     assert relative_error(call(), torch.cat(alone)) > 1e-3
-    assert (here.halves, here.images) == (None, None)
-
-
-def test_halves_are_what_a_batch_has_more_than_samples_and_pictures() -> None:
-    with pictures(None):
-        assert [halves_of(3, batch, None) for batch in (1, 3, 4, 6, 9)] == [None, 1, None, None, None]
-        assert [halves_of(3, batch, 2) for batch in (3, 6, 12, 9)] == [1, 2, 2, 1]
-    with pictures(2):
-        assert [halves_of(3, batch, None) for batch in (3, 6, 12, 18, 9)] == [1, 1, 2, 3, None]
-    with pictures(1):
-        assert [halves_of(3, batch, None) for batch in (3, 6, 9, 12)] == [1, 2, 3, 4]
-
-
-@contextlib.contextmanager
-def pictures(count: int | None) -> Any:
-    here.images = count
-    try:
-        yield
-    finally:
-        here.images = None
 
 
 class Merging(nn.Module):
@@ -145,8 +123,9 @@ def test_a_module_that_is_called_with_one_row_for_each_sample_needs_no_guessing(
     for _ in range(2):
         assert relative_error(model(x), torch.stack(rows)) < FP32_NOISE
         with pytest.raises(MemoryError):
-            model(x, fail=True)
-        assert here.halves is None
+            model(x, fail=True)  # after which nothing is remembered of its batch
+        repeated = model(torch.cat([x, x]))
+        assert relative_error(repeated, torch.cat([*rows, *rows]).view_as(repeated)) < FP32_NOISE
 
 
 def test_threads_with_other_batches_do_not_disturb_each_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,15 +12,15 @@ from diffusers.hooks import apply_group_offloading
 from torch import Tensor, nn
 
 import lorica
-from lorica.adapters import Adapter
+from bank_memory import has_bank
+from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import ModelError
-from lorica.runtime.bank.bank import CHILD
 from sample_layers import make_lora, relative_error
+from schedule_probe import PLACE, acting_strengths
 from tiny_models import sd15
 from tiny_pipelines import sd_pipeline
 
 FP32_NOISE = 2e-6  # relative; worst measured 5e-7
-PLACE = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
 class Stage(DiffusionPipeline):
@@ -55,8 +56,9 @@ class Combined(DiffusionPipeline):
         for pipe in (self.prior_pipe, self.decoder_pipe):
             pipe.set_progress_bar_config(disable=True)
 
-    def __call__(self, prior_steps: int, steps: int) -> Tensor:
+    def __call__(self, prior_steps: int, steps: int, between: Callable[[], Any] = lambda: None) -> Tensor:
         self.prior_pipe(prior_steps)
+        between()
         return self.decoder_pipe(steps)
 
 
@@ -65,9 +67,17 @@ def combined() -> Any:
     return Combined(sd15()[0], schedulers[0], sd15()[0], schedulers[1])
 
 
-def strength(module: nn.Module) -> float:
-    bank = getattr(module.get_submodule(PLACE), CHILD)
-    return round(bank.content.thin.strength[0, 0].item() / 0.5, 5)
+class Seen(dict[str, list[float]]):
+    """The strength of the first of some changes at each forward, by the part that ran."""
+
+    def __init__(self, pipe: Any, *changes: AdapterLayer) -> None:
+        super().__init__({"unet": [], "prior_prior": []})
+        self._pipe, self._changes = pipe, changes
+        for name in self:
+            getattr(pipe, name).register_forward_pre_hook(lambda *_, name=name: self[name].append(self.now(name)))
+
+    def now(self, name: str) -> float:
+        return acting_strengths(getattr(self._pipe, name).get_submodule(PLACE), self._changes)[0]
 
 
 def test_each_loop_of_a_combined_pipeline_follows_its_own_steps() -> None:
@@ -76,10 +86,7 @@ def test_each_loop_of_a_combined_pipeline_follows_its_own_steps() -> None:
     assert list(loras.components) == ["unet", "prior_prior"]
     layer = make_lora(pipe.unet.get_submodule(PLACE))
     loras.load(Adapter({"unet": {PLACE: layer}, "prior": {PLACE: layer}}), name="a")
-    seen: dict[str, list[float]] = {"unet": [], "prior_prior": []}
-    for name, values in seen.items():
-        part = getattr(pipe, name)
-        part.register_forward_pre_hook(lambda part, _, values=values: values.append(strength(part)))
+    seen = Seen(pipe, layer)
     loras.schedule({"a": lorica.Shape("linear", 1.0, 0.0)})
     pipe(3, 5)
     assert seen == {"prior_prior": [1.0, 0.5, 0.0], "unet": [1.0, 0.75, 0.5, 0.25, 0.0]}
@@ -87,12 +94,26 @@ def test_each_loop_of_a_combined_pipeline_follows_its_own_steps() -> None:
     loras.schedule({"a": {"unet": [0.2, 0.4], "prior_prior": 0.9}})
     pipe(1, 2)
     assert seen["unet"] == [0.2, 0.4]
-    assert strength(pipe.unet) == 1.0
+    assert seen.now("unet") == 1.0
     loras.schedule({"a": {"unet": [0.2, 0.4]}})
     pipe.decoder_pipe(2)  # one of its stages alone
     assert seen["unet"][2:] == [0.2, 0.4]
     loras.detach()
     assert [type(one) for one in (pipe, pipe.prior_pipe, pipe.decoder_pipe)] == [Combined, Stage, Stage]
+
+
+def test_an_adapter_removed_between_two_loops_is_not_planned_for_in_the_second() -> None:
+    pipe = combined()
+    loras = lorica.attach(pipe)
+    first, second = (make_lora(pipe.unet.get_submodule(PLACE), rank=rank) for rank in (2, 3))
+    loras.load(Adapter({"unet": {PLACE: first}, "prior": {PLACE: first}}), name="a")
+    loras.load(Adapter({"unet": {PLACE: second}, "prior": {PLACE: second}}), name="b")
+    seen, gone = Seen(pipe, first, second), Seen(pipe, second, first)
+    loras.schedule({"a": lorica.Shape("linear", 1.0, 0.5), "b": lorica.Shape("linear", 0.5, 1.0)})
+    pipe(2, 3, between=lambda: loras.remove("b"))
+    assert seen == {"prior_prior": [1.0, 0.5], "unet": [1.0, 0.75, 0.5]}
+    assert gone == {"prior_prior": [0.5, 1.0], "unet": [0.0, 0.0, 0.0]}
+    assert (loras.names, loras.strengths) == (["a"], {"a": 1.0})
 
 
 def wan() -> WanTransformer3DModel:
@@ -150,12 +171,21 @@ def test_a_component_that_was_added_later_is_picked_up() -> None:
         loras.load(adapter, name="a")
     pipe.text_encoder = encoder
     loras.load(adapter, name="a")
-    assert CHILD in dict(encoder.get_submodule(path).named_children())
+    assert has_bank(encoder.get_submodule(path))
     loras.detach()
-    assert CHILD not in dict(encoder.get_submodule(path).named_children())
+    assert not has_bank(encoder.get_submodule(path))
 
 
-def test_removing_memory_format_and_precision_changes_keep_adapters_effective() -> None:
+def test_a_component_that_was_replaced_before_anything_was_loaded_is_picked_up() -> None:
+    pipe = sd_pipeline()
+    loras, old = lorica.attach(pipe), pipe.unet
+    pipe.unet = sd15()[0]
+    loras.load(Adapter({"unet": {PLACE: make_lora(pipe.unet.get_submodule(PLACE))}}), name="a")
+    assert has_bank(pipe.unet.get_submodule(PLACE))
+    assert not has_bank(old.get_submodule(PLACE))
+
+
+def test_memory_format_and_precision_changes_keep_adapters_effective() -> None:
     unet, inputs = sd15()
     loras = lorica.attach(unet)
     change = make_lora(unet.get_submodule(PLACE))

@@ -1,4 +1,4 @@
-"""Banks under moves, casts, offload hooks and torch.compile."""
+"""Adapters under moves, casts, offload hooks and torch.compile."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from accelerate.hooks import remove_hook_from_submodules
 from torch import nn
 
 import lorica
-from lorica.runtime.bank.bank import CHILD
-from sample_layers import make_lora, one, relative_error
+from lorica.adapters import LoRA
+from sample_kinds import make_dora
+from sample_layers import make_lora, moved, one, relative_error
 
 FP32_NOISE = 2e-6  # relative; worst measured 4e-7 over 50 seeds
 
@@ -20,13 +21,83 @@ def make() -> tuple[nn.Sequential, torch.Tensor]:
     return nn.Sequential(nn.Linear(5, 7)), torch.randn(3, 5)
 
 
-def test_strengths_stay_in_float32_under_casts() -> None:
-    model, _ = make()
-    lorica.attach(model).load(one(make_lora(model[0])), name="a", strength=0.7)
-    model.to(torch.bfloat16)
-    thin = getattr(model[0], CHILD).content.thin
-    assert (thin.down.dtype, thin.up.dtype, thin.strength.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
-    assert thin.strength[0, 0].item() == pytest.approx(0.7 * 0.5, rel=1e-7)
+def rounded(change: LoRA) -> LoRA:
+    """Return a LoRA whose tensors have been in bfloat16."""
+    return change.map(lambda tensor: tensor.to(torch.bfloat16).float())
+
+
+def test_strengths_stay_in_float32_where_factors_are_cast() -> None:
+    model, x = make()
+    change = make_lora(model[0])
+    lorica.attach(model).load(one(change), name="a", strength=0.7)  # which bfloat16 has not
+    model.to(torch.bfloat16).to(torch.float32)
+    plain = nn.Linear(5, 7)
+    plain.load_state_dict(model[0].state_dict())
+    assert relative_error(model(x), moved(plain, [(rounded(change), 0.7)])(x)) < FP32_NOISE
+
+
+def test_what_was_cast_stays_as_it_is_when_another_is_loaded() -> None:
+    model, x = make()
+    change = make_lora(model[0])
+    loras = lorica.attach(model)
+    loras.load(one(change), name="a", strength=0.7)
+    model.to(torch.bfloat16).to(torch.float32)
+    before = model(x)
+    loras.load(one(make_lora(model[0], rank=40)), name="b", strength=0.0)
+    loras.set({"a": 0.7, "b": 1.0})  # more memory than there was
+    loras.set({"a": 0.7})
+    assert torch.equal(model(x), before)
+
+
+def test_casting_to_float8_and_back_leaves_an_adapter_as_it_is() -> None:
+    model, x = make()
+    change = make_lora(model[0])
+    lorica.attach(model).load(one(change), name="a")
+    model.to(torch.float8_e4m3fn).to(torch.float32)  # as layerwise casting does around every forward
+    plain = nn.Linear(5, 7)
+    plain.load_state_dict(model[0].state_dict())
+    assert relative_error(model(x), moved(plain, [(change, 1.0)])(x)) < FP32_NOISE
+
+
+def test_strengths_set_after_a_move_or_a_cast_act() -> None:
+    model, x = make()
+    change = make_lora(model[0])
+    loras = lorica.attach(model)
+    loras.load(one(change), name="a")
+    model.to(torch.float64)
+    plain = nn.Linear(5, 7).double()
+    plain.load_state_dict(model[0].state_dict())
+    for strength in (0.3, -1.0):
+        loras.set({"a": strength})
+        expected = moved(plain, [(change, strength)])(x.double())
+        assert relative_error(model(x.double()), expected) < FP32_NOISE
+    model.to("meta")  # as to any other device
+    loras.set({"a": 0.3})
+    assert model(x.double().to("meta")).shape == (3, 7)
+
+
+def test_a_weight_that_an_offload_hook_keeps_is_fetched() -> None:
+    model, x = make()
+    change = make_dora(model[0])
+    expected = moved(model[0], [(change, 0.7)])(x)
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    loras = lorica.attach(model)
+    loras.load(one(change), name="a", strength=0.7)
+    assert relative_error(model(x), expected) < FP32_NOISE
+    loras.detach()
+    remove_hook_from_submodules(model)
+
+
+def test_offloaded_buffers_do_not_take_the_strengths_away() -> None:
+    model, x = make()
+    change = make_lora(model[0])
+    expected = moved(model[0], [(change, 0.4)])(x)
+    loras = lorica.attach(model)
+    loras.load(one(change), name="a")
+    cpu_offload(model, execution_device=torch.device("cpu"), offload_buffers=True)
+    loras.set({"a": 0.4})
+    assert relative_error(model(x), expected) < FP32_NOISE
+    remove_hook_from_submodules(model)
 
 
 @pytest.mark.parametrize("first", ["hooks", "adapter"])

@@ -10,11 +10,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
 import lorica
-from lorica.adapters import Adapter, LoCon, LoRA
+from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ModelError, UnknownNameError
-from lorica.runtime.prompt.prompt import truncated
 from lorica.runtime.prompt.tags import Tag, parse_tags
-from sample_layers import make_lora
+from lorica.runtime.strengths import resolve
+from sample_layers import make_locon, make_lora
 from tiny_models import flux
 from tiny_pipelines import sd_pipeline
 
@@ -153,11 +153,10 @@ def test_block_weights_multiply_the_strength_of_each_block(tmp_path: Path) -> No
         (f"<lora:blocks:1:{weights}> <lora:blocks:0.3>", (0.5 + 0.3, {UNET: 1.05, DOWN: 0.55, TAIL: 1.3})),
     ):
         with lorica.prompt(recorder.pipe, tag, folder=tmp_path):
-            (resolved,) = (values for _, values in recorder.loras._roster.live.values())
+            found = resolve(recorder.loras.strengths["blocks"], recorder.loras.modules("blocks"))
         text_strength, unet = expected
-        assert resolved == pytest.approx(
-            {("unet", path): value for path, value in unet.items()} | {("text_encoder", recorder.text): text_strength}
-        )
+        assert found["unet"] == pytest.approx(unet)
+        assert found["text_encoder"] == pytest.approx({recorder.text: text_strength})
 
 
 def test_block_weights_in_a_window_follow_the_steps(tmp_path: Path) -> None:
@@ -255,14 +254,24 @@ def test_an_error_within_the_block_restores_too(tmp_path: Path) -> None:
 
 
 def test_dyn_keeps_the_first_ranks_as_strong_as_they_were(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    change = LoRA(torch.randn(6, 5), torch.randn(7, 6), 3.0)
-    cut = truncated(Adapter({"unet": {"a": change}}), 2, "x").components["unet"]["a"]
-    expected = 0.5 * change.tensors["up"][:, :2] @ change.tensors["down"][:2]
-    assert torch.allclose(cut.delta(torch.zeros(7, 5)), expected, atol=1e-6)
     recorder = Recorder(tmp_path)
-    with lorica.prompt(recorder.pipe, "<lora:feng:1:dyn=2>", folder=tmp_path):
-        assert recorder.loras["feng (dyn=2)"].components["unet"][UNET].rank == 2
-    core = LoCon(torch.randn(3, 5, 1, 1), torch.randn(3, 3, 2, 2), torch.randn(7, 3, 1, 1))
-    with pytest.raises(ModelError, match=r"x: unet\.a is of kind 'locon'"):
-        truncated(Adapter({"unet": {"a": core}}), 2, "x")
+    weight = recorder.pipe.unet.get_submodule(UNET).weight
+    change = LoRA(torch.randn(6, weight.shape[1]), torch.randn(weight.shape[0], 6), 3.0)
+    lorica.write(Adapter({"unet": {UNET: change}}), tmp_path / "six.safetensors")
+    with lorica.prompt(recorder.pipe, "<lora:six:1:dyn=2>", folder=tmp_path):
+        cut = recorder.loras["six (dyn=2)"].components["unet"][UNET]
+    expected = 0.5 * change.up[:, :2] @ change.down[:2]
+    assert cut.rank == 2
+    assert torch.allclose(cut.delta(weight), expected, atol=1e-6)
+
+
+def test_dyn_is_for_factors_that_can_be_cut(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    core = {"conv_in": make_locon(recorder.pipe.unet.conv_in)}
+    lorica.write(Adapter({"unet": core}), tmp_path / "core.safetensors", format="kohya", target=recorder.loras.target())
+    with (
+        pytest.raises(ModelError, match=r"unet\.conv_in is of kind 'locon'"),
+        lorica.prompt(recorder.pipe, "<lora:core:1:dyn=2>", folder=tmp_path),
+    ):
+        raise AssertionError
+    assert recorder.loras.names == []

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import lorica
 from lorica.errors import ModelError
-from lorica.runtime.model.supported_layers import base_weight
 from sample_kinds import SAMPLES
 from sample_layers import one, relative_error
 
@@ -45,6 +44,20 @@ PACKED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+# The same weights as numbers, by the libraries' own means.
+UNPACKED: dict[str, Callable[[Any], Tensor]] = {
+    "nf4": lambda layer: dequantize_4bit(layer.weight),
+    "fp4": lambda layer: dequantize_4bit(layer.weight),
+    "8 bits": lambda layer: layer.weight.float() * layer.state.SCB.view(-1, 1) / 127,
+    "torchao int8": lambda layer: layer.weight.dequantize(),
+    "torchao float8": lambda layer: layer.weight.dequantize(),
+}
+
+
+def dequantize_4bit(weight: Any) -> Tensor:
+    return pytest.importorskip("bitsandbytes").functional.dequantize_4bit(weight.data, weight.quant_state)
+
+
 def packed(name: str) -> tuple[nn.Sequential, Tensor, Tensor]:
     """Return a model of one packed layer, an input, and what the layer gives for it, run once before."""
     torch.manual_seed(0)
@@ -54,25 +67,34 @@ def packed(name: str) -> tuple[nn.Sequential, Tensor, Tensor]:
         return model, x, model(x)
 
 
+@torch.no_grad()
+def weight_of(layer: Any) -> Tensor:
+    """Return the weight that a layer computes with, told by what it gives for each input alone."""
+    return (layer(torch.eye(WIDTH)) - layer.bias).T
+
+
+@pytest.mark.parametrize("ran", [True, False])
 @pytest.mark.parametrize("name", PACKED)
-def test_a_packed_weight_is_unpacked_to_what_the_layer_computes_with(name: str) -> None:
-    for runs in (1, 0):  # 8 bits keep their scales elsewhere after the first forward
-        torch.manual_seed(0)
-        layer: Any = PACKED[name]()
-        x = torch.randn(3, WIDTH)
-        with torch.no_grad():
-            expected = layer(x) if runs else None
-            weight = base_weight(layer, "the test needs it")
-            expected = layer(x) if expected is None else expected
-        assert weight.shape == (OUT, WIDTH)
-        assert relative_error(x @ weight.float().T + layer.bias, expected) < CLOSE[name]
+def test_what_reads_the_weight_reads_the_one_that_the_layer_computes_with(name: str, ran: bool) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(PACKED[name]()).requires_grad_(False), torch.randn(3, WIDTH)
+    change = SAMPLES["dora"][1](nn.Linear(WIDTH, OUT))
+    with torch.no_grad():
+        if ran:
+            model(x)  # 8 bits keep their scales elsewhere after the first forward
+        loras = lorica.attach(model)
+        loras.load(one(change), name="a", strength=0.7)
+        changed = model(x)
+        loras.set({})
+        expected = 0.7 * x @ change.delta(weight_of(model[0])).T
+        assert relative_error(changed - model(x), expected) < CLOSE[name]
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "lokr", "loha", "oft", "full", "ia3"])
 @pytest.mark.parametrize("name", PACKED)
 def test_adapters_of_every_method_act_beside_a_packed_weight(name: str, kind: str) -> None:
     model, x, base = packed(name)
-    weight = base_weight(model[0], "the test needs it").float()
+    weight = UNPACKED[name](model[0]).float()
     change = SAMPLES[kind][1](nn.Linear(WIDTH, OUT))
     delta, bias = change.delta(weight), change.bias_delta(model[0].bias)
     loras = lorica.attach(model)
@@ -111,10 +133,16 @@ class InRows(nn.Linear):
         self.weight = nn.Parameter(torch.arange(35, dtype=torch.int8).view(7, 5), requires_grad=False)
         self.state = type("State", (), {"SCB": scales})()
 
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * (self.state.SCB / 127)[:, None], self.bias)
+
 
 def test_the_scales_of_8_bits_count_and_without_them_nothing_is_guessed() -> None:
-    scales = torch.arange(1, 8).float()
-    got = base_weight(InRows(scales), "the test needs it")
-    assert torch.allclose(got, torch.arange(35).view(7, 5) * scales.view(7, 1) / 127)
+    torch.manual_seed(0)
+    layer, x = InRows(torch.arange(1, 8).float()), torch.randn(3, 5)
+    change, base = SAMPLES["dora"][1](nn.Linear(5, 7)), layer(x)
+    lorica.attach(nn.Sequential(layer)).load(one(change), name="a")
+    weight = torch.arange(35).view(7, 5) * torch.arange(1, 8).view(7, 1) / 127
+    assert relative_error(layer(x) - base, x @ change.delta(weight).T) < FP32_NOISE
     with pytest.raises(ModelError, match=r"quantised \(torch.int8\) in a way that cannot be unpacked here, and"):
-        base_weight(InRows(None), "the test needs it")
+        lorica.attach(nn.Sequential(InRows(None))).load(one(change), name="a")

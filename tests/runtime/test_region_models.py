@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import lorica
+from bank_memory import served
 from lorica.adapters import Adapter, Norm
 from lorica.errors import ModelError
-from lorica.runtime.bank.bank import CHILD
-from lorica.runtime.model.supported_layers import NORMS
 from sample_layers import make_lora, relative_error
 from tiny_transformers import TEXT, WITHOUT_REGIONS, make, output
 
@@ -64,13 +63,14 @@ OVER_TIME = ("*motion_modules*", "*temporal_transformer_blocks*")
 
 def adapter_of(model: nn.Module) -> Adapter:
     """Return an adapter with values everywhere: on matrices, kernels and norms."""
-    layers = {}
-    for path, layer in model.named_modules():
+    loras, layers = lorica.attach(model), {}
+    part = next(iter(loras.components))
+    for path, shape in loras.target().components[part].items():
+        layer = model.get_submodule(path)
         if type(layer) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d):
             layers[path] = make_lora(layer, rank=3)
-        elif isinstance(layer, NORMS) and layer.weight is not None:
-            layers[path] = Norm(torch.randn(layer.weight.shape) / 4)
-    part = next(iter(lorica.attach(model).components))
+        elif len(shape) == 1:
+            layers[path] = Norm(torch.randn(shape) / 4)
     return Adapter({part: layers})
 
 
@@ -79,7 +79,7 @@ class Seen:
 
     def __init__(self, model: nn.Module) -> None:
         self.changes: dict[str, list[Tensor]] = {}
-        self._paths = {layer: path for path, layer in model.named_modules() if CHILD in layer._modules}
+        self._paths = {model.get_submodule(path): path for path in served(model)}
         for layer in self._paths:
             layer.register_forward_hook(self._before, prepend=True)
             layer.register_forward_hook(self._after)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 import lorica
 from lorica.adapters import Adapter, LoRA
-from lorica.errors import ConfigError, FileError, LoRAError, ModelError, ShapeError, StateError, UnknownNameError
+from lorica.errors import ModelError, StateError
 from sample_kinds import SAMPLES
 from sample_layers import LAYERS, NORMS, make_lora, one, relative_error
 from tiny_models import output, sd15
@@ -255,64 +252,6 @@ def test_elsewhere_is_the_strength_of_layers_without_a_place() -> None:
     assert relative_error(output(unet, inputs), expected) < FP32_NOISE
 
 
-def test_masks_may_be_pictures_and_files_and_booleans(tmp_path: Path) -> None:
-    loras, unet, inputs = two_on_sd15()
-    picture = Image.fromarray((LEFT * 255).byte().numpy())
-    picture.save(tmp_path / "left.png")
-    found = []
-    for mask in (
-        LEFT,
-        LEFT.bool(),
-        LEFT.half(),
-        picture,
-        picture.convert("RGB"),
-        tmp_path / "left.png",
-        str(tmp_path / "left.png"),
-    ):
-        with loras.regions({"a": mask}):
-            found.append(output(unet, inputs))
-    assert all(torch.equal(one, found[0]) for one in found)
-
-
-def test_a_mask_does_not_follow_its_source() -> None:
-    loras, unet, inputs = two_on_sd15()
-    with loras.regions({"a": LEFT}):
-        expected = output(unet, inputs)
-    mask = LEFT.clone()
-    loras.regions({"a": mask})
-    mask.fill_(1)
-    assert torch.equal(output(unet, inputs), expected)
-
-
-WRONG: dict[str, tuple[Any, type[LoRAError], str]] = {
-    "name": ({"c": LEFT}, UnknownNameError, "unknown adapter 'c'.*Known: a, b"),
-    "axes": ({"a": LEFT[None]}, ShapeError, r"the mask of 'a' has the shape \(1, 12, 20\); expected \(height, width\)"),
-    "empty": ({"a": LEFT[:0]}, ShapeError, r"has the shape \(0, 20\)"),
-    "value": ({"a": LEFT * 255}, ConfigError, "between 0.*and 1.*got values from 0 to 255"),
-    "nan": ({"a": LEFT / 0}, ConfigError, "between 0"),
-    "type": ({"a": [[1.0]]}, ConfigError, "must be a tensor, a picture or a file, got a list"),
-    "file": ({"a": "nowhere.png"}, FileError, "the mask of 'a' cannot be read: nowhere.png"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_mask_is_refused_and_changes_nothing(case: str) -> None:
-    loras, unet, inputs = two_on_sd15()
-    loras.regions({"b": LEFT})
-    before = output(unet, inputs)
-    masks, kind, message = WRONG[case]
-    with pytest.raises(kind, match=message):
-        loras.regions(masks)
-    assert torch.equal(output(unet, inputs), before)
-
-
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_elsewhere_must_be_finite(value: float) -> None:
-    loras, _, _ = two_on_sd15()
-    with pytest.raises(ConfigError, match="elsewhere must be a finite number"):
-        loras.regions({"a": LEFT}, elsewhere=value)
-
-
 def test_inside_the_weights_there_are_no_regions() -> None:
     loras, _, _ = two_on_sd15()
     loras.regions({"a": LEFT})
@@ -324,7 +263,7 @@ def test_inside_the_weights_there_are_no_regions() -> None:
     with loras.regions({"a": LEFT}):
         loras.regions({})
         loras.fuse({"a": 0.5})
-    assert not loras.bounds.masks
+    assert "limited to a region" not in str(loras.summary())
 
 
 def test_a_mask_that_limits_nothing_is_an_error_where_the_adapter_acts() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lorica
+from bank_memory import served
 from lorica.adapters import Adapter, Full, LoRA
 from lorica.errors import ConfigError, StateError, UnknownNameError
 from sample_layers import make_lora, relative_error
@@ -104,6 +105,7 @@ def test_reserved_rows_add_nothing_until_something_is_loaded() -> None:
     assert lorica.attach(pipe) is loras
     loras.detach()
     assert not any(module._forward_hooks for part in pipe.components.values() for module in part.modules())
+    assert not served(unet)
 
 
 def test_what_was_loaded_before_stays_as_it_is() -> None:
@@ -164,4 +166,6 @@ def test_a_reservation_that_names_nothing_is_refused() -> None:
         loras.reserve(rank=4, modules=["to_q", "to_queue"])
     with pytest.raises(ConfigError, match="at least 1, got 0"):
         loras.reserve(rank=0)
-    assert "_lorica_owner" not in loras.components["unet"].__dict__
+    unet = loras.components["unet"]
+    assert not served(unet)
+    assert lorica.attach(unet) is not loras  # it belongs to nobody yet

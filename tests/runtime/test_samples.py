@@ -11,13 +11,12 @@ from torch import Tensor, nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
-from lorica.runtime.bank.bank import rows
-from lorica.runtime.pipeline.batch import for_batch
 from sample_kinds import SAMPLES
 from sample_layers import LAYERS, NORMS, make_lora, one, relative_error, sample_input
 from tiny_models import TINY, output
 
 FP32_NOISE = 1e-5  # absolute, on outputs of size 1; worst measured 1.4e-6
+LAST = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm)  # whose points stand before the features
 SETS = [{"a": 0.7}, {"b": -1.3, "a": 0.2}, {}]
 
 
@@ -30,16 +29,16 @@ def alone(loras: Any, model: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
-@pytest.mark.parametrize("split", [True, False], ids=["sample by sample", "stacked"])
+@pytest.mark.parametrize("points", [1, 20], ids=["few points", "many points"])
 @pytest.mark.parametrize("name", LAYERS | NORMS)
-def test_a_batch_gives_what_each_sample_gives_alone(name: str, split: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "APART", 0 if split else 2**60)
+def test_a_batch_gives_what_each_sample_gives_alone(name: str, points: int) -> None:
     for sample, (is_for, make) in SAMPLES.items():
         torch.manual_seed(0)
         layer = (LAYERS | NORMS)[name]()
         if not is_for(layer):
             continue
         model, x = nn.Sequential(layer), torch.cat([sample_input(layer), sample_input(layer)[:1]])
+        x = torch.cat([x] * points, dim=1 if isinstance(layer, LAST) else 2)
         loras = lorica.attach(model)
         loras.load(one(make(layer)), name="a")
         loras.load(one(make_lora(layer, rank=2) if layer.weight.ndim > 1 else SAMPLES["norm"][1](layer)), name="b")
@@ -71,22 +70,29 @@ def test_a_whole_model_gives_what_each_sample_gives_alone(name: str) -> None:
     assert not torch.allclose(separate[0], output(model, inputs)[1], atol=1e-2)
 
 
-def rows_of(strength: Tensor, batch: int, guidance: int | None = None) -> list[int]:
-    return [int(row[0]) for row in for_batch(strength, batch, guidance)]
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_batch_that_is_a_multiple_repeats_halves_first_then_each_row(grad: bool) -> None:
+    model, x = nn.Sequential(nn.Linear(5, 7)), torch.randn(1, 5)
+    loras, change = lorica.attach(model), make_lora(model[0])
+    loras.load(one(change), name="a", strength=0.0)
+    base, whole = model(x), x @ change.delta(model[0].weight).T
 
+    def strengths_of(batch: int, guidance: int | None = None) -> list[int]:
+        loras.per_sample([{"a": 1.0}, {"a": 2.0}, {"a": 3.0}], guidance=guidance)
+        with torch.set_grad_enabled(grad):
+            added = model(x.expand(batch, 5)) - base
+        return [round((row / whole[0]).mean().item(), 3) for row in added]
 
-def test_a_batch_that_is_a_multiple_repeats_halves_first_then_each_row() -> None:
-    strength = torch.tensor([[1.0], [2.0], [3.0]])
-    assert rows_of(strength, 3) == [1, 2, 3]
-    assert rows_of(strength, 6) == [1, 2, 3, 1, 2, 3]  # guidance
-    assert rows_of(strength, 9) == [1, 1, 1, 2, 2, 2, 3, 3, 3]  # three pictures a prompt, or frames
-    assert rows_of(strength, 12) == [1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3]  # guidance and two pictures a prompt
-    assert rows_of(strength, 6, guidance=1) == [1, 1, 2, 2, 3, 3]
-    assert rows_of(strength, 9, guidance=3) == [1, 2, 3, 1, 2, 3, 1, 2, 3]
-    assert rows_of(strength, 3, guidance=2) == [1, 2, 3]  # a text encoder runs without guidance
+    assert strengths_of(3) == [1, 2, 3]
+    assert strengths_of(6) == [1, 2, 3, 1, 2, 3]  # guidance
+    assert strengths_of(9) == [1, 1, 1, 2, 2, 2, 3, 3, 3]  # three pictures a prompt, or frames
+    assert strengths_of(12) == [1, 1, 2, 2, 3, 3, 1, 1, 2, 2, 3, 3]  # guidance and two pictures a prompt
+    assert strengths_of(6, guidance=1) == [1, 1, 2, 2, 3, 3]
+    assert strengths_of(9, guidance=3) == [1, 2, 3, 1, 2, 3, 1, 2, 3]
+    assert strengths_of(3, guidance=2) == [1, 2, 3]  # a text encoder runs without guidance
     for batch in (1, 4, 7):
         with pytest.raises(StateError, match=rf"3 samples.*batch of {batch}"):
-            for_batch(strength, batch)
+            strengths_of(batch)
 
 
 def make() -> tuple[nn.Sequential, Any]:

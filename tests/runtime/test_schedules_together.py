@@ -13,8 +13,6 @@ from torch import Tensor
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError, StateError, UnknownNameError
-from lorica.runtime.pipeline.schedule import course_of
-from lorica.runtime.pipeline.steps import Run, Stage
 from sample_layers import make_lora, relative_error
 from schedule_probe import PLACE, Probe
 
@@ -125,17 +123,6 @@ def test_removing_a_scheduled_adapter_leaves_the_schedules_of_the_others(when: s
         probe.call(3, callback_on_step_end=in_callback(0, lambda: probe.loras.remove("b")))
     assert probe.seen == [1.0, 0.25, 0.125]
     assert (probe.loras.names, probe.loras.strengths) == (["a"], {"a": 0.5})
-
-
-def test_an_adapter_removed_in_one_loop_is_not_planned_for_in_the_next() -> None:
-    written: list[Any] = []
-    courses = {(name, None): (course_of("linear", ["unet"]), ["unet"]) for name in ("a", "b")}
-    pipeline = object()
-    run = Run(courses, [Stage(pipeline, [object()], ["unet"])], written.append)
-    run.start()
-    run.forget("b")
-    run.loop(pipeline, 2, None)
-    assert written[-1] == {("a", None): {"unet": 1.0}}
 
 
 def test_another_pipeline_with_the_same_parts_is_told_that_a_schedule_waits_for_the_attached_one() -> None:

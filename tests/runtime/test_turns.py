@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 
 import lorica
 from lorica.errors import LoRAError, StateError
+from other_thread import elsewhere, refused
 from sample_layers import make_lora, one
 
 
@@ -24,27 +24,6 @@ def make() -> tuple[nn.Sequential, lorica.Loras, torch.Tensor]:
     loras.load(one(make_lora(model[2], rank=2), path="2"), name="b")
     loras.set({})
     return model, loras, torch.randn(3, 5)
-
-
-def elsewhere(action: Callable[[], Any]) -> Any:
-    """Do something in another thread, and return its result or its error."""
-    result: list[Any] = []
-
-    def run() -> None:
-        try:
-            result.append(action())
-        except Exception as error:  # noqa: BLE001  # handed to the test
-            result.append(error)
-
-    thread = threading.Thread(target=run, name="other")
-    thread.start()
-    thread.join(20)
-    assert result, "the other thread hangs"
-    return result[0]
-
-
-def refused(result: Any, message: str) -> bool:
-    return isinstance(result, StateError) and message in str(result)
 
 
 def test_a_worker_that_changes_nothing_runs_with_what_is_set() -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 import lorica
+from bank_memory import has_bank
 from lorica.adapters import Adapter
 from lorica.errors import ModelError, StateError
-from lorica.runtime.bank.bank import CHILD
 from sample_kinds import SAMPLES
 from sample_layers import LAYERS, NORMS, make_lora, moved, one, relative_error, sample_input
 
@@ -223,7 +223,7 @@ def test_a_layer_replaced_after_loading_is_an_error_and_detaching_leaves_the_new
     loras.detach()
     assert all(torch.equal(new.state_dict()[name], tensor) for name, tensor in kept.items())
     assert torch.equal(old.weight, weight)
-    assert CHILD not in dict(old.named_children())
+    assert not has_bank(old)
     assert not any(module._forward_hooks for module in (*model.modules(), old))
 
 

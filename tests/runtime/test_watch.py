@@ -13,7 +13,6 @@ from torch.nn import functional as F
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import ModelError, StateError
-from lorica.runtime.pipeline.forward_checks import has_compiled_parts
 from sample_layers import make_lora, one, relative_error
 from tiny_models import TINY, output
 from tiny_pipelines import sd_pipeline
@@ -32,6 +31,11 @@ class Careless(nn.Module):
         hidden = self.called(x.to(self.called.weight.dtype))
         assert self.asleep.weight.dtype == x.dtype  # looked at, not used
         return F.linear(hidden, self.silent.weight, self.silent.bias)
+
+
+def function_modes() -> list[Any]:
+    """Return what observes the operations of torch now."""
+    return torch.overrides._get_current_function_mode_stack()
 
 
 def load_on(model: nn.Module, *paths: str) -> lorica.Loras:
@@ -72,7 +76,7 @@ def test_a_layer_that_is_called_or_not_reached_at_all_is_no_error_and_nothing_is
     load_on(model, "called", "asleep")
     model(x)
     assert [len(module._forward_pre_hooks) for module in (model.called, model.asleep)] == [0, 0]
-    assert len(torch.overrides._get_current_function_mode_stack()) == 0
+    assert not function_modes()
 
 
 def test_a_forward_that_fails_leaves_no_observer_behind() -> None:
@@ -80,7 +84,7 @@ def test_a_forward_that_fails_leaves_no_observer_behind() -> None:
     load_on(model, "silent")
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         model(torch.randn(2, 3))
-    assert len(torch.overrides._get_current_function_mode_stack()) == 0
+    assert not function_modes()
     assert not model.silent._forward_pre_hooks
     with pytest.raises(ModelError, match="silent"):
         model(torch.randn(2, 5))
@@ -216,14 +220,15 @@ def test_what_was_attached_before_somebody_else_loaded_is_refused() -> None:
     assert (whole.names, unet.names) == (["a"], [])
 
 
-def test_a_new_strength_is_only_written_and_nothing_is_observed_again() -> None:
+def test_only_the_first_forward_is_observed_also_after_a_new_strength() -> None:
     model, x = Careless(), torch.randn(2, 5)
+    observers: list[int] = []
+    model.called.register_forward_hook(lambda *_: observers.append(len(function_modes())))
     loras = load_on(model, "called", "asleep")
-    model(x)
-    held = loras._banks.plans
-    loras.set({"a": 0.5})
-    assert loras._banks.plans is held  # banks were not put in anew
-    assert not loras.watch._unproven
+    for act in (lambda: None, lambda: None, lambda: loras.set({"a": 0.5}), loras.disable, loras.enable):
+        act()
+        model(x)
+    assert observers == [1, 0, 0, 0, 0]
 
 
 class Blocks(nn.Module):
@@ -239,13 +244,17 @@ class Blocks(nn.Module):
         return x
 
 
-def test_blocks_compiled_one_by_one_compile_nothing_again_when_adapters_come_and_go() -> None:
+@pytest.mark.parametrize("wrapped", [True, False], ids=["torch.compile(block)", "block.compile()"])
+def test_blocks_compiled_one_by_one_compile_nothing_again_when_adapters_come_and_go(wrapped: bool) -> None:
     model, x = Blocks(), torch.randn(2, 5)
-    layers = {f"blocks.{index}.0": make_lora(model.get_submodule(f"blocks.{index}.0")) for index in range(2)}
+    for index, block in enumerate(model.blocks):
+        if wrapped:
+            model.blocks[index] = torch.compile(block, backend="eager", fullgraph=True)
+        else:
+            block.compile(backend="eager", fullgraph=True)
     loras = lorica.attach(model)
     loras.reserve(rank=4)
-    for block in model.blocks:
-        block.compile(backend="eager", fullgraph=True)
+    layers = {path: make_lora(model.get_submodule(path)) for path in loras.target().components["model"]}
     with torch.no_grad():
         base = model(x)
         with torch._dynamo.config.patch(error_on_recompile=True):
@@ -255,10 +264,3 @@ def test_blocks_compiled_one_by_one_compile_nothing_again_when_adapters_come_and
                 assert relative_error(model(x), base) > 1e-3
                 loras.remove("a")
                 assert relative_error(model(x), base) < FP32_NOISE
-
-
-def test_a_part_that_was_compiled_by_itself_is_seen() -> None:
-    plain, inside, wrapped = Blocks(), Blocks(), Blocks()
-    inside.blocks[1].compile(backend="eager")
-    wrapped.blocks[1] = torch.compile(wrapped.blocks[1], backend="eager")
-    assert [has_compiled_parts(model) for model in (plain, inside, wrapped)] == [False, True, True]

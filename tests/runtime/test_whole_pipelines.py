@@ -11,8 +11,8 @@ from torch import nn
 import lorica
 from lorica.adapters import Adapter
 from lorica.errors import StateError
-from lorica.runtime.bank.bank import CHILD
 from sample_layers import make_lora, relative_error
+from schedule_probe import acting_strengths
 from tiny_whole_pipelines import make
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # Wuerstchen's and Stable Cascade's, of themselves
@@ -66,11 +66,6 @@ def test_every_part_of_a_pipeline_carries_adapters_and_is_again_what_it_was(name
     assert torch.equal(call(), base)
 
 
-def strength_of(bank: Any) -> float:
-    """Return the strength of the only adapter, whose scaling is a half."""
-    return round(bank.content.thin.strength[0, 0].item() / 0.5, 6)
-
-
 @pytest.mark.parametrize("name", STEPS)
 def test_each_denoiser_follows_its_own_loop(name: str) -> None:
     pipe, call = make(name)
@@ -79,12 +74,15 @@ def test_each_denoiser_follows_its_own_loop(name: str) -> None:
     seen: dict[str, list[float]] = {part: [] for part in STEPS[name]}
     for part, values in seen.items():
         component = loras.components[part]
-        bank: Any = next(module._modules[CHILD] for module in component.modules() if CHILD in module._modules)
-        component.register_forward_pre_hook(lambda *_, bank=bank, values=values: values.append(strength_of(bank)))
+        path = next(path for path, layer in component.named_modules() if type(layer) is nn.Linear)
+        layer, change = component.get_submodule(path), loras["a"].components[part][path]
+        component.register_forward_pre_hook(
+            lambda *_, layer=layer, change=change, values=values: values.extend(acting_strengths(layer, [change]))
+        )
     loras.schedule({"a": lorica.Shape("linear", 1.0, 0.0)})
     call()
     for part, total in STEPS[name].items():
-        steps = [round(1 - step / (total - 1), 6) for step in range(total)]
+        steps = [round(1 - step / (total - 1), 4) for step in range(total)]
         assert sorted(set(seen[part]), reverse=True) == [step for step in steps if step in seen[part]], part
         if name != "wan":
             assert list(dict.fromkeys(seen[part])) == steps, part

@@ -15,7 +15,6 @@ from lorica.formats import FORMATS
 from lorica.models import FAMILIES
 from lorica.tools.advice import METHODS, command, describe, size
 from lorica.tools.facts import Facts, Training
-from lorica.tools.repositories import REPOSITORIES
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_the_command_is_one_that_lorica_understands(facts: Facts) -> None:
     with program.make_context("lorica", [verb, *arguments]) as context:
         generate = program.get_command(context, verb)
     parsed = generate.make_context(verb, list(arguments)).params
-    assert parsed["base"] == REPOSITORIES["sd1"]
+    assert parsed["base"] == FAMILIES["sd1"].published.repository
     assert parsed["loras"] == ("my dogs/sks.safetensors",)
     assert parsed["prompts"] == ("sks dog, ...",)
 
@@ -88,8 +87,11 @@ def test_new_words_are_told(facts: Facts) -> None:
 
 
 def test_every_family_and_every_method_has_its_words() -> None:
-    assert FAMILIES.keys() <= REPOSITORIES.keys()
-    assert KINDS.keys() - METHODS.keys() == {"joined_rows"}  # which no file holds
+    assert all(family.published.repository for family in FAMILIES.values())
+    assert METHODS.keys() <= KINDS.keys()
+    assert {"LoRA", "DoRA", "LoHa", "LoKr", "GLoRA", "IA3", "OFT", "OFTv2", "BOFT", "VeRA"} <= {
+        kind.__name__ for name, kind in KINDS.items() if name not in METHODS
+    }
 
 
 @pytest.mark.parametrize(

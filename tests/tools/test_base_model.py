@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from lorica.errors import FileError, ModelError, UnknownNameError
 from lorica.models import FAMILIES
-from lorica.models.original import original_names
+from lorica.models.spellings.ldm import original_names
 from lorica.tools.base_model import open_base
 
 

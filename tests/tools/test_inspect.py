@@ -17,7 +17,7 @@ from lorica.errors import FileError, FormatError, UnknownNameError
 from lorica.formats import FORMATS
 from lorica.models import FAMILIES
 from lorica.tools.facts import Facts
-from lorica.tools.folder_facts import adapter_files, inspect_folder
+from lorica.tools.inspect import adapter_files, inspect_folder
 
 FLOAT32_NOISE = 1e-6  # relative; worst measured 2e-7
 WRITTEN = [name for name in FORMATS if name in ("diffusers", "kohya")]

@@ -14,8 +14,7 @@ import torch
 from safetensors import safe_open
 
 from lorica.cli.train import command
-from lorica.data.batches import Random
-from lorica.data.mixture import Source, mixture_members
+from lorica.data.mixture import Random, Source, mixture_members
 from lorica.errors import ConfigError, DataError, StateError
 from lorica.training.config.config import RunConfig
 from lorica.training.dataset.sources import collect_items, edits_of, groups_of, sets_of

@@ -30,6 +30,12 @@ class Adapter:
     embeddings: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, Tensor]])
     report: Report | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled and copied as plain dictionaries, as read-only views of them cannot be."""
+        components = {name: dict(layers) for name, layers in self.components.items()}
+        embeddings = {token: dict(parts) for token, parts in self.embeddings.items()}
+        return Adapter, (components, dict(self.metadata), embeddings, self.report)
+
     def __post_init__(self) -> None:
         parts = {name: MappingProxyType(dict(layers)) for name, layers in self.components.items() if layers}
         tokens = {token: MappingProxyType(dict(parts)) for token, parts in self.embeddings.items()}

@@ -15,6 +15,7 @@ from lorica.errors import ShapeError
 
 ANY = -1  # stands in ``weight_shape`` for a size that the tensors of a layer do not tell
 Layer = TypeVar("Layer", bound="AdapterLayer")
+Copied = Callable[[Tensor, torch.device, torch.dtype], Tensor]  # makes the copy of a tensor
 _put = object.__setattr__  # a layer's own refuses, because a layer is immutable
 
 
@@ -39,6 +40,8 @@ class AdapterLayer(ABC):
     """
 
     kind: ClassVar[str]
+    prefers_bypass: ClassVar[bool] = False  # whether its factors, if it has any, take more memory than its tensors
+    reads_weight: ClassVar[bool] = False  # whether its bypass takes part of what the layer's own weight computes
     _settings: ClassVar[tuple[str, ...]]  # the settings
     __slots__ = ("alpha", "tensors")
 
@@ -82,13 +85,38 @@ class AdapterLayer(ABC):
         del weight
         return self.factors()
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return what ``delta`` adds to ``layer(x)`` without building it, or None if there is no such road.
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether :meth:`bypass` can compute this change beside such a layer."""
+        del layer
+        return False
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """What ``delta`` adds to ``layer(x)``, without building it; None if there is no bypass beside such a layer.
 
         The change of the bias is not in it.
+
+        Args:
+            x: the layer's input.
+            layer: the layer, with its base weight.
+            product: ``layer(x)`` without the bias, if it is at hand, for methods that turn or scale it.
         """
-        del x, layer
+        del x, layer, product
         return None
+
+    def parts_on(self, weight: Callable[[], Tensor]) -> tuple[AdapterLayer, ...]:
+        """Simpler layers whose deltas add up to this one's on this base weight; the layer itself where there are none.
+
+        The change of the bias is not in them.
+
+        Args:
+            weight: fetches the base weight.
+        """
+        del weight
+        return (self,)
+
+    def cast(self: Layer, copied: Copied, device: torch.device, dtype: torch.dtype) -> Layer:
+        """The same layer for computing beside a weight on this device and in this precision."""
+        return self.map(lambda tensor: copied(tensor, device, dtype))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Tell whether this layer changes a weight of the given shape, and its bias a bias that goes with it."""
@@ -144,6 +172,9 @@ class AdapterLayer(ABC):
         """What this layer has beside tensors and alpha, by the names of its constructor's arguments."""
         return {name: getattr(self, name) for name in self._settings}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revived, (type(self), self.alpha, dict(self.tensors), self.settings)
+
     def __init_subclass__(cls) -> None:
         cls._settings = tuple(name for name in cls.__slots__ if name not in AdapterLayer.__slots__)
 
@@ -168,6 +199,18 @@ class AdapterLayer(ABC):
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.tensors.items())
         settings = "".join(f", {name}={getattr(self, name)!r}" for name in self._settings)
         return f"{type(self).__name__}({shapes}, alpha={self.alpha:g}{settings})"
+
+
+def _revived(
+    cls: type[AdapterLayer], alpha: float, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> AdapterLayer:
+    """A layer out of a pickle or a copy."""
+    layer = object.__new__(cls)
+    for name, value in settings.items():
+        _put(layer, name, value)
+    _put_tensors(layer, MappingProxyType(tensors))
+    _put_alpha(layer, alpha)
+    return layer
 
 
 # A file has a thousand layers: the slots themselves take a value in half the time that setting it by name takes.

@@ -30,6 +30,7 @@ class BOFT(AdapterLayer):
     """
 
     kind = "boft"
+    reads_weight = True
     __slots__ = ()
 
     def __init__(
@@ -58,12 +59,16 @@ class BOFT(AdapterLayer):
         columns = weight.float().flatten(1).T  # (in * kernel, out)
         return self._change(columns).T.reshape(weight.shape)
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return what turning and rescaling the layer's output adds; None where outputs see different inputs."""
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether all outputs see the same inputs."""
+        return mixes_channels(layer)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """What turning and rescaling the layer's output adds; None where outputs see different inputs."""
         if not mixes_channels(layer):
             return None
-        y = own(layer, x)
-        return None if y is None else channels_last(layer, self._change(channels_last(layer, y)))
+        y = own(layer, x) if product is None else product
+        return channels_last(layer, self._change(channels_last(layer, y)).to(y.dtype))
 
     def _change(self, y: Tensor) -> Tensor:
         """Return what is added to outputs ``(*, out)``."""

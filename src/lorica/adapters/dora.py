@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from lorica.adapters.base import AdapterLayer
+from lorica.adapters.ia3 import IA3
+from lorica.adapters.lora import LoRA
 from lorica.errors import ShapeError
 
 Axis = Literal["output", "input"]
@@ -34,6 +36,7 @@ class DoRA(AdapterLayer):
     """
 
     kind = "dora"
+    reads_weight = True
     __slots__ = ("axis", "inner")
     axis: Axis
     inner: AdapterLayer
@@ -66,15 +69,33 @@ class DoRA(AdapterLayer):
 
     def delta(self, weight: Tensor) -> Tensor:
         """Return the change at strength 1, float32, in the shape of ``weight``."""
-        base, kept = weight.float(), _DIMENSION[self.axis]
-        moving = self.inner.delta(weight)
-        axes = [axis for axis in range(base.ndim) if axis != kept]
-        length = torch.linalg.vector_norm(base + moving, dim=axes, keepdim=True)
-        magnitude = self.magnitude.to(base.device, torch.float32).reshape(
-            [-1 if axis == kept else 1 for axis in range(base.ndim)]
-        )
-        stretch = magnitude / length.clamp_min(torch.finfo(torch.float32).tiny)  # a row of zeros stays zeros
+        base, moving = weight.float(), self.inner.delta(weight)
+        stretch = self._stretch(base + moving)
         return moving * stretch + base * (stretch - 1)
+
+    def parts_on(self, weight: Callable[[], Tensor]) -> tuple[AdapterLayer, ...]:
+        """The inner layer's factors times the stretch, and an IA3 of ``stretch - 1``, which scales what ``W`` gives."""
+        inner = self.inner.factors()
+        if inner is None:
+            return (self,)
+        base = weight()
+        stretch = self._stretch(base.float() + self.inner.delta(base))
+        down, up = inner.down.to(base.device, torch.float32), inner.up.to(base.device, torch.float32)
+        if self.axis == "output":
+            up = up * stretch.view(-1, 1)
+        else:
+            down = down * stretch.reshape(1, -1, *[1] * (down.ndim - 2))
+        up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
+        scaled = LoRA(down, up, inner.scaling * len(down))
+        return scaled, IA3(stretch.flatten() - 1, self.axis == "input")
+
+    def _stretch(self, moved: Tensor) -> Tensor:
+        """``magnitude / |W + D|``, float32, shaped to spread over the weight."""
+        kept = _DIMENSION[self.axis]
+        length = torch.linalg.vector_norm(moved, dim=[axis for axis in range(moved.ndim) if axis != kept], keepdim=True)
+        shape = [-1 if axis == kept else 1 for axis in range(moved.ndim)]
+        magnitude = self.magnitude.to(moved.device, torch.float32).reshape(shape)
+        return magnitude / length.clamp_min(torch.finfo(torch.float32).tiny)  # a row of zeros stays zeros
 
     def map(self, change: Callable[[Tensor], Tensor]) -> DoRA:
         """Return the same layer with ``change`` applied to each tensor."""

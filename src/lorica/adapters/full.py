@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorica.adapters.base import AdapterLayer
+from lorica.adapters.operation import is_operable, operate
 from lorica.errors import ShapeError
 
 
@@ -21,6 +22,7 @@ class Full(AdapterLayer):
     """
 
     kind = "full"
+    prefers_bypass = True
     __slots__ = ()
 
     def __init__(self, diff: Tensor, bias: Tensor | None = None) -> None:
@@ -40,6 +42,15 @@ class Full(AdapterLayer):
     def delta(self, weight: Tensor) -> Tensor:
         """Return ``diff`` in float32, in the shape of ``weight``."""
         return self.tensors["diff"].to(weight.device, torch.float32, copy=True).reshape(weight.shape)
+
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether the layer is of a known type."""
+        return is_operable(layer)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """The layer's own operation with ``diff`` as its weight; None for an unknown type."""
+        del product
+        return operate(layer, x, self.tensors["diff"])
 
     def _check(self) -> None:
         diff = self.tensors["diff"]

@@ -47,6 +47,7 @@ class GLoRA(AdapterLayer):
     """
 
     kind = "glora"
+    reads_weight = True
     __slots__ = ("old",)
     old: bool
 
@@ -102,14 +103,18 @@ class GLoRA(AdapterLayer):
         down = torch.cat([outer, right.flatten(1)]).view(-1, *weight.shape[1:])
         return Factors(down, torch.cat([inner, left], dim=1), self.scaling)
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return ``W (a1 a2 x) + b1 b2 x``; None for grouped convolutions and layers that are neither."""
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether all outputs see the same inputs."""
+        return mixes_channels(layer)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """``W (a1 a2 x) + b1 b2 x``; None for grouped convolutions and layers that are neither."""
+        del product
         if not mixes_channels(layer):
             return None
         near, far, left, right = (part.to(x.device, x.dtype) for part in self._parts(x))
         mixed = channels_last(layer, channels_last(layer, x) @ far.T @ near.T)
-        proportional = own(layer, mixed)
-        return None if proportional is None else (proportional + thin(layer, x, right, left)) * self.scaling
+        return (own(layer, mixed) + thin(layer, x, right, left)) * self.scaling
 
     def _parts(self, like: Tensor) -> _Parts:
         """Return the four matrices in float32, beside ``like``, in the order in which they multiply."""

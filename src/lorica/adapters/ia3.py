@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +27,7 @@ class IA3(AdapterLayer):
     """
 
     kind = "ia3"
+    reads_weight = True
     __slots__ = ("is_factor", "on_input")
     is_factor: bool
     on_input: bool
@@ -57,17 +60,30 @@ class IA3(AdapterLayer):
         base = weight.float()
         return base * _along(self._scale(base), 1 if self.on_input else 0, base.ndim)
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return the layer's own operation with its input or its output scaled; None for an unknown type."""
+    def parts_on(self, weight: Callable[[], Tensor]) -> tuple[AdapterLayer, ...]:
+        """The differences from 1, which keep their digits in half precision where factors near 1 do not."""
+        del weight
+        if not self.is_factor:
+            return (self,)
+        return (IA3(self.tensors["scale"].float() - 1, self.on_input),)
+
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether it is a layer with inputs and outputs, which a norm is not."""
+        return isinstance(layer, (nn.Linear, nn.Embedding, *CONVOLUTIONS))
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """The layer's own operation with its input or its output scaled; None for a norm."""
+        if not self.has_bypass(layer):
+            return None
         if isinstance(layer, nn.Embedding):  # its inputs choose rows of the weight: outputs, in our reading
-            y = own(layer, x)
-            return None if y is None else y * (self._scale(y) if self.on_input else self._scale(y)[x].unsqueeze(-1))
+            y = own(layer, x) if product is None else product
+            return y * (self._scale(y) if self.on_input else self._scale(y)[x].unsqueeze(-1))
         axis = 1 if isinstance(layer, CONVOLUTIONS) else -1
         if self.on_input:
             scale = self._scale(x)
             return own(layer, x * _along(scale.repeat(x.shape[axis] // len(scale)), axis, x.ndim))  # for each group
-        y = own(layer, x)
-        return None if y is None else y * _along(self._scale(y), axis, y.ndim)
+        y = own(layer, x) if product is None else product
+        return y * _along(self._scale(y), axis, y.ndim)
 
     def _scale(self, like: Tensor) -> Tensor:
         """Return the difference of each factor from 1, as ``like`` is."""

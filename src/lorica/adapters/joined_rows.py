@@ -7,11 +7,13 @@ layers that an adapter has for the several are joined to a change of the one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorica.adapters.base import AdapterLayer, Factors
+from lorica.adapters.operation import thin
 
 Range = tuple[int, int]  # the first row and the one behind the last
 
@@ -28,6 +30,7 @@ class JoinedRows(AdapterLayer):
     """
 
     kind = "joined_rows"
+    prefers_bypass = True
     __slots__ = ("parts", "shape")
     parts: Mapping[Range, AdapterLayer]
     shape: tuple[int, ...]
@@ -52,6 +55,21 @@ class JoinedRows(AdapterLayer):
         for (start, stop), part in self.parts.items():
             total[start:stop] = part.delta(weight[start:stop])
         return total
+
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether it is a Linear, and every part has thin factors."""
+        return isinstance(layer, nn.Linear) and all(part.factors() is not None for part in self.parts.values())
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """Each part's factors on its own rows; None if a part has none, and for other layers than a Linear."""
+        del product
+        if not self.has_bypass(layer):
+            return None
+        change = x.new_zeros(*x.shape[:-1], self.shape[0])
+        for (start, stop), part in self.parts.items():
+            down, up, scaling = cast("Factors", part.factors())
+            change[..., start:stop] = thin(layer, x, down.to(x.dtype), up.to(x.dtype)) * scaling
+        return change
 
     def bias_delta(self, bias: Tensor | None = None) -> Tensor | None:
         """Return the change of the bias at strength 1, zero where no part changes it; None if none does."""

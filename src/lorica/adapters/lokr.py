@@ -44,6 +44,7 @@ class LoKr(AdapterLayer):
     """
 
     kind = "lokr"
+    prefers_bypass = True
     __slots__ = ("shape",)
     shape: tuple[int, ...] | None
 
@@ -106,12 +107,17 @@ class LoKr(AdapterLayer):
         up, down = kron_of_products(one, two)
         return Factors(down.reshape(-1, *self.weight_shape[1:]), up, self.scaling)
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return ``w1 X w2^T`` for each input read as a matrix ``X (m, n)``: the product is never built.
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether all outputs see the same inputs: grouped convolutions and embeddings have no bypass."""
+        return mixes_channels(layer)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """``w1 X w2^T`` for each input read as a matrix ``X (m, n)``: the Kronecker product is never built.
 
         ``kron(w1, w2) vec(X) = vec(w1 X w2^T)`` by rows (Van Loan 2000, "The ubiquitous Kronecker product"). Grouped
-        convolutions and embeddings have no such road.
+        convolutions and embeddings have no bypass.
         """
+        del product
         if isinstance(layer, nn.Linear):
             rows = x.unflatten(-1, (-1, self._width_of_second(1)))  # (*, m, n)
             for part in self._second_parts(x):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.adapters.base import AdapterLayer
-from lorica.adapters.operation import operate
+from lorica.adapters.operation import is_operable, operate
 from lorica.errors import ShapeError
 
 
@@ -41,8 +41,13 @@ class Norm(AdapterLayer):
         """Return ``diff`` in float32."""
         return self.tensors["diff"].to(weight.device, torch.float32, copy=True).reshape(weight.shape)
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return the normalised input times ``diff``; None for a norm of an unknown type."""
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether the norm is of a known type."""
+        return is_operable(layer)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """The normalised input times ``diff``; None for a norm of an unknown type."""
+        del product
         return operate(layer, x, self.tensors["diff"])
 
     def _check(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters.base import ANY, AdapterLayer, shapes_of
+from lorica.adapters.base import ANY, AdapterLayer, Copied, shapes_of
 from lorica.adapters.operation import channels_last, mixes_channels, own
 from lorica.adapters.rotation import cayley, limited, skew, turn
 from lorica.errors import ShapeError
@@ -34,6 +34,7 @@ class OFT(AdapterLayer):
     """
 
     kind = "oft"
+    reads_weight = True
     __slots__ = ()
 
     def __init__(
@@ -68,12 +69,20 @@ class OFT(AdapterLayer):
         columns = weight.float().flatten(1).T  # (in * kernel, out)
         return self._change(columns).T.reshape(weight.shape)
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return what turning and rescaling the layer's output adds; None where outputs see different inputs."""
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether all outputs see the same inputs."""
+        return mixes_channels(layer)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """What turning and rescaling the layer's output adds; None where outputs see different inputs."""
         if not mixes_channels(layer):
             return None
-        y = own(layer, x)
-        return None if y is None else channels_last(layer, self._change(channels_last(layer, y)))
+        y = own(layer, x) if product is None else product
+        return channels_last(layer, self._change(channels_last(layer, y)).to(y.dtype))
+
+    def cast(self, copied: Copied, device: torch.device, dtype: torch.dtype) -> OFT:
+        """The same for computing; whole rotations in float32, as half precision would round away what they turn."""
+        return super().cast(copied, device, torch.float32 if "rotations" in self.tensors else dtype)
 
     def _change(self, y: Tensor) -> Tensor:
         """Return what is added to outputs ``(*, out)``."""

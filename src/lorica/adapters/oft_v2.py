@@ -37,6 +37,7 @@ class OFTv2(AdapterLayer):
     """
 
     kind = "oft_v2"
+    reads_weight = True
     __slots__ = ("in_features", "scaled", "shared", "terms", "turns_kernel")
     in_features: int
     scaled: bool
@@ -79,9 +80,16 @@ class OFTv2(AdapterLayer):
         turned = blocks if self.turns_kernel and weight.ndim > 2 else blocks.transpose(1, 2)
         return turn(weight.float().flatten(1), turned).view(weight.shape)
 
-    def bypass(self, x: Tensor, layer: nn.Module) -> Tensor | None:
-        """Return what a Linear makes of what turning its input adds; None for other layers."""
-        return own(layer, turn(x, self._blocks().to(x.device))) if isinstance(layer, nn.Linear) else None
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether it is a Linear: it turns inputs."""
+        return isinstance(layer, nn.Linear)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """What a Linear makes of what turning its input adds; None for other layers."""
+        del product
+        if not isinstance(layer, nn.Linear):
+            return None
+        return own(layer, turn(x, self._blocks().to(x.device)).to(x.dtype))
 
     def _blocks(self) -> Tensor:
         """Return ``R - I`` of every block, ``(in / b, b, b)``, in float32."""

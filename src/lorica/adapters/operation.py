@@ -25,16 +25,31 @@ def operate(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor | None:
         x: its input; the weight is cast to where and what it is.
         weight: in the shape of the layer's own, or of the same number of elements.
     """
-    operation = next((operation for kind, operation in _OPERATIONS if isinstance(layer, kind)), None)
+    operation = _operation_of(layer)
     if operation is None:
         return None
     dtype = x.dtype if x.is_floating_point() else weight.dtype
     return operation(layer, x, weight.to(x.device, dtype))
 
 
-def own(layer: nn.Module, x: Tensor) -> Tensor | None:
-    """Return ``layer(x)`` without its bias, and without its hooks; None for an unknown type."""
-    return operate(layer, x, cast("Tensor", layer.weight))
+def is_operable(layer: nn.Module) -> bool:
+    """Whether :func:`operate` knows the type of a layer."""
+    return _operation_of(layer) is not None
+
+
+def own(layer: nn.Module, x: Tensor) -> Tensor:
+    """``layer(x)`` without its bias, and without its hooks, for a Linear, convolution or Embedding.
+
+    A weight that is packed, or away with an offload hook, is left to the layer's own ``forward``, which unpacks or
+    fetches it; what that gives for zeros is the bias.
+    """
+    weight = cast("Tensor", layer.weight)
+    if weight.is_floating_point() and weight.device.type != "meta" and type(weight) in (nn.Parameter, Tensor):
+        return cast("Tensor", operate(layer, x, weight))
+    forward: Callable[[Tensor], Tensor] = layer.forward
+    if getattr(layer, "bias", None) is None:
+        return forward(x)
+    return forward(x) - forward(torch.zeros_like(x[:1]))
 
 
 def mixes_channels(layer: nn.Module) -> bool:
@@ -86,3 +101,10 @@ _OPERATIONS: tuple[tuple[Any, Callable[[Any, Tensor, Tensor], Tensor]], ...] = (
     (nn.RMSNorm, lambda layer, x, weight: F.rms_norm(x, layer.normalized_shape, weight, layer.eps)),
     (CONVOLUTIONS, _convolution),
 )
+
+
+def _operation_of(layer: nn.Module) -> Callable[[Any, Tensor, Tensor], Tensor] | None:
+    found = next((operation for kind, operation in _OPERATIONS if isinstance(layer, kind)), None)
+    if found is None and type(layer).__name__ == "RMSNorm" and hasattr(layer, "dim"):  # diffusers' own
+        return lambda norm, x, weight: F.rms_norm(x.float(), tuple(norm.dim), weight.float(), norm.eps)
+    return found

@@ -5,7 +5,8 @@ Source: Kopiczko et al. 2023, arXiv:2310.11454, eq. 2.
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lorica.adapters.base import AdapterLayer, Factors, shapes_of
 from lorica.errors import ShapeError
@@ -26,6 +27,7 @@ class VeRA(AdapterLayer):
     """
 
     kind = "vera"
+    prefers_bypass = True
     __slots__ = ()
 
     def __init__(
@@ -47,6 +49,20 @@ class VeRA(AdapterLayer):
         """Return the change at strength 1, float32, in the shape of ``weight``."""
         down, up, _ = self.factors()
         return (up @ down).view(weight.shape).to(weight.device)
+
+    def has_bypass(self, layer: nn.Module) -> bool:
+        """Whether it is a Linear."""
+        return isinstance(layer, nn.Linear)
+
+    def bypass(self, x: Tensor, layer: nn.Module, product: Tensor | None = None) -> Tensor | None:
+        """The two shared products with the vectors between and after them; None for other layers."""
+        del product
+        if not isinstance(layer, nn.Linear):
+            return None
+        lambda_d, lambda_b, a, b = (
+            self.tensors[name].to(x.dtype) for name in ("lambda_d", "lambda_b", "shared_a", "shared_b")
+        )
+        return F.linear(F.linear(x, a) * lambda_d, b) * lambda_b
 
     def factors(self) -> Factors:
         """Return both matrices with their vector multiplied in, in float32."""

@@ -1,1 +1,1 @@
-"""The command line, one verb a file: parse, call one public function, print."""
+"""The command line, one verb per file: parse, call one public function, print."""

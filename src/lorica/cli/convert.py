@@ -1,4 +1,4 @@
-"""``lorica convert``: an adapter file in one format becomes one in another."""
+"""``lorica convert``: an adapter file in one format to one in another."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def command(
 
 
 def parse_rank(text: str) -> int:
-    """Read ``rank=N``, or ``N`` alone.
+    """Rank in ``rank=N``, or ``N`` alone.
 
     Raises:
-        ConfigError: if it is no such text.
+        ConfigError: if the text is anything else.
     """
     number = text.removeprefix("rank=")
     if not number.isdecimal() or not int(number):
@@ -68,7 +68,7 @@ def parse_rank(text: str) -> int:
 
 
 def closing(done: Conversion) -> Iterator[str]:
-    """Yield what was done, line by line, with the error of each layer that was approximated."""
+    """Report of a conversion, line by line, with the error of each layer that was approximated."""
     exact = [change for change in done.changed if change.exact]
     near = [change for change in done.changed if not change.exact]
     if exact:

@@ -1,4 +1,4 @@
-"""``lorica doctor``: what is installed, what is missing, and how to get it."""
+"""``lorica doctor``: installed and missing packages, devices and folders, with a remedy for what is missing."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorica.cli.complaints import FAILED
-from lorica.cli.output import json_option, print_json
+from lorica.cli.output import FAILED, json_option, print_json
 
 if TYPE_CHECKING:
     from lorica.cli.environment import Device, Environment, Package
@@ -33,7 +32,7 @@ def command(as_json: bool) -> int:
 
 
 def lines(facts: Environment) -> Iterator[str]:
-    """Yield the report for a person, line by line."""
+    """Report for people, line by line."""
     yield f"lorica {facts.lorica}, Python {facts.python}, {facts.system}"
     yield ""
     yield "Devices"
@@ -64,7 +63,7 @@ def _members(members: list[Package]) -> str:
 
 
 def _closing(facts: Environment) -> Iterator[str]:
-    """Yield what is missing with its remedy, the necessary apart from the optional."""
+    """Missing things with their remedies, the necessary apart from the optional."""
     needed = [missing for missing in facts.missing if missing.needed]
     optional = [missing for missing in facts.missing if not missing.needed]
     yield "Something necessary is missing:" if needed else "Everything necessary is there."

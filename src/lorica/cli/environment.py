@@ -1,4 +1,4 @@
-"""Facts about the machine that Lorica runs on: versions, devices, extras, folders, and what is missing."""
+"""Facts about this machine: versions, devices, extras, folders, and what is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package that Lorica builds on: what is installed, and what is asked for."""
+    """A dependency: the version that is required, and the one that is installed."""
 
     name: str
     wanted: str
@@ -28,7 +28,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place where a model can run."""
+    """A device that models can run on."""
 
     name: str
     description: str
@@ -61,16 +61,15 @@ class Environment:
 
     @property
     def healthy(self) -> bool:
-        """Whether everything is there that Lorica cannot do without."""
+        """Whether nothing necessary is missing."""
         return not any(missing.needed for missing in self.missing)
 
 
 def examine() -> Environment:
-    """Look at this machine. Imports torch where it is installed, to ask it for its devices."""
+    """Facts about this machine. Imports torch where it is installed, to ask it for its devices."""
     packages = list(_packages(None))
     extras = {extra: list(_packages(extra)) for extra in _extras()}
-    ships = has_bundled_model()
-    folder = cache_folder()
+    ships, folder = not bundled.missing_weights(), cache_folder()
     return Environment(
         lorica=version("lorica"),
         python=platform.python_version(),
@@ -86,7 +85,7 @@ def examine() -> Environment:
 
 
 def cache_folder() -> Path:
-    """Return the folder where models from the Hub are kept; the usual one where the Hub's library is missing."""
+    """Folder of models from the Hub; the usual one where the Hub's library is missing."""
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
     except ImportError:
@@ -95,44 +94,32 @@ def cache_folder() -> Path:
 
 
 def free_gib(folder: Path) -> float:
-    """Return the free space, in GiB, where the folder is or would be made."""
+    """Free space, in GiB, where the folder is or would be made."""
     present = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return shutil.disk_usage(present).free / GIB
 
 
-def has_bundled_model() -> bool:
-    """Return whether the bundled base model lies in the package with its weights."""
-    return any((bundled.FOLDER / "unet").glob("*.safetensors"))
-
-
 def devices() -> list[Device]:
-    """Return the devices that torch sees, the best first; none without torch."""
+    """Devices that torch sees, the best first; none without torch."""
     try:
         import torch
     except ImportError:
         return []
-    found = [Device(f"cuda:{index}", *_gpu(index)) for index in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    found = [Device(f"cuda:{index}", gpu.name, round(gpu.total_memory / GIB, 1)) for index, gpu in enumerate(gpus)]
     if torch.backends.mps.is_available():
         found.append(Device("mps", "Apple GPU"))
     return [*found, Device("cpu", f"{torch.get_num_threads()} threads")]
 
 
-def _gpu(index: int) -> tuple[str, float]:
-    """Return the name and memory of one GPU."""
-    import torch
-
-    facts = torch.cuda.get_device_properties(index)
-    return facts.name, round(facts.total_memory / GIB, 1)
-
-
 def _extras() -> list[str]:
-    """Return the names of the optional groups that this installation declares, in their order."""
+    """Names of the extras that this installation declares, in their order."""
     names = (_extra_of(Requirement(line)) for line in requires("lorica") or [])
     return list(dict.fromkeys(name for name in names if name))
 
 
 def _packages(extra: str | None) -> Iterator[Package]:
-    """Yield the packages of one optional group, or those that are always needed (None)."""
+    """Packages of one extra, or those that are always needed (None)."""
     for line in requires("lorica") or []:
         wanted = Requirement(line)
         applies = wanted.marker is None or wanted.marker.evaluate({"extra": extra or ""})
@@ -141,13 +128,12 @@ def _packages(extra: str | None) -> Iterator[Package]:
 
 
 def _extra_of(requirement: Requirement) -> str | None:
-    """Return the optional group of a requirement, None if it is always needed."""
+    """Extra of a requirement, None if it is always needed."""
     _, found, rest = str(requirement.marker or "").partition('extra == "')
     return rest.partition('"')[0] if found else None
 
 
 def _look_up(wanted: Requirement) -> Package:
-    """Compare what is installed with what is wanted."""
     try:
         installed = version(wanted.name)
     except PackageNotFoundError:
@@ -157,7 +143,7 @@ def _look_up(wanted: Requirement) -> Package:
 
 
 def _missing(packages: list[Package], extras: dict[str, list[Package]], ships: bool) -> Iterator[Missing]:
-    """Yield what is not there, the necessary first."""
+    """Missing things, the necessary first."""
     for package in packages:
         if not package.fits:
             found = f"{package.installed} is installed" if package.installed else "not installed"

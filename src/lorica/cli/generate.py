@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from lorica.cli.output import json_option, print_json
-from lorica.cli.quiet import quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries
 
 
 @click.command(
@@ -71,7 +70,7 @@ def command(
     quiet_libraries()
     from lorica.generating.choices import parse_grid, parse_lora, parse_region, read_prompts  # brings torch along
     from lorica.generating.run import Request, generate
-    from lorica.generating.sampling import Settings
+    from lorica.generating.sampling import SamplingSettings
 
     file = options.pop("prompts_file")
     how = {
@@ -83,7 +82,7 @@ def command(
         regions=[parse_region(text) for text in regions],
         grid=parse_grid(grid) if grid else (),
         output=output,
-        settings=Settings(**how),
+        settings=SamplingSettings(**how),
         **options,
     )
     files = generate(request)

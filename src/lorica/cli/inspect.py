@@ -1,4 +1,4 @@
-"""``lorica inspect``: what an adapter file is, what it is for, and how to use it."""
+"""``lorica inspect``: description of an adapter file, its use, and all its facts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 
-from lorica.cli.complaints import WRONG_INPUT
-from lorica.cli.output import json_option, print_json
+from lorica.cli.output import WRONG_INPUT, json_option, print_json
 from lorica.cli.postponed import postpone
 from lorica.tools.digests import Digests
 
 SUFFIX = ".safetensors"  # of the files that are hashed
-ONE_THREAD = "OPENBLAS_NUM_THREADS", "1"  # numpy's products are thin here, and the other cores hash meanwhile
+ONE_THREAD = "OPENBLAS_NUM_THREADS", "1"  # numpy's products are thin here, and other cores hash at the same time
 
 
 @click.command(
@@ -46,9 +45,9 @@ def command(
     os.environ.setdefault(*ONE_THREAD)
     with _hashing(Path(source), hashes) as digests:
         postpone("torch", names=("Tensor",), modules=("nn", "nn.functional"))  # most files can be told without it
+        postpone("safetensors.torch", names=("save_file",))  # would import torch
         from lorica.cli.inspect_report import print_facts, print_folder
-        from lorica.tools.folder_facts import adapter_files, inspect_folder
-        from lorica.tools.inspect import inspect
+        from lorica.tools.inspect import adapter_files, inspect, inspect_folder
 
         files = adapter_files(Path(source))
         if len(files) > 1:
@@ -62,6 +61,6 @@ def command(
 
 
 def _hashing(path: Path, wanted: bool | None) -> AbstractContextManager[Digests | None]:
-    """Begin to hash a file that will be hashed, before all that takes long is imported."""
+    """Digests of a file that is to be hashed, started before the slow imports."""
     plain = path.suffix.lower() == SUFFIX and path.is_file()
     return Digests(path) if plain and wanted is not False else nullcontext()

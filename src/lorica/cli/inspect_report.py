@@ -1,4 +1,4 @@
-"""How ``lorica inspect`` shows what it found: what it is in words first, then tables."""
+"""Output of ``lorica inspect`` for people: the description in words first, then tables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.tools.advice import command, describe, size
-from lorica.tools.facts import Block, Component, Facts, Fit, Hash
-from lorica.tools.folder_facts import FolderFacts
+from lorica.tools.facts import Block, Component, Facts, Fit, FolderFacts, Hash
 
 ROWS = 12  # of a list that may be long
 BAR = 24  # characters of the longest bar
@@ -28,7 +27,7 @@ VERDICTS: dict[str, str] = {
 
 
 def print_facts(facts: Facts, *, with_metadata: bool = False) -> None:
-    """Show the facts of one file."""
+    """Print the facts of one file."""
     console = Console(highlight=False)
     for paragraph in describe(facts):
         console.print(Text(paragraph), end="\n\n")
@@ -40,7 +39,7 @@ def print_facts(facts: Facts, *, with_metadata: bool = False) -> None:
 
 
 def print_folder(folder: FolderFacts) -> None:
-    """Show a line for each file of a folder, and below it what is wrong with some."""
+    """Print a line for each file of a folder, then the problems of those that have any."""
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE, title=f"{len(folder.files)} adapters in {folder.folder}", title_justify="left")
     for heading in ("file", "for", "what", "rank", "modules", "size", "prompt words", "fits"):
@@ -97,7 +96,7 @@ def _about(facts: Facts) -> Iterator[tuple[str, str]]:
 
 
 def _spread(counts: Mapping[int, int] | Mapping[float, int]) -> str:
-    """Return the values that occur, each with how often it does where they vary."""
+    """Values that occur; with the count of each if there are several."""
     if len(counts) <= 1:
         return "".join(f"{value:g}" for value in counts)
     shown = ", ".join(f"{value:g} ({count}×)" for value, count in islice(counts.items(), ROWS))  # noqa: RUF001
@@ -105,7 +104,7 @@ def _spread(counts: Mapping[int, int] | Mapping[float, int]) -> str:
 
 
 def _changes(facts: Facts) -> Table:
-    """Return the table of blocks: how many modules are changed in each, and how much, as a number and as a bar."""
+    """Table of blocks: the number of changed modules in each, and the norm of the change, as a number and as a bar."""
     table = Table(box=box.SIMPLE, title="What it changes", title_justify="left", title_style="bold")
     table.add_column("block", overflow="fold")
     table.add_column("modules", justify="right")
@@ -125,7 +124,7 @@ def _changes(facts: Facts) -> Table:
 
 
 def _few(blocks: tuple[Block, ...]) -> list[Block]:
-    """Return the blocks under their short names; where there are many, several neighbours of one kind as one."""
+    """Blocks under their short names; where there are many, several neighbours of one kind as one."""
     at_once = -(-len(blocks) // ROWS)
     few: list[Block] = []
     for kind, run in groupby(blocks, key=_kind):
@@ -143,7 +142,7 @@ def _joined(kind: str, blocks: list[Block]) -> Block:
 
 
 def _kind(block: Block) -> str:
-    """Return what a block is one of: the list it stands in, or the block itself."""
+    """Kind of a block: the list that it is in, or the block itself."""
     head, _, number = block.name.rpartition(".")
     return head if number.isdecimal() else block.name
 
@@ -189,7 +188,7 @@ def _hashes(hashes: tuple[Hash, ...]) -> Table:
 
 
 def _pairs(title: str, rows: Mapping[str, str], *, limit: int = ROWS) -> Table:
-    """Return a table of names and texts, cut off where it gets long."""
+    """Table of names and texts, truncated to ``limit`` rows."""
     table = Table(box=box.SIMPLE, title=title, title_justify="left", title_style="bold", show_header=False)
     table.add_column(style="cyan", overflow="fold")
     table.add_column(overflow="fold")

@@ -1,8 +1,8 @@
-r"""The entry point ``lorica``: find the verb, run it, and turn errors into one paragraph and an exit code.
+r"""Entry point ``lorica``: finds the verb, runs it, and turns errors into one paragraph and an exit code.
 
 A verb is a file ``cli/<verb>.py`` that holds ``command``, a :class:`click.Command`, and one line in ``VERBS``.
-The file is imported only when its verb is called, so it may import what it needs at the top, except torch and what
-brings torch along: those belong inside the callback, or ``lorica VERB --help`` takes seconds. A callback returns
+The file is imported only when its verb is called, so it may import at the top anything but torch and libraries that
+import torch: those belong inside the callback, or ``lorica VERB --help`` takes seconds. A callback returns
 None, or the exit code. The help text is its docstring; a paragraph that begins with a line ``\b`` keeps its lines.
 """
 
@@ -15,8 +15,8 @@ from importlib import import_module
 
 import click
 
-from lorica.cli.complaints import complaint_about
-from lorica.errors import UnknownNameError
+from lorica.cli.output import FAILED, INTERRUPTED, WRONG_INPUT
+from lorica.errors import LoRAError, MissingExtraError, TrainingError, UnknownNameError
 
 VERBS: dict[str, str] = {
     "quickstart": "Train a LoRA on bundled pictures and show what it does.",
@@ -30,14 +30,14 @@ VERBS: dict[str, str] = {
 
 
 class Verbs(click.Group):
-    """The group of all verbs: known by name at once, imported one at a time."""
+    """Group of all verbs: the names are known at once, the files are imported one at a time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order of the table."""
+        """Verbs in the order of the table."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the file of the verb and return its command; None if there is no such verb."""
+        """Command of a verb, whose file is imported for it; None if there is no such verb."""
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(f"lorica.cli.{cmd_name}").command
@@ -49,24 +49,24 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is asked for, or raise an error that names the nearest one."""
+        """Command of the arguments; an unknown verb is an error that names the nearest one."""
         if args[0] not in VERBS and not args[0].startswith("-"):
             raise UnknownNameError.choose("command", args[0], VERBS)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs with their summaries, without importing any of them."""
+        """Write the verbs with their summaries, without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
 
 def underscored(token: str) -> str:
-    """Return the option with ``_`` for ``-``: both spellings are the same option, for every verb."""
+    """Option with ``_`` for ``-``: both spellings are the same option, for every verb."""
     return token.replace("-", "_")
 
 
 def traceback_option() -> click.Option:
-    """Return the option that every verb takes; :func:`run` looks for it before anything is parsed."""
+    """Option that every verb takes; :func:`run` looks for it before anything is parsed."""
     return click.Option(["--traceback"], is_flag=True, expose_value=False, help="Show the full traceback of an error.")
 
 
@@ -85,16 +85,36 @@ program.params.append(traceback_option())
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line, print what goes wrong to standard error, and return the exit code."""
+    """Run one command line, print its error, if any, to standard error, and return the exit code."""
     try:
         result = program.main(args=list(arguments or ["--help"]), prog_name="lorica", standalone_mode=False)
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the edge: the user gets a paragraph
         if "--traceback" in arguments:
             traceback.print_exc()
-        complaint = complaint_about(error)
-        click.echo(complaint.text, err=True)
-        return complaint.code
+        click.echo(_message(error), err=True)
+        return _exit_code(error)
     return result if isinstance(result, int) else 0
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):  # click wraps the interrupt in an Abort
+        return str(error) or str(error.__cause__ or "") or "Interrupted."
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "lorica"
+        return f"Error: {error.format_message()} See `{command} --help`."
+    if isinstance(error, click.ClickException):
+        return f"Error: {error.format_message()}"
+    if isinstance(error, LoRAError):
+        return f"Error: {error}"
+    return f"Error: {type(error).__name__}: {error}\nRun it again with --traceback to see where."
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED
+    if isinstance(error, (TrainingError, MissingExtraError)):  # all other errors of ours are about the input
+        return FAILED
+    return WRONG_INPUT if isinstance(error, (click.ClickException, LoRAError)) else FAILED
 
 
 def main() -> None:

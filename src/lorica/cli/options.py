@@ -1,4 +1,4 @@
-"""Options made from a settings model: one for each field. The model validates, so there is one set of rules."""
+"""Command-line options from a settings model: one per field. The model validates, so there is one set of rules."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _METAVARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 
 
 def options_of(model: type[BaseModel]) -> list[click.Parameter]:
-    """Return one option a field, in the model's order. None are required: what is not given is left to the model."""
+    """One option per field, in the model's order. None is required: defaults are left to the model."""
     return [_option(name, field) for name, field in model.model_fields.items()]
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that the command line did give."""
+    """Values that were given on the command line."""
     return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
 def canonical(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values under the names of the fields: dashes become underscores, other spellings the first one."""
+    """Values under the names of the fields: dashes become underscores, other spellings the first one."""
     names = {alias: name for name, field in model.model_fields.items() for alias in _spellings(name, field)}
     plain = ((name.replace("-", "_"), value) for name, value in values.items())
     return {names.get(name, name): value for name, value in plain}
 
 
 def settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Read ``name=value`` pairs: the value as JSON (``8``, ``true``, ``["all"]``), or as plain text where it is none.
+    """Values of ``name=value`` pairs: as JSON (``8``, ``true``, ``["all"]``), or as plain text where it is none.
 
     Raises:
         ConfigError: if a pair has no ``=``.
@@ -50,7 +50,7 @@ def settings(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(text: str) -> Any:
-    """Return the number, switch or list that the text spells, or the text."""
+    """Number, switch or list that the text spells, or the text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -58,7 +58,7 @@ def _value(text: str) -> Any:
 
 
 def _option(name: str, field: FieldInfo) -> click.Option:
-    """Return the option of one field, with every spelling of its name."""
+    """Option of one field, with every spelling of its name."""
     spellings = [f"--{spelling}" for spelling in _spellings(name, field)]
     text = f"{field.description or ''}{_default(field)}"
     if field.annotation is bool:
@@ -68,13 +68,13 @@ def _option(name: str, field: FieldInfo) -> click.Option:
 
 
 def _spellings(name: str, field: FieldInfo) -> list[str]:
-    """Return the field's name and its other spellings."""
+    """The field's name and its other spellings."""
     choices = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
     return list(dict.fromkeys([name, *(choice for choice in choices if isinstance(choice, str))]))
 
 
 def _default(field: FieldInfo) -> str:
-    """Say the default, where it is more than nothing or off."""
+    """Default for the help text, unless it is None or off."""
     if field.default is None or field.default is False:
         return ""
     shown = " ".join(field.default) if isinstance(field.default, tuple) else field.default
@@ -82,7 +82,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _metavar(annotation: Any) -> str:
-    """Say what may stand after the option."""
+    """Placeholder for the option's value."""
     if get_origin(annotation) is Literal:
         return f"[{'|'.join(str(value) for value in get_args(annotation))}]"
     if get_origin(annotation) in (Union, UnionType):

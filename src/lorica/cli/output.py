@@ -1,4 +1,4 @@
-"""What verbs print for programs: ``--json`` and the one object that it asks for."""
+"""Common parts of the verbs: exit codes, ``--json`` with the object that it prints, and silence for the libraries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
+
+WRONG_INPUT = 2  # the request cannot be met as it is
+FAILED = 1  # it could have been met, and went wrong
+INTERRUPTED = 130  # the code of shells after Ctrl-C
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,3 +23,13 @@ def json_option(function: Function) -> Function:
 def print_json(facts: Mapping[str, object]) -> None:
     """Print one JSON object on one line; paths and the like become text."""
     click.echo(json.dumps(facts, default=str))
+
+
+def quiet_libraries() -> None:
+    """Turn off the progress bars and warnings of diffusers and transformers for this process; errors stay."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -1,9 +1,9 @@
-"""Modules that are imported when they are first used: for verbs that mostly do without a slow one, such as torch.
+"""Lazy imports: modules that are loaded when they are first used, for verbs that mostly do without a slow one.
 
-``import torch`` finds whatever stands under that name. What is put there knows nothing, and imports the real module
-when something is asked of it. So a file may import torch at its top and still be loaded in a millisecond, as long as it
-asks for nothing but classes and functions to use later. A file that asks for more is treated right as well, but not
-fast.
+``import torch`` finds whatever ``sys.modules`` holds under that name. A stand-in that is put there loads the real
+module when one of its attributes is used. So a file may import torch at its top and still be loaded in a millisecond,
+as long as it only names classes and functions to use later. A file that does more gets the right result as well, at
+the price of the import (decision 0012).
 """
 
 from __future__ import annotations
@@ -14,47 +14,47 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
-_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # asks for a package's path when it imports a module of it
+_IMPORT_SYSTEM = "<frozen importlib._bootstrap>"  # reads a package's path when it imports a module of it
 
 
 class Deferred:
-    """A class or function of a postponed module: to be called, derived from, or used with ``isinstance``."""
+    """Stand-in for a class or function of a postponed module: callable, subclassable, usable with ``isinstance``."""
 
     def __init__(self, module: str, name: str) -> None:
         self._module = module
         self._name = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the real one."""
+        """Call of the real one."""
         return self._real()(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        """Ask the real one."""
+        """Attribute of the real one."""
         return getattr(self._real(), name)
 
     def __instancecheck__(self, instance: object) -> bool:
-        """Tell whether something is an instance of the real one."""
+        """Whether something is an instance of the real one."""
         return isinstance(instance, self._real())
 
     def __subclasscheck__(self, subclass: type) -> bool:
-        """Tell whether a class is derived from the real one."""
+        """Whether a class is derived from the real one."""
         return issubclass(subclass, self._real())
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        """Let a class be derived from the real one."""
+        """The real one, as the base of a derived class."""
         del bases
         return (self._real(),)
 
     def __or__(self, other: Any) -> Any:
-        """Return the type of what is one or the other."""
+        """Union of the real one with another type."""
         return self._real() | other
 
     def __eq__(self, other: object) -> bool:
-        """Be equal to the real one."""
+        """Whether the other is the real one."""
         return self is other or self._real() == other
 
     def __hash__(self) -> int:
-        """Be found where the real one is."""
+        """Hash of the real one."""
         return hash(self._real())
 
     def _real(self) -> Any:
@@ -62,7 +62,7 @@ class Deferred:
 
 
 class Postponed(ModuleType):
-    """A module that stands for another until something is asked of it.
+    """Stand-in for a module until one of its attributes is used.
 
     Args:
         name: the module.
@@ -75,23 +75,23 @@ class Postponed(ModuleType):
         self._deferred = deferred
 
     def __getattr__(self, name: str) -> Any:
-        """Return something that stands for a class or function; for all else import the real module and ask it."""
+        """Stand-in for a class or function; for anything else, the attribute of the real module, which is imported."""
         own = self.__name__
-        asker = sys._getframe(1).f_code.co_filename  # type: ignore[reportPrivateUsage]
-        if name == "__path__" and asker != _IMPORT_SYSTEM:
-            raise AttributeError(name)  # ``from torch import nn`` looks whether it may have to import torch.nn
+        caller = sys._getframe(1).f_code.co_filename  # type: ignore[reportPrivateUsage]
+        if name == "__path__" and caller != _IMPORT_SYSTEM:
+            raise AttributeError(name)  # ``from torch import nn`` checks whether it may have to import torch.nn
         if is_postponed(own) and not name.startswith("_") and (self._deferred is None or name in self._deferred):
             return Deferred(own, name)
         return getattr(_real(own), name)
 
 
 def postpone(package: str, *, names: tuple[str, ...] = (), modules: tuple[str, ...] = ()) -> None:
-    """Let a package be imported when it is first used. If it is imported already, it stays as it is.
+    """Postpone the import of a package until its first use. One that is imported already stays as it is.
 
     Args:
-        package: such as ``torch``.
+        package: such as ``torch``; or a single module of one, such as ``safetensors.torch``.
         names: its classes that files name at their top, such as ``Tensor``.
-        modules: its modules of which files name classes and functions, such as ``nn``; a module after the one it is in.
+        modules: its modules of which files name classes and functions, such as ``nn``; parents before children.
     """
     spec = find_spec(package) if package not in sys.modules else None
     if spec is None:
@@ -106,12 +106,12 @@ def postpone(package: str, *, names: tuple[str, ...] = (), modules: tuple[str, .
 
 
 def is_postponed(name: str) -> bool:
-    """Tell whether a module has not been imported and something stands in its place."""
+    """Whether a module has not been imported yet and has a stand-in."""
     return isinstance(sys.modules.get(name), Postponed)
 
 
 def _real(name: str) -> ModuleType:
-    """Return the real module, after taking everything out of the way that stands for its package."""
+    """The real module, imported after the stand-ins of its package are removed."""
     package = name.partition(".")[0]
     for path in [path for path in sys.modules if path.partition(".")[0] == package and is_postponed(path)]:
         del sys.modules[path]

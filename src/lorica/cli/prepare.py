@@ -1,11 +1,10 @@
-"""``lorica prepare``: what is wrong with a folder of pictures, before a night is spent on it."""
+"""``lorica prepare``: everything that is wrong with a folder of pictures, before a night is spent on it."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.cli.complaints import WRONG_INPUT
-from lorica.cli.output import json_option, print_json
+from lorica.cli.output import WRONG_INPUT, json_option, print_json, quiet_libraries
 from lorica.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lorica.data.caption_length import CaptionMeasure
     from lorica.data.findings import Severity
-    from lorica.data.prepare import Limits, Progress, Survey
+    from lorica.data.prepare import Limits, Survey
 
 REPORT = "report.html"
 METADATA = "metadata.jsonl"
@@ -51,7 +49,16 @@ COLOURS: dict[Severity, str] = {"stops": "red", "harms": "yellow", "note": "blue
 @click.option("--write_metadata", is_flag=True, help="Write metadata.jsonl from the .txt files beside the pictures.")
 @click.option("--overwrite", is_flag=True, help="Replace a metadata.jsonl, or a page that is not such a report.")
 @json_option
-def command(*, as_json: bool, **options: Any) -> int:
+def command(
+    folder: Path,
+    *,
+    report: Path | None,
+    no_report: bool,
+    write_metadata: bool,
+    overwrite: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
     r"""Check a folder of pictures and captions, and write a page that shows every problem.
 
     Finds pictures that cannot be read, copies and lookalikes, pictures that are too small or too long, captions that
@@ -63,13 +70,26 @@ def command(*, as_json: bool, **options: Any) -> int:
     lorica prepare pictures
     lorica prepare pictures --write_metadata
     """
-    request = Request(**options)
-    request.refuse_to_overwrite()
-    survey = _examine(request)
+    if report and no_report:
+        raise ConfigError("--report and --no_report contradict each other: leave one out.")
+    if write_metadata and options["instance_prompt"] is not None:
+        raise ConfigError("--write_metadata takes the captions of .txt files: leave --instance_prompt out.")
+    from lorica.data.metadata import refuse_to_overwrite  # brings torch along
+    from lorica.data.report_page import refuse_foreign, write_report
+
+    page = None if no_report else report or folder / REPORT
+    if page:
+        refuse_foreign(page, overwrite)
+    if write_metadata:
+        refuse_to_overwrite(folder / METADATA, overwrite)
+    survey = _examine(folder, only_text_files=write_metadata, **options)
     if not as_json:
         _print_summary(survey)
-    facts = facts_of(survey)
-    facts.update(_write(survey, request))
+    facts: dict[str, Any] = {**survey.as_dict(), "report": None, "metadata": None}
+    if page:
+        facts["report"] = str(write_report(survey, page, overwrite=overwrite))
+    if write_metadata:
+        facts["metadata"] = str(_write_metadata(survey, options["caption_column"], overwrite))
     if as_json:
         print_json(facts)
     else:
@@ -77,144 +97,47 @@ def command(*, as_json: bool, **options: Any) -> int:
     return 0 if survey.usable else WRONG_INPUT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the command line asks for; the names are those of its options.
-
-    Raises:
-        ConfigError: for options that contradict each other.
-    """
-
-    folder: Path
-    resolution: int | None
-    pretrained_model_name_or_path: str | None
-    caption_column: str
-    instance_prompt: str | None
-    max_aspect_ratio: float
-    duplicate_distance: int | None
-    report: Path | None
-    no_report: bool
-    write_metadata: bool
-    overwrite: bool
-
-    def __post_init__(self) -> None:
-        if self.report and self.no_report:
-            raise ConfigError("--report and --no_report contradict each other: leave one out.")
-        if self.write_metadata and self.instance_prompt is not None:
-            raise ConfigError("--write_metadata takes the captions of .txt files: leave --instance_prompt out.")
-
-    @property
-    def page(self) -> Path | None:
-        """Where the report is written, None if nowhere."""
-        return None if self.no_report else self.report or self.folder / REPORT
-
-    def refuse_to_overwrite(self) -> None:
-        """Raise before any work if a file is in the way of what is to be written.
-
-        Raises:
-            FileError: if there is one.
-        """
-        from lorica.data.metadata_file import refuse_to_overwrite  # brings torch along
-        from lorica.data.report_page import refuse_foreign
-
-        if self.page:
-            refuse_foreign(self.page, self.overwrite)
-        if self.write_metadata:
-            refuse_to_overwrite(self.folder / METADATA, self.overwrite)
-
-
-def facts_of(survey: Survey) -> dict[str, object]:
-    """Return what ``--json`` prints, without the files that were written."""
-    from lorica.data.findings import by_problem
-
-    return {
-        "folder": str(survey.folder),
-        "usable": survey.usable,
-        "ready": survey.ready,
-        "pictures": survey.found,
-        "readable": len(survey.pictures),
-        "captioned": len(survey.captions),
-        "captions_from": survey.captions_from,
-        "resolution": survey.limits.resolution,
-        "captions_counted_in": survey.limits.measure.unit,
-        "problems": {problem.name: len(findings) for problem, findings in by_problem(survey.findings).items()},
-        "findings": [
-            {
-                "problem": finding.problem,
-                "severity": finding.severity,
-                "file": finding.name,
-                "detail": finding.detail,
-                "others": list(finding.others),
-            }
-            for finding in survey.findings
-        ],
-        "report": None,
-        "metadata": None,
-    }
-
-
-def _examine(request: Request) -> Survey:
+def _examine(
+    folder: Path, *, caption_column: str, instance_prompt: str | None, only_text_files: bool, **limits: Any
+) -> Survey:
     from lorica.data.prepare import examine_folder
+    from lorica.training.progress import Reporter
 
-    limits = _limits(request)
-    with _bar() as progress:
-        return examine_folder(
-            request.folder,
-            limits,
-            caption_column=request.caption_column,
-            caption=request.instance_prompt,
-            only_text_files=request.write_metadata,
-            progress=progress,
-        )
+    return examine_folder(
+        folder,
+        _limits(**limits),
+        caption_column=caption_column,
+        caption=instance_prompt,
+        only_text_files=only_text_files,
+        progress=partial(Reporter().progress, "reading pictures"),
+    )
 
 
-def _limits(request: Request) -> Limits:
+def _limits(
+    resolution: int | None,
+    pretrained_model_name_or_path: str | None,
+    max_aspect_ratio: float,
+    duplicate_distance: int | None,
+) -> Limits:
     from lorica.data.caption_length import by_words, resolution_of
     from lorica.data.likeness import MOST_EDGES
     from lorica.data.prepare import Limits
 
-    model, side, bits = request.pretrained_model_name_or_path, request.resolution, request.duplicate_distance
+    model = pretrained_model_name_or_path
     own = resolution_of(model) if model else None
     return Limits(
-        resolution=side if side is not None else own or RESOLUTION,
-        aspect=request.max_aspect_ratio,
-        edges=MOST_EDGES if bits is None else bits,
+        resolution=resolution if resolution is not None else own or RESOLUTION,
+        aspect=max_aspect_ratio,
+        edges=MOST_EDGES if duplicate_distance is None else duplicate_distance,
         measure=_tokens_of(model) if model else by_words(),
     )
 
 
 def _tokens_of(model: str) -> CaptionMeasure:
-    from lorica.cli.quiet import quiet_libraries
     from lorica.data.caption_length import by_tokens
 
     quiet_libraries()
     return by_tokens(model)
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """Yield what shows a bar on standard error, if that is a terminal."""
-    from lorica.training.progress import Reporter
-
-    reporter = Reporter()
-    with ExitStack() as stack:
-
-        def start(total: int) -> Callable[[], None]:
-            return stack.enter_context(reporter.progress("reading pictures", total))
-
-        yield start
-
-
-def _write(survey: Survey, request: Request) -> dict[str, object]:
-    """Write what is asked for, and return the paths as ``--json`` names them."""
-    from lorica.data.report_page import write_report
-
-    written: dict[str, object] = {}
-    if request.page:
-        written["report"] = str(write_report(survey, request.page, overwrite=request.overwrite))
-    if request.write_metadata:
-        written["metadata"] = str(_write_metadata(survey, request.caption_column, request.overwrite))
-    return written
 
 
 def _write_metadata(survey: Survey, column: str, overwrite: bool) -> Path:
@@ -223,7 +146,7 @@ def _write_metadata(survey: Survey, column: str, overwrite: bool) -> Path:
     Raises:
         DataError: if some have none.
     """
-    from lorica.data.metadata_file import write_metadata
+    from lorica.data.metadata import write_metadata
 
     missing = [item.name for item in survey.findings if item.problem in ("caption_missing", "caption_unreadable")]
     if missing:
@@ -235,7 +158,7 @@ def _write_metadata(survey: Survey, column: str, overwrite: bool) -> Path:
 
 
 def _print_summary(survey: Survey) -> None:
-    """Print what was found and the table of problems, the worst first."""
+    """Print the counts and the table of problems, the worst first."""
     from lorica.data.findings import SEVERITIES, by_problem
 
     click.echo(
@@ -255,8 +178,8 @@ def _print_summary(survey: Survey) -> None:
         click.echo("Captions were measured in words; --pretrained_model_name_or_path MODEL counts its tokens.")
 
 
-def _closing(survey: Survey, facts: dict[str, object]) -> Iterator[str]:
-    """Yield whether training can start, and what was written."""
+def _closing(survey: Survey, facts: Mapping[str, object]) -> Iterator[str]:
+    """Last lines: whether training can start, and the files that were written."""
     if not survey.usable:
         yield "None of the pictures can be read: there is nothing to train on."
     elif survey.ready:
@@ -273,5 +196,5 @@ def _some(names: list[str]) -> str:
 
 
 def _printable(value: object) -> str:
-    """Return text that a terminal can show, whatever bytes a file name holds."""
+    """Text that a terminal can show, whatever bytes a file name holds."""
     return str(value).encode("utf-8", "replace").decode()

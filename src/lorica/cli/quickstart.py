@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorica.cli.output import json_option, print_json
-from lorica.cli.quiet import quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from lorica.demo.quickstart import QuickstartReport
@@ -42,7 +41,7 @@ def command(folder: Path, base: str, as_json: bool) -> None:
 
 
 def closing(report: QuickstartReport, folder: Path) -> str:
-    """Say what was made, where, and what to try next."""
+    """Closing paragraph: what was made, where, and what to try next."""
     program, chosen = program_name(), "" if report.base == "bundled" else f" --base {report.base}"
     generate = f"{program} generate{chosen} --lora {report.adapter}"
     return f"""
@@ -63,7 +62,7 @@ Next:
 
 
 def program_name() -> str:
-    """Return how to call this program from here: by its name, or by its path where that is not found."""
+    """Command that calls this program: its name, or its path where the name is not found."""
     found, own = shutil.which("lorica"), Path(sys.executable).parent / "lorica"
     if found or not own.exists():
         return "lorica"

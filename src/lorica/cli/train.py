@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorica.cli.options import canonical, given, options_of, settings
-from lorica.cli.output import json_option, print_json
-from lorica.cli.quiet import quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries
 from lorica.errors import ConfigError, UnknownNameError
 from lorica.training.config.config import RunConfig
 from lorica.training.config.refused import REFUSED
@@ -23,10 +22,10 @@ TASKS = ("text-to-image",)
 
 
 class TrainCommand(click.Command):
-    """A command that says why it does not offer some options of the diffusers scripts."""
+    """Command that gives the reason for each option of the diffusers scripts that it does not offer."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as usual; an option that is known and not offered gets its reason."""
+        """Parse as usual; an option that is known but not offered raises with its reason."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -77,7 +76,7 @@ def _print_plan(config: RunConfig, *, as_json: bool) -> None:
 
 
 def facts_of(result: TrainResult) -> dict[str, object]:
-    """Return what ``--json`` prints."""
+    """Object that ``--json`` prints."""
     return {
         "adapter": result.adapter_path,
         "output_dir": result.output_dir,
@@ -88,7 +87,7 @@ def facts_of(result: TrainResult) -> dict[str, object]:
 
 
 def closing(result: TrainResult, config: RunConfig) -> str:
-    """Say what was made, where, and what to try next."""
+    """Closing paragraph: what was made, where, and what to try next."""
     base = config.pretrained_model_name_or_path
     chosen = "" if base == "bundled" else f" --base {shlex.quote(base)}"
     return (
@@ -99,13 +98,13 @@ def closing(result: TrainResult, config: RunConfig) -> str:
 
 
 def configuration(what: str, pairs: tuple[str, ...], options: dict[str, Any]) -> RunConfig:
-    """Return the settings of a run: the file's, over them those of ``--set``, over them the options."""
+    """Settings of a run: those of the file, overridden by ``--set``, overridden by options."""
     layers = [_run_file(what), canonical(RunConfig, settings(pairs)), given(options)]
     return RunConfig.from_values({name: value for layer in layers for name, value in layer.items()})
 
 
 def _run_file(what: str) -> dict[str, Any]:
-    """Return the settings of the run file, or none where a task is named."""
+    """Settings of the run file; none if the argument is a task."""
     if what.endswith(".toml"):
         return canonical(RunConfig, read_toml(Path(what)))
     if what not in TASKS:

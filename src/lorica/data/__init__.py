@@ -1,1 +1,1 @@
-"""Pictures and captions to batches: items, images, cache, batches."""
+"""Pictures and captions: from a folder or a table to the batches of a training run."""

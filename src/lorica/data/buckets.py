@@ -16,18 +16,18 @@ from lorica.errors import ConfigError, DataError
 
 
 class Size(NamedTuple):
-    """Width and height in pixels, in the order that Pillow has."""
+    """Width and height in pixels, in Pillow's order."""
 
     width: int
     height: int
 
     def __str__(self) -> str:
-        """Return such as ``640x384``."""
+        """Size as in ``640x384``."""
         return f"{self.width}x{self.height}"
 
 
 class SizeConditioning(NamedTuple):
-    """What SDXL is told of a picture (Podell et al. 2023, arXiv:2307.01952, section 2.2); height before width.
+    """Size conditioning of SDXL (Podell et al. 2023, arXiv:2307.01952, section 2.2); height before width.
 
     ``original`` is the size of the file, ``crop`` the top and left of the cut in the picture after it was resized and
     mirrored, ``target`` the frame.
@@ -38,22 +38,22 @@ class SizeConditioning(NamedTuple):
     target: tuple[int, int]
 
     def row(self) -> Tensor:
-        """Return the six numbers in this order, ``(6,)``, as SDXL reads them."""
+        """Tensor of the six numbers in this order, ``(6,)``, as SDXL reads them."""
         return torch.tensor([*self.original, *self.crop, *self.target], dtype=torch.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class BucketPlan:
-    """Which frame each picture gets: ``frames[i]`` for the picture of size ``sizes[i]``."""
+    """Frame of each picture: ``frames[i]`` for the picture of size ``sizes[i]``."""
 
     sizes: tuple[Size, ...]
     frames: tuple[Size, ...]
 
     def members(self, indices: Iterable[int] | None = None) -> dict[Size, tuple[int, ...]]:
-        """Return the pictures of each bucket, wide ones first.
+        """Pictures of each bucket, wide buckets first.
 
         Args:
-            indices: the pictures that an epoch has, each as often as it comes; None stands for each once.
+            indices: the pictures of an epoch, each as often as it comes; None stands for each once.
         """
         found: dict[Size, list[int]] = {}
         for index in range(len(self.frames)) if indices is None else indices:
@@ -62,20 +62,20 @@ class BucketPlan:
 
     @property
     def enlarged(self) -> int:
-        """How many pictures are smaller than their frame in width or height, and so are enlarged."""
+        """Number of pictures that are smaller than their frame in width or height, and so are enlarged."""
         return sum(not covers(size, frame) for size, frame in zip(self.sizes, self.frames, strict=True))
 
     @property
     def lost(self) -> tuple[float, ...]:
-        """The share of each picture that is cut off, 0 to 1, at a size that just covers the frame."""
+        """Share of each picture that is cut off, 0 to 1, at a size that just covers the frame."""
         pairs = zip(self.sizes, self.frames, strict=True)
         return tuple(1 - math.prod(frame) / math.prod(covering_size(size, frame)) for size, frame in pairs)
 
     def table(self, batch: int) -> str:
-        """Return the plan as text: a line a bucket, then how much is enlarged, cut off and seen twice an epoch.
+        """Plan as text: a line per bucket, then how much is enlarged, cut off and seen twice per epoch.
 
         Args:
-            batch: how many pictures of one bucket a micro-batch holds.
+            batch: number of pictures in a micro-batch.
         """
         counts, count, lost = Counter(self.frames), len(self.frames), self.lost
         ordered = [(frame, counts[frame]) for frame in sorted(counts, key=_by_shape)]
@@ -100,7 +100,7 @@ def plan_buckets(
     no_upscale: bool = False,
     names: Sequence[str] | None = None,
 ) -> BucketPlan:
-    """Give every picture the frame nearest in aspect: the least ``|ln(w / h) - ln(W / H)|``, the larger of equals.
+    """Assign every picture the frame nearest in aspect: the least ``|ln(w / h) - ln(W / H)|``, the larger of equals.
 
     The frames are those of :func:`all_frames`. With ``no_upscale`` a picture that does not cover its frame gets the
     nearest of the smaller frames that it does cover; those may have sides below ``least``.
@@ -108,7 +108,7 @@ def plan_buckets(
     Args:
         sizes: width and height of each picture, as ``picture_size`` gives them.
         area: the most pixels of a frame, the resolution squared.
-        step: what the sides of a frame are multiples of.
+        step: the sides of a frame are multiples of it.
         least: the shortest side of a frame, a multiple of ``step``.
         most: the longest.
         no_upscale: never enlarge a picture.
@@ -136,7 +136,7 @@ def plan_buckets(
 
 
 def all_frames(area: int, step: int, least: Size, most: Size) -> list[Size]:
-    """Return the frames within limits, sides multiples of ``step``: for each width the tallest, each height the widest.
+    """Frames within limits, sides multiples of ``step``: for each width the tallest, for each height the widest.
 
     No frame has more than ``area`` pixels.
     """
@@ -147,18 +147,18 @@ def all_frames(area: int, step: int, least: Size, most: Size) -> list[Size]:
 
 
 def nearest(size: Size, frames: Iterable[Size]) -> Size:
-    """Return the frame nearest in aspect to a picture; of equals the largest, then the widest."""
+    """Frame nearest in aspect to a picture; of equals the largest, then the widest."""
     aspect = math.log(size.width / size.height)
     return min(frames, key=lambda frame: (_gap(aspect, frame), -math.prod(frame), -frame.width))
 
 
 def covers(size: tuple[int, int], frame: tuple[int, int]) -> bool:
-    """Tell whether a picture fills a frame without being enlarged."""
+    """Whether a picture fills a frame without being enlarged."""
     return size[0] >= frame[0] and size[1] >= frame[1]
 
 
 def size_conditioning(size: Size, frame: Size, view: View) -> SizeConditioning:
-    """Return what SDXL is told of one view of a picture; in a mirrored view the left is that after mirroring."""
+    """Size conditioning of one view of a picture; in a mirrored view the left is that after mirroring."""
     width, height = covering_size(size, frame)
     spare = width - frame.width, height - frame.height
     left, top = round(view.left * spare[0]), round(view.top * spare[1])
@@ -170,7 +170,7 @@ def size_conditioning(size: Size, frame: Size, view: View) -> SizeConditioning:
 
 
 def _smaller_frames(size: Size, area: int, step: int, least: int, most: int) -> list[Size]:
-    """Return the frames that a small picture covers; one side at least is as long as the picture allows."""
+    """Frames that a small picture covers; one side at least is as long as the picture allows."""
     inside = Size(_multiple(size.width, step), _multiple(size.height, step))
     shortest = Size(min(least, inside.width), min(least, inside.height))
     return all_frames(area, step, shortest, Size(min(most, inside.width), min(most, inside.height)))

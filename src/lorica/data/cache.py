@@ -1,41 +1,41 @@
-"""Tensors computed once and kept on disk, keyed by content and verified when they are read."""
+"""Cache of tensors on disk: computed once, keyed by content, verified when they are read."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lorica.atomic import atomic_write
+
 Tensors = Mapping[str, Tensor]
 
 
 def cache_folder() -> Path:
-    """Return where computed latents and text states lie: ``$LORICA_CACHE``, or a folder in the user's cache."""
+    """Folder of cached latents and text states: ``$LORICA_CACHE``, or a folder in the user's cache."""
     if own := os.environ.get("LORICA_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorica"
 
 
 def key_of(*parts: object) -> str:
-    """Return the key of what is computed from ``parts``: texts, numbers and digests, told apart by their type."""
+    """Key of a result that is computed from ``parts``: texts, numbers and digests, told apart by their type."""
     return blake2b(repr(parts).encode(), digest_size=20).hexdigest()
 
 
 def digest_of_bytes(content: bytes) -> str:
-    """Return the digest of a file's content."""
+    """Digest of a file's content."""
     return blake2b(content, digest_size=20).hexdigest()
 
 
 def digest_of_tensors(tensors: Tensors, head: int | None = None) -> str:
-    """Return the digest of named tensors: names, types, shapes and every byte, or the first ``head`` bytes of each."""
+    """Digest of named tensors: names, types, shapes and every byte, or the first ``head`` bytes of each."""
     digest = blake2b(digest_size=20)
     for name in sorted(tensors):
         tensor = tensors[name].detach().contiguous()
@@ -45,13 +45,13 @@ def digest_of_tensors(tensors: Tensors, head: int | None = None) -> str:
 
 
 class Cache:
-    """Named tensors by key, one file each, shared by every run of the user.
+    """Named tensors by key, one file each, shared by all runs of the user.
 
     A file that was cut short or changed is computed anew. If the folder cannot be written, everything is computed and
     ``trouble`` says why.
 
     Args:
-        folder: where the files lie; None keeps nothing.
+        folder: the folder of the files; None keeps nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -59,12 +59,12 @@ class Cache:
         self.trouble: str | None = None
 
     def get(self, key: str, compute: Callable[[], Tensors]) -> dict[str, Tensor]:
-        """Return the tensors of ``key``, computed and kept if they are not there."""
+        """Tensors of ``key``, computed and kept if they are not there."""
         kept = self.look_up(key)
         return self.keep(key, compute()) if kept is None else kept
 
     def look_up(self, key: str) -> dict[str, Tensor] | None:
-        """Return the tensors of ``key``, or None if they are not there or not what was written."""
+        """Tensors of ``key``, or None if they are not there or not as they were written."""
         return None if self.folder is None else _read(_path(self.folder, key))
 
     def keep(self, key: str, tensors: Tensors) -> dict[str, Tensor]:
@@ -72,16 +72,13 @@ class Cache:
         made = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         if self.folder is None:
             return made
-        path = _path(self.folder, key)
-        waiting = path.with_name(f".{key}.{uuid4().hex}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(made, waiting, metadata={"digest": digest_of_tensors(made)})
-            waiting.replace(path)
+            with atomic_write(
+                _path(self.folder, key), sync=False
+            ) as waiting:  # the digest finds what a power cut breaks
+                save_file(made, waiting, metadata={"digest": digest_of_tensors(made)})
         except (OSError, SafetensorError) as error:
-            self.trouble = f"the cache folder {self.folder} cannot be written ({error})"
-            with suppress(OSError):
-                waiting.unlink(missing_ok=True)
+            self.trouble = f"the cache folder {self.folder} cannot be written ({error.__cause__ or error})"
         return made
 
 
@@ -90,7 +87,7 @@ def _path(folder: Path, key: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file, or None if it is missing or not what was written."""
+    """Tensors of a file, or None if it is missing or not as it was written."""
     if not path.is_file():
         return None
     try:

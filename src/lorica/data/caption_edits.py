@@ -1,18 +1,18 @@
-"""Change captions as they are drawn: tags shuffled and dropped, wildcards, a trigger word, a prefix and a suffix.
+"""Caption augmentation: tags shuffled and dropped, wildcards, a trigger word, a prefix and a suffix.
 
-The edits apply in this order, each where it is for a reason:
+The edits apply in this order, each in its place for a reason:
 
 1. One of the picture's captions is drawn: everything after is about one text.
-2. Wildcards ``{a|b}`` are drawn, before anything is cut at separators: a comma inside braces parts no tags.
-3. The whole caption is dropped, or not. A dropped caption is the empty text, and ends here: it teaches what the model
-   shows when it is told nothing, which guidance compares with, so no trigger, prefix or suffix may be in it.
-4. Single tags are dropped. Kept tags are counted in the caption as written, so this and the next know them.
-5. The tags that are left are shuffled, kept ones stay at their end of the caption.
+2. Wildcards ``{a|b}`` are drawn, before the text is split at separators: a comma inside braces separates no tags.
+3. The whole caption is dropped, or not. A dropped caption is the empty text, and ends here: it trains the unconditional
+   prediction that guidance compares with, so no trigger, prefix or suffix may be in it.
+4. Single tags are dropped. Kept tags are counted in the caption as written, so this and the next step know them.
+5. The remaining tags are shuffled; kept ones stay at their end of the caption.
 6. The trigger word is added if it is missing, after the dropping, so that it is in every caption that is not empty.
-7. Prefix and suffix are added last, so that they stand outside of everything.
+7. Prefix and suffix are added last, outside of everything else.
 
-All that is random comes from the generator that the caller hands over, made for one sample from the seed, the step and
-the purpose: the same sample of the same step gets the same text on every run.
+All randomness comes from the generator that is passed in, made for one sample from the seed, the step and the purpose:
+the same sample of the same step gets the same text on every run.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ CLOSING_MARKS = frozenset(",.;:!?)]、。，．；：！？")  # noqa: RUF001  #
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionEdits:
-    """How captions are changed. Without arguments they are left as they are.
+    """Settings of the augmentation of captions. Without arguments captions stay as they are.
 
     Args:
-        shuffle: put the tags into another order.
-        separator: what stands between tags.
-        keep_tags: so many tags at the front are neither dropped nor moved.
+        shuffle: shuffle the tags.
+        separator: the text between tags.
+        keep_tags: number of tags at the front that are neither dropped nor moved.
         keep_separator: a mark such as ``|||``. Tags before its first place and after its second are neither dropped nor
-            moved, and the mark itself is taken out. In a caption without it ``keep_tags`` counts.
+            moved, and the mark itself is removed. In a caption without it ``keep_tags`` counts.
         dropout: the share of captions that are empty.
         tag_dropout: the share of tags that are left out.
         trigger: a word for what is learnt; put at the front of a caption where it is in neither caption nor prefix nor
             suffix.
         prefix: put before every caption, with a space.
-        suffix: put behind every caption, with a space unless it begins with a mark such as a comma.
+        suffix: put after every caption, with a space unless it begins with a mark such as a comma.
         wildcards: draw one of ``a`` and ``b`` where a caption says ``{a|b}``.
 
     Raises:
@@ -83,30 +83,24 @@ class CaptionEdits:
 
     @property
     def reads_tags(self) -> bool:
-        """Whether a caption is cut into tags and put together again; otherwise its middle stays as written."""
+        """Whether captions are split into tags and joined again; otherwise their middle stays as written."""
         return self.shuffle or self.tag_dropout > 0 or self.keep_separator is not None
 
 
 class _Tags(NamedTuple):
-    """The tags of a caption: those that stay at the front, those that may move or go, those that stay at the end."""
+    """Tags of a caption: those that stay at the front, those that may move or go, those that stay at the end."""
 
     front: list[str]
     loose: list[str]
     back: list[str]
 
 
-def captions_in(text: str) -> tuple[str, ...]:
-    """Return the captions in a text file, one a line; empty lines are none."""
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    return tuple(line for line in lines if line)
-
-
 def edit(captions: Captions, edits: CaptionEdits, generator: torch.Generator, *, where: str = "a caption") -> str:
-    """Return the text that one sample sees, drawn with ``generator``.
+    """Text of one sample, drawn with ``generator``.
 
     Args:
         captions: the caption of the picture, or several of which one is drawn.
-        edits: what is changed.
+        edits: the changes.
         generator: made for this sample of this step.
         where: the picture, for the message.
 
@@ -127,26 +121,16 @@ def edit(captions: Captions, edits: CaptionEdits, generator: torch.Generator, *,
 def variants(
     captions: Captions, edits: CaptionEdits, *, where: str = "a caption", limit: int = MOST_VARIANTS
 ) -> tuple[str, ...] | None:
-    """Return every text that :func:`edit` can give, or None if it has more than ``limit`` ways to make one.
+    """Every text that :func:`edit` can give, or None if it has more than ``limit`` ways to make one.
 
-    With a tuple, the states of its texts can be computed once and cached; with None, texts are encoded at their step.
+    With a tuple, the texts can be encoded once and cached; with None, texts are encoded at their step.
 
     Raises:
         DataError: if there is no caption, or a wildcard is not closed, in any of the captions.
     """
     parsed = [_alternatives(caption, edits, where) for caption in dict.fromkeys(_choices(captions, where))]
-    texts = list(islice(_every_text(parsed, edits), limit + 1))
+    texts = list(islice(_every_text(parsed, edits), limit + 1))  # lazily: twenty shuffled tags have 20! orders
     return None if len(texts) > limit else tuple(dict.fromkeys(texts))
-
-
-def is_fixed(captions: Captions, edits: CaptionEdits, *, where: str = "a caption") -> bool:
-    """Tell whether :func:`edit` always gives the same text.
-
-    Raises:
-        DataError: as :func:`variants`.
-    """
-    texts = variants(captions, edits, where=where)
-    return texts is not None and len(texts) == 1
 
 
 def _every_text(parsed: Sequence[Sequence[Sequence[str]]], edits: CaptionEdits) -> Iterator[str]:
@@ -171,7 +155,7 @@ def _choices(captions: Captions, where: str) -> Sequence[str]:
 
 
 def _alternatives(caption: str, edits: CaptionEdits, where: str) -> list[list[str]]:
-    """Return the caption in parts, each with the texts that may stand there: one outside of braces."""
+    """Parts of a caption, each with its possible texts: only one outside of braces."""
     if not edits.wildcards:
         return [[caption]]
     parts: list[list[str]] = []
@@ -208,25 +192,25 @@ def _tags(text: str, edits: CaptionEdits) -> list[str]:
 
 
 def _join(tags: _Tags, order: Sequence[int], edits: CaptionEdits) -> str:
-    """Put the tags together: the loose ones that ``order`` names, in its order."""
+    """Join the tags, the loose ones in the order of the indices in ``order``."""
     return _glue(edits).join([*tags.front, *(tags.loose[index] for index in order), *tags.back])
 
 
 def _glue(edits: CaptionEdits) -> str:
-    """Return the separator with a space behind it, unless it ends in one or is as wide as a Chinese character."""
+    """Separator followed by a space, unless it ends in one or is as wide as a Chinese character."""
     last = edits.separator[-1]
     return edits.separator + ("" if last.isspace() or unicodedata.east_asian_width(last) in "WF" else " ")
 
 
 def _draw_order(count: int, edits: CaptionEdits, generator: torch.Generator) -> list[int]:
-    """Draw which of ``count`` tags stay, and their order."""
+    """Draw the remaining tags, of ``count``, and their order."""
     kept = (torch.rand(count, dtype=torch.float64, generator=generator) >= edits.tag_dropout).tolist()
     order = torch.randperm(count, generator=generator).tolist() if edits.shuffle else range(count)
     return [index for index in order if kept[index]]
 
 
 def _orders(count: int, edits: CaptionEdits) -> Iterator[tuple[int, ...]]:
-    """Yield everything that :func:`_draw_order` can return."""
+    """All possible results of :func:`_draw_order`."""
     least = count if edits.tag_dropout == 0 else 0
     most = 0 if edits.tag_dropout == 1 else count
     for size in range(least, most + 1):
@@ -243,9 +227,9 @@ def _finish(caption: str, edits: CaptionEdits) -> str:
 
 
 def holds_word(text: str, word: str) -> bool:
-    """Tell whether a text holds a word, in whatever case: ``sks`` is not in ``asks``.
+    """Whether a text holds a word, in upper or lower case: ``sks`` is not in ``asks``.
 
-    Scripts that put no spaces between words, such as Chinese, have no such ends: there, any place counts.
+    Scripts without spaces between words, such as Chinese, have no word boundaries: there, any place counts.
     """
     word, text = unicodedata.normalize("NFC", word), unicodedata.normalize("NFC", text)
     left = r"(?<!\w)" if _ends_words(word[0]) else ""
@@ -254,7 +238,7 @@ def holds_word(text: str, word: str) -> bool:
 
 
 def _ends_words(character: str) -> bool:
-    """Tell whether a word of such characters ends where another kind of character follows."""
+    """Whether words of such characters end at a character of another kind."""
     return character.isalnum() and unicodedata.category(character) != "Lo"
 
 

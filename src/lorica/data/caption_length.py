@@ -1,4 +1,4 @@
-"""How long a caption is: in tokens of a base model where one is named, by words and marks otherwise."""
+"""Length of a caption: in tokens of a base model where one is named, else in words and punctuation marks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TOKENIZER = "tokenizer"
 
 @dataclass(frozen=True, slots=True)
 class CaptionMeasure:
-    """A way to measure captions.
+    """Measure of the length of captions, with its limit.
 
     Args:
         unit: what is counted, for people.
-        most: how many a caption may have.
-        count: counts those of one caption.
+        most: the limit of one caption.
+        count: length of one caption.
         exact: whether the limit is the model's own.
     """
 
@@ -35,17 +35,17 @@ class CaptionMeasure:
 
 
 def by_words() -> CaptionMeasure:
-    """Return the measure that needs no model: words and marks, each at least one token in CLIP; an estimate."""
+    """Measure that needs no model: words and marks, each at least one token in CLIP; an estimate."""
     return CaptionMeasure("words and marks", MOST_WORDS, count_words, exact=False)
 
 
 def count_words(caption: str) -> int:
-    """Count words and marks; in scripts without spaces between words, each character counts."""
+    """Number of words and marks; in scripts without spaces between words, each character counts."""
     return sum(max(1, sum(map(_is_word, part))) for part in re.findall(r"\w+|[^\w\s]", caption))
 
 
 def by_tokens(name_or_path: str) -> CaptionMeasure:
-    """Return the measure of a base model: its own tokens, the marks at start and end included.
+    """Measure of a base model: its own tokens, the marks at start and end included.
 
     Only the tokenizer is loaded. ``name_or_path`` is ``bundled``, a folder in diffusers' format or a Hub id.
 
@@ -61,7 +61,7 @@ def by_tokens(name_or_path: str) -> CaptionMeasure:
 
 
 def resolution_of(name_or_path: str) -> int | None:
-    """Return the side in pixels that a base model on disk was made for, or None if its files do not say."""
+    """Native resolution of a base model on disk, in pixels per side; None if its files do not say."""
     folder = _folder(name_or_path)
     try:
         side = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
@@ -91,5 +91,5 @@ def _load_tokenizer(name_or_path: str) -> Any:
 
 
 def _is_word(character: str) -> bool:
-    """Tell whether a character is a word of its own in its script, as in Chinese."""
+    """Whether a character is a word of its own in its script, as in Chinese."""
     return unicodedata.category(character) == "Lo"

@@ -1,4 +1,4 @@
-"""What can be wrong with a folder of pictures: the table of problems, and one finding of one of them."""
+"""Problems that a folder of pictures can have, and a finding: one problem in one place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEVERITIES: dict[Severity, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A kind of problem: its name for programs, its title and remedy for people, and how bad it is."""
+    """A kind of problem: its name for programs, its severity, and its title and remedy for people."""
 
     name: str
     severity: Severity
@@ -93,12 +93,23 @@ class Finding:
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """Severity of the problem."""
         return PROBLEMS[self.problem].severity
+
+    def as_dict(self) -> dict[str, object]:
+        """The finding as a plain dictionary, for JSON."""
+        severity, others = self.severity, list(self.others)
+        return {
+            "problem": self.problem,
+            "severity": severity,
+            "file": self.name,
+            "detail": self.detail,
+            "others": others,
+        }
 
 
 def by_problem(findings: Iterable[Finding]) -> dict[Problem, list[Finding]]:
-    """Return the findings of each problem that was found, the worst problems first."""
+    """Findings by problem, the worst problems first; problems without a finding are left out."""
     found: dict[str, list[Finding]] = {name: [] for name in PROBLEMS}
     for finding in findings:
         found[finding.problem].append(finding)

@@ -1,4 +1,4 @@
-"""What the pictures of one data set of a run have in common."""
+"""The settings that all pictures of one data set share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Group:
     Args:
         source: how its pictures are mixed with those of others.
         edits: how its captions are changed.
-        masked: whether masks say where its pictures count.
+        masked: whether masks weight its loss.
     """
 
     source: Source
@@ -26,5 +26,5 @@ class Group:
 
 
 def one_group(items: Sequence[Item], edits: CaptionEdits | None = None) -> tuple[Group, ...]:
-    """Return the groups of a run with one data set."""
+    """Groups of a run with one data set."""
     return (Group(source=Source(name="pictures", count=len(items)), edits=edits or CaptionEdits()),)

@@ -1,4 +1,4 @@
-"""Which pictures look alike: a fingerprint of edges and one of colours, small enough to compare all with all.
+"""Near-duplicate pictures, by a fingerprint of edges and one of colours, small enough to compare all with all.
 
 The edges are the difference hash (Krawetz 2013, "Kind of Like That"), in both directions: of a 9 x 9 grey picture, one
 bit for each pair of neighbours. Two drawings that differ in colour alone have the same edges, so the colours of an
@@ -22,19 +22,19 @@ SIDE = 8
 BITS = 2 * SIDE * (SIDE + 1)
 NOISE = 3  # levels of 255; a smaller step is no edge, or the noise of a JPEG would draw edges on a plain wall
 MOST_EDGES = 12  # bits of BITS that may differ
-MOST_COLOUR = 20  # levels of 255 that the patch that differs most may, on average of its channels
+MOST_COLOUR = 20  # levels of 255 by which the most different patch may differ, mean of its channels
 ROWS = 512  # compared with all others at once
 
 
 class Fingerprint(NamedTuple):
-    """What is compared of a picture: ``edges`` (BITS,) of bool, ``colours`` (8, 8, 3) of uint8."""
+    """Fingerprint of a picture: ``edges`` (BITS,) of bool, ``colours`` (8, 8, 3) of uint8."""
 
     edges: npt.NDArray[np.bool_]
     colours: npt.NDArray[np.uint8]
 
 
 def fingerprint(picture: Image.Image) -> Fingerprint:
-    """Return the fingerprint of an RGB picture."""
+    """Fingerprint of an RGB picture."""
     grey = np.asarray(picture.convert("L").resize((SIDE + 1, SIDE + 1), Image.Resampling.BOX), dtype=np.int16)
     across, down = np.diff(grey, axis=1), np.diff(grey, axis=0)  # (9, 8), (8, 9)
     edges = np.concatenate([across.ravel(), down.ravel()]) > NOISE
@@ -43,13 +43,13 @@ def fingerprint(picture: Image.Image) -> Fingerprint:
 
 
 def groups_alike(fingerprints: Sequence[Fingerprint], most_edges: int = MOST_EDGES) -> list[list[int]]:
-    """Return the groups of two or more pictures, by index, that look alike: directly, or by way of one between them.
+    """Groups of two or more pictures, by index, that look alike: directly, or by way of others in between.
 
     Args:
         fingerprints: one for each picture.
-        most_edges: how many bits of ``BITS`` may differ between two that are alike.
+        most_edges: number of bits, of ``BITS``, that may differ between two that are alike.
     """
-    leader = list(range(len(fingerprints)))  # of each picture's group: the first member
+    leader = list(range(len(fingerprints)))  # the first member of each picture's group
     for first, second in _pairs_alike(fingerprints, most_edges):
         low, high = sorted((leader[first], leader[second]))
         leader = [low if other == high else other for other in leader] if low != high else leader

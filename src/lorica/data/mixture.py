@@ -1,9 +1,9 @@
-"""Several data sets in one run: which picture of which set each place of a batch sees, and how much its loss counts."""
+"""Several data sets in one run: the picture of each sample, the data set it is from, and the weight of its loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple
@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lorica.data.batches import Random
 from lorica.errors import ConfigError, DataError
+
+Random = Callable[[int, str], torch.Generator]  # (number, purpose) to generator
 
 WEIGHT_UNIT = 1000  # weights count to three decimals
 
@@ -22,11 +23,11 @@ class Source:
     """One data set of several.
 
     Args:
-        name: what messages call it; its order of pictures depends on it.
-        count: how many pictures it has.
-        repeats: how often an epoch sees each of them.
-        weight: its share of all samples is this over the sum of all weights; for every set of a run, or for none.
-        loss_weight: what the losses of its samples are multiplied by (``prior_loss_weight`` for a regularisation set).
+        name: its name in messages; the order of its pictures depends on it.
+        count: number of pictures.
+        repeats: how often an epoch sees each picture.
+        weight: its share of all samples is this over the sum of all weights; given for every set of a run, or for none.
+        loss_weight: factor of its samples' losses (``prior_loss_weight`` for a regularisation set).
         prior: a regularisation set (Ruiz et al. 2022, arXiv:2208.12242): without a weight of its own it
             comes as often as all other sets together, and an epoch does not wait until each of its pictures was seen.
     """
@@ -53,8 +54,8 @@ class Source:
             raise ConfigError(f"the data set {self.name!r} has loss weight {self.loss_weight}; expected 0 or more.")
 
 
-class Entry(NamedTuple):
-    """One place of a batch: the set, the picture in it, its position among all sets' pictures, and its weight."""
+class MixedSample(NamedTuple):
+    """One sample of a batch: its data set, the picture in it, its position among all pictures, and its loss weight."""
 
     source: str
     item: int
@@ -62,105 +63,107 @@ class Entry(NamedTuple):
     loss_weight: float
 
 
-def mixture_members(step: int, size: int, sources: Sequence[Source], random: Random) -> list[Entry]:
-    """Return what step ``step`` sees, ``size`` entries of an endless row.
+def mixture_members(step: int, size: int, sources: Sequence[Source], random: Random) -> list[MixedSample]:
+    """Samples of step ``step``: the next ``size`` of an endless sequence.
 
-    The row is made of cycles in which each set has exactly the places that :func:`draws` gives it, shuffled anew each
-    cycle. The places of one set see its pictures one after another, a new order each time through. So shares are exact
-    in every cycle, and of one set no picture comes a third time before each came twice.
+    The sequence is made of cycles in which each set has exactly the slots that :func:`draws` gives it, shuffled anew
+    in each cycle. The slots of one set see its pictures one after another, in a new order each time through. So shares
+    are exact in every cycle, and no picture of a set comes a third time before each came twice.
     """
     orders: dict[tuple[int, int], Tensor] = {}
-    row: list[Entry] = []
+    row: list[MixedSample] = []
     for number, drawn in _drawn(step * size, size, draws(sources), random):
         source = sources[number]
         turn, place = divmod(drawn, source.count)
         if (number, turn) not in orders:
             orders[number, turn] = torch.randperm(source.count, generator=random(turn, f"order/{source.name}"))
-        row.append(_entry(sources, number, int(orders[number, turn][place])))
+        row.append(_sample(sources, number, int(orders[number, turn][place])))
     return row
 
 
 def draws(sources: Sequence[Source]) -> tuple[int, ...]:
-    """Return how many places each set has in a cycle, in lowest terms.
+    """Slots of each set in a cycle, in lowest terms.
 
-    ``count * repeats`` each, or the weights to three decimals; a regularisation set without a weight gets the sum of
-    all sets that are none, shared with others of its kind.
+    ``count * repeats`` each, or the weights to three decimals; regularisation sets without a weight share the sum of
+    all other sets.
 
     Raises:
         ConfigError: if only some sets have a weight, two have one name, or all are regularisation sets.
     """
     _check(sources)
-    waiting = [source.prior and source.weight is None for source in sources]
-    share = max(1, sum(waiting))
-    places = [0 if waits else share * _own(source) for source, waits in zip(sources, waiting, strict=True)]
-    instances = sum(number for number, source in zip(places, sources, strict=True) if not source.prior)
-    full = [instances // share if waits else number for number, waits in zip(places, waiting, strict=True)]
+    dependent = [source.prior and source.weight is None for source in sources]
+    share = max(1, sum(dependent))
+    own = [0 if depends else share * _own(source) for source, depends in zip(sources, dependent, strict=True)]
+    instances = sum(number for number, source in zip(own, sources, strict=True) if not source.prior)
+    # All other sets were counted ``share`` times over, so that the division comes out even.
+    full = [instances // share if depends else number for number, depends in zip(own, dependent, strict=True)]
     common = math.gcd(*full)
     return tuple(number // common for number in full)
 
 
 def epoch_length(sources: Sequence[Source]) -> int:
-    """Return after how many samples, in whole cycles, every picture was seen ``repeats`` times or more.
+    """Number of samples, in whole cycles, after which every picture was seen ``repeats`` times or more.
 
     Pictures of regularisation sets do not count. Without weights each was seen exactly that often.
     """
-    places = draws(sources)
-    asked = zip(sources, places, strict=True)
-    cycles = max(-(-source.count * source.repeats // place) for source, place in asked if not source.prior)
-    return cycles * sum(places)
+    slots = draws(sources)
+    paired = zip(sources, slots, strict=True)
+    cycles = max(-(-source.count * source.repeats // own) for source, own in paired if not source.prior)
+    return cycles * sum(slots)
 
 
-def one_epoch(sources: Sequence[Source]) -> list[Entry]:
-    """Return the entries of an epoch without an order, for batches that are drawn by bucket.
+def one_epoch(sources: Sequence[Source]) -> list[MixedSample]:
+    """Samples of an epoch in no order, for batches that are drawn by bucket.
 
-    A regularisation set with more pictures than places is not among them: see :func:`in_turns`.
+    A regularisation set with more pictures than slots is not among them: see :func:`rotations`.
     """
     return [
-        _entry(sources, number, drawn % source.count)
-        for number, (source, places) in enumerate(_places_of_an_epoch(sources))
-        for drawn in range(places if places >= source.count else 0)
+        _sample(sources, number, drawn % source.count)
+        for number, (source, slots) in enumerate(_slots_of_an_epoch(sources))
+        for drawn in range(slots if slots >= source.count else 0)
     ]
 
 
-class Turns(NamedTuple):
-    """Pictures, by their positions among all sets' pictures, that share fewer places of an epoch."""
+class Rotation(NamedTuple):
+    """Pictures that take turns in fewer slots of an epoch; positions count the pictures of all sets."""
 
     positions: range
-    places: int
+    slots: int
 
 
-def in_turns(sources: Sequence[Source]) -> list[Turns]:
-    """Return the sets with more pictures than places in an epoch: large regularisation sets."""
+def rotations(sources: Sequence[Source]) -> list[Rotation]:
+    """Data sets with more pictures than slots in an epoch: large regularisation sets."""
     ends = list(accumulate(source.count for source in sources))
     return [
-        Turns(range(end - source.count, end), places)
-        for end, (source, places) in zip(ends, _places_of_an_epoch(sources), strict=True)
-        if places < source.count
+        Rotation(range(end - source.count, end), slots)
+        for end, (source, slots) in zip(ends, _slots_of_an_epoch(sources), strict=True)
+        if slots < source.count
     ]
 
 
-def _places_of_an_epoch(sources: Sequence[Source]) -> list[tuple[Source, int]]:
-    places = draws(sources)
-    cycles = epoch_length(sources) // sum(places)
-    return [(source, cycles * number) for source, number in zip(sources, places, strict=True)]
+def _slots_of_an_epoch(sources: Sequence[Source]) -> list[tuple[Source, int]]:
+    slots = draws(sources)
+    cycles = epoch_length(sources) // sum(slots)
+    return [(source, cycles * number) for source, number in zip(sources, slots, strict=True)]
 
 
-def _drawn(first: int, size: int, places: Sequence[int], random: Random) -> list[tuple[int, int]]:
-    """Return for each position of the row the set that it belongs to, and how many of that set came before it."""
-    total, ends = sum(places), torch.tensor(list(accumulate(places)))
+def _drawn(first: int, size: int, slots: Sequence[int], random: Random) -> list[tuple[int, int]]:
+    """Data set of each sample of a step, and the number of samples of that set before it."""
+    total, ends = sum(slots), torch.tensor(list(accumulate(slots)))
     found: list[tuple[int, int]] = []
     for cycle in range(first // total, (first + size - 1) // total + 1):
-        slots = torch.randperm(total, generator=random(cycle, "sources"))
-        turn = torch.bucketize(slots, ends, right=True)  # the set of each place of the cycle
+        order = torch.randperm(total, generator=random(cycle, "sources"))
+        owners = torch.bucketize(order, ends, right=True)  # the data set of each slot of the cycle
         begin, end = max(first - cycle * total, 0), min(first + size - cycle * total, total)
-        for place, number in enumerate(turn[begin:end].tolist(), begin):
-            found.append((number, cycle * places[number] + int((turn[:place] == number).sum())))
+        # Counting within the cycle makes a step a function of its number alone: nothing before it has to be drawn.
+        for place, number in enumerate(owners[begin:end].tolist(), begin):
+            found.append((number, cycle * slots[number] + int((owners[:place] == number).sum())))
     return found
 
 
-def _entry(sources: Sequence[Source], number: int, item: int) -> Entry:
+def _sample(sources: Sequence[Source], number: int, item: int) -> MixedSample:
     source, before = sources[number], sum(earlier.count for earlier in sources[:number])
-    return Entry(source.name, item, before + item, source.loss_weight)
+    return MixedSample(source.name, item, before + item, source.loss_weight)
 
 
 def _own(source: Source) -> int:

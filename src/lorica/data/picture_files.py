@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures to learn from, and which are masks of them."""
+"""Pictures of a folder to learn from, and the masks beside them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ MASK_FOLDER = "mask"
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, subfolders included, in order; hidden ones and masks are none.
+    """Pictures of a folder, subfolders included, in order; hidden ones and masks do not count.
 
     Raises:
-        DataError: if there is none.
+        DataError: if there is no folder, or no picture in it.
     """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; name a folder of pictures.")
     found = sorted(_pictures_in(folder))
     if not found:
         raise DataError(f"there is no picture in {folder}; expected files ending in {', '.join(sorted(SUFFIXES))}.")
@@ -24,22 +26,22 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def count_pictures(folder: Path) -> int:
-    """Return how many pictures :func:`find_pictures` would return; 0 if there is no such folder."""
+    """Number of pictures that :func:`find_pictures` returns; 0 if there is no such folder."""
     return sum(1 for _ in _pictures_in(folder))
 
 
 def is_visible(path: Path, folder: Path) -> bool:
-    """Tell whether neither a file nor a folder that it lies in, below ``folder``, is hidden by a leading dot."""
+    """Whether neither a file nor a folder that it lies in, below ``folder``, is hidden by a leading dot."""
     return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def is_mask(path: Path, folder: Path) -> bool:
-    """Tell whether a file below ``folder`` lies in a folder of masks, and so is no picture to learn from."""
+    """Whether a file below ``folder`` lies in a folder of masks, and so is no picture to learn from."""
     return MASK_FOLDER in path.relative_to(folder).parts[:-1]
 
 
 def find_masks(pictures: Iterable[Path]) -> dict[Path, Path]:
-    """Return the mask of each picture that has one: the file of its name in ``mask/`` beside it, of any suffix.
+    """Mask of each picture that has one: the file of its name in ``mask/`` beside it, with any suffix.
 
     Raises:
         DataError: if a picture has two.
@@ -56,7 +58,7 @@ def find_masks(pictures: Iterable[Path]) -> dict[Path, Path]:
 
 
 def mask_folders(pictures: Iterable[Path]) -> list[Path]:
-    """Return the folders of masks that lie beside pictures."""
+    """Folders of masks that lie beside pictures."""
     folders = dict.fromkeys(picture.parent / MASK_FOLDER for picture in pictures)
     return [folder for folder in folders if folder.is_dir()]
 

@@ -1,39 +1,35 @@
-"""Look a folder of pictures over before training: what it holds, and everything that is wrong with it at once."""
+"""Survey of a folder of pictures before training: its content, and everything that is wrong with it at once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lorica.data.cache import digest_of_bytes
 from lorica.data.caption_length import CaptionMeasure, by_words
-from lorica.data.captions_found import (
-    FoundCaptions,
-    captions_of_metadata,
-    captions_of_text_files,
-    name_in,
-    text_files_without_picture,
-)
-from lorica.data.findings import Finding
+from lorica.data.captions import FolderCaptions, name_in, read_captions, text_files_without_picture
+from lorica.data.findings import Finding, by_problem
 from lorica.data.images import load_picture
-from lorica.data.items import find_items
 from lorica.data.likeness import MOST_EDGES, Fingerprint, fingerprint, groups_alike
-from lorica.data.metadata_rows import METADATA
+from lorica.data.metadata import METADATA
+from lorica.data.picture_files import find_pictures
 from lorica.errors import ConfigError, DataError
 
-Progress = Callable[[int], Callable[[], None]]  # how many pictures there are, to what counts one
+Progress = Callable[[int], AbstractContextManager[Callable[[], object]]]  # number of pictures to what counts one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """From where on something is a problem.
+    """Limits beyond which something is a problem.
 
     Args:
         resolution: the side in pixels that the pictures will be trained at.
         aspect: the longer side over the shorter.
-        edges: how much of their edges two pictures that look alike may differ in, in bits of 144.
-        measure: how captions are measured, and how long they may be.
+        edges: bits, of 144, in which the edges of two pictures that look alike may differ.
+        measure: measure and limit of the length of captions.
 
     Raises:
         ConfigError: for a limit that no picture can meet.
@@ -66,16 +62,16 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What a folder holds.
+    """Content and faults of a folder.
 
     Args:
         folder: the folder.
-        found: how many picture files there are.
+        found: number of picture files.
         pictures: those that can be read.
-        captions: of each picture file that has any.
+        captions: captions of each picture file that has any.
         captions_from: where they come from, for people.
-        findings: what is wrong.
-        limits: what was asked.
+        findings: the faults.
+        limits: the limits that were applied.
     """
 
     folder: Path
@@ -96,6 +92,22 @@ class Survey:
         """Whether training would start with the folder as it is."""
         return self.usable and not any(finding.severity == "stops" for finding in self.findings)
 
+    def as_dict(self) -> dict[str, Any]:
+        """Counts and findings as plain dictionaries and lists, for JSON."""
+        return {
+            "folder": str(self.folder),
+            "usable": self.usable,
+            "ready": self.ready,
+            "pictures": self.found,
+            "readable": len(self.pictures),
+            "captioned": len(self.captions),
+            "captions_from": self.captions_from,
+            "resolution": self.limits.resolution,
+            "captions_counted_in": self.limits.measure.unit,
+            "problems": {problem.name: len(findings) for problem, findings in by_problem(self.findings).items()},
+            "findings": [finding.as_dict() for finding in self.findings],
+        }
+
 
 def examine_folder(
     folder: Path,
@@ -106,44 +118,49 @@ def examine_folder(
     only_text_files: bool = False,
     progress: Progress | None = None,
 ) -> Survey:
-    """Read every picture and caption of a folder, subfolders included, and say everything that is wrong.
+    """Survey of a folder, subfolders included: every picture and caption is read, every fault is found.
 
     Args:
         folder: the folder of pictures.
-        limits: from where on something is a problem.
-        caption_column: the field of ``metadata.jsonl`` that holds the caption.
+        limits: limits beyond which something is a problem.
+        caption_column: the field of ``metadata.jsonl`` with the caption.
         caption: one caption for all; then others are not read.
         only_text_files: read the captions from text files even where there is a ``metadata.jsonl``.
-        progress: is told how many pictures there are, and returns what is called after each.
+        progress: called with the number of pictures, for a context whose function is called after each.
 
     Raises:
         DataError: if there is no folder, no picture in it, or ``metadata.jsonl`` is not text.
     """
-    files = [item.path for item in find_items(folder, caption="")]
+    files = find_pictures(folder)
     if caption is not None:
-        found = FoundCaptions("--instance_prompt", dict.fromkeys(files, (caption,)))
-    elif only_text_files or not (folder / METADATA).is_file():
-        found = captions_of_text_files(folder, files)
-        found.findings.extend(text_files_without_picture(folder, files))
+        found = FolderCaptions("--instance_prompt", [(path, (caption,)) for path in files])
     else:
-        found = captions_of_metadata(folder, files, caption_column)
-    files = list(dict.fromkeys([*files, *found.captions]))  # metadata.jsonl may name files of any ending
-    advance = progress(len(files)) if progress else lambda: None
-    read = [_read(folder, path, found.captions.get(path, ()), advance) for path in files]
+        found = read_captions(folder, files, column=caption_column, only_text=only_text_files)
+        if found.source != METADATA:
+            found.findings.extend(text_files_without_picture(folder, files))
+    captions = found.by_picture()
+    files = list(dict.fromkeys([*files, *captions]))  # metadata.jsonl may name files of any ending
+    with progress(len(files)) if progress else nullcontext(lambda: None) as advance:
+        read = [_read(folder, path, captions.get(path, ()), advance) for path in files]
     pictures = tuple(result for result in read if isinstance(result, Picture))
     unreadable = [result for result in read if isinstance(result, Finding)]
     return Survey(
         folder=folder,
         found=len(files),
         pictures=pictures,
-        captions=found.captions,
+        captions=captions,
         captions_from=found.source,
-        findings=(*unreadable, *found.findings, *_about_captions(folder, found, limits), *_about(pictures, limits)),
+        findings=(
+            *unreadable,
+            *found.findings,
+            *_check_captions(folder, captions, limits.measure),
+            *_check_pictures(pictures, limits),
+        ),
         limits=limits,
     )
 
 
-def _read(folder: Path, path: Path, captions: tuple[str, ...], advance: Callable[[], None]) -> Picture | Finding:
+def _read(folder: Path, path: Path, captions: tuple[str, ...], advance: Callable[[], object]) -> Picture | Finding:
     name = name_in(folder, path)
     try:
         content = path.read_bytes()
@@ -157,19 +174,18 @@ def _read(folder: Path, path: Path, captions: tuple[str, ...], advance: Callable
     return Picture(path, name, picture.size, captions, digest_of_bytes(content), fingerprint(picture))
 
 
-def _about_captions(folder: Path, found: FoundCaptions, limits: Limits) -> Iterator[Finding]:
-    measure = limits.measure
-    for path, captions in found.captions.items():
-        if not all(caption.strip() for caption in captions):
-            yield Finding("caption_empty", name_in(folder, path), "the caption is empty")
-        longest = max(map(measure.count, captions))
+def _check_captions(
+    folder: Path, captions: Mapping[Path, tuple[str, ...]], measure: CaptionMeasure
+) -> Iterator[Finding]:
+    for path, several in captions.items():
+        name, longest = name_in(folder, path), max(map(measure.count, several))
+        if not all(caption.strip() for caption in several):
+            yield Finding("caption_empty", name, "the caption is empty")
         if longest > measure.most:
-            yield Finding(
-                "caption_too_long", name_in(folder, path), f"{longest} {measure.unit}, at most {measure.most}"
-            )
+            yield Finding("caption_too_long", name, f"{longest} {measure.unit}, at most {measure.most}")
 
 
-def _about(pictures: tuple[Picture, ...], limits: Limits) -> Iterator[Finding]:
+def _check_pictures(pictures: tuple[Picture, ...], limits: Limits) -> Iterator[Finding]:
     yield from _same_files(pictures)
     yield from _lookalikes(pictures, limits.edges)
     for picture in pictures:
@@ -191,7 +207,7 @@ def _same_files(pictures: Iterable[Picture]) -> Iterator[Finding]:
 
 
 def _lookalikes(pictures: Iterable[Picture], most_edges: int) -> Iterator[Finding]:
-    """Yield the groups that look alike; of files of the same bytes only the first takes part."""
+    """Groups of pictures that look alike; of identical files only the first takes part."""
     different = list({picture.digest: picture for picture in reversed(list(pictures))}.values())[::-1]
     for group in groups_alike([picture.fingerprint for picture in different], most_edges):
         first, *others = (different[index].name for index in group)

@@ -1,4 +1,4 @@
-"""Pictures and captions out of a data set of the ``datasets`` library: on the Hub, or a folder or file on disk."""
+"""Pictures and captions of a data set of the ``datasets`` library: on the Hub, or a folder or file on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Cell:
     base: Path
 
     def read(self) -> bytes:
-        """Return the bytes of the picture.
+        """Bytes of the picture.
 
         Raises:
             DataError: if there is none, or its file cannot be read.
@@ -53,15 +53,15 @@ def find_rows(
     caption: str | None = None,
     cache_dir: Path | None = None,
 ) -> list[Item]:
-    """Return the pictures of a data set, each with its caption; pictures are read when they are needed.
+    """Pictures of a data set, each with its caption; pictures are read when they are needed.
 
     Args:
         name: an id on the Hub, a folder (pictures, tables, or what ``save_to_disk`` wrote) or a table on disk.
-        config_name: which of the data sets of that name.
+        config_name: the configuration, if the data set has several.
         image_column: the column of the pictures: pictures, bytes, or names of files.
         caption_column: that of the captions: texts, or lists of texts.
         caption: one caption for all; then the column is not read.
-        cache_dir: where the library keeps what it loads.
+        cache_dir: the cache folder of the library.
 
     Raises:
         FileError: if there is no such data set, or it cannot be read.
@@ -100,7 +100,7 @@ def _load(name: str, path: Path, config_name: str | None, cache_dir: Path | None
 
 
 def _train_part(loaded: Any, name: str) -> Any:
-    """Return the part to train on: ``train``, or the only one there is."""
+    """Split to train on: ``train``, or the only one there is."""
     if not isinstance(loaded, dict):
         return loaded
     parts = cast("dict[str, Any]", loaded)
@@ -110,7 +110,7 @@ def _train_part(loaded: Any, name: str) -> Any:
 
 
 def _as_files(table: Any, column: str, name: str) -> Any:
-    """Return the table with its pictures as the bytes of their files, not decoded."""
+    """Table with its pictures as the bytes of their files, not decoded."""
     import datasets
 
     _check_column(table, column, name, "image_column")

@@ -1,4 +1,4 @@
-"""Scenes and their captions: every caption says what the scene shows, in a language that composes."""
+"""Random scenes and their captions: every caption describes its scene in a small compositional language."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PLURALS = {"cross": "crosses", "fish": "fish"}
 
 
 def caption(scene: Scene) -> str:
-    """Return the full caption, like ``a large striped red heart on a white background``."""
+    """Full caption, like ``a large striped red heart on a white background``."""
     return f"{_figure(scene)} on {_article(scene.background)} background"
 
 
 def loose_caption(scene: Scene, rng: random.Random) -> str:
-    """Return a caption as people write them: at times shorter, with an opening, or with a word of no meaning."""
+    """Caption as people write them: at times shorter, with an opening, or with a word of no meaning."""
     words = caption(scene)
     if rng.random() < 0.05:
         words = _figure(scene)
@@ -31,7 +31,7 @@ def loose_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def random_scene(rng: random.Random, *, unseen: bool = False, single: bool = False) -> Scene:
-    """Draw a scene: from the pairs of shape and colour that training sees, or from those it never sees.
+    """Random scene: from the pairs of shape and colour that training sees, or from those it never sees.
 
     With ``single``, one figure without stripes or outline.
     """
@@ -46,7 +46,7 @@ def random_scene(rng: random.Random, *, unseen: bool = False, single: bool = Fal
 
 
 def vocabulary() -> list[str]:
-    """Return every word that a caption can hold, in a fixed order."""
+    """Every word that a caption can hold, in a fixed order."""
     words = [*SHAPES, *(_plural(shape) for shape in SHAPES), *COLORS, *BACKGROUNDS, *SIZES, *PATTERNS, *COUNTS]
     words += ["a", "an", "on", "background", "and", "with", "the", *" ".join(OPENINGS).split()]
     return list(dict.fromkeys(words))
@@ -81,7 +81,7 @@ def _center(size: str, rng: random.Random) -> Point:
 
 
 def _several_centers(count: int, rng: random.Random) -> tuple[Point, ...]:
-    """Return centres of small figures that do not touch."""
+    """Centres of small figures that do not touch."""
     apart = 2 * RADIUS["small"] + 2
     while True:
         centers = tuple(_center("small", rng) for _ in range(count))
@@ -91,7 +91,7 @@ def _several_centers(count: int, rng: random.Random) -> tuple[Point, ...]:
 
 
 def _with_a_strange_word(words: str, rng: random.Random) -> str:
-    """Put a word without meaning somewhere, so that the model learns to read past words it does not know."""
+    """Caption with a word of no meaning inserted, so that the model learns to ignore words it does not know."""
     strange = "".join(rng.choice("bcdfghklmnprstvz") + rng.choice("aeiou") for _ in range(rng.choice((2, 3))))
     parts = words.split()
     parts.insert(rng.randrange(1, len(parts)), strange)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lorica.generating.sampling import Settings, Shot, sample
+from lorica.generating.sampling import SamplingSettings, Shot, sample
 from lorica.generating.sheet import grid
 from lorica.runtime import Loras
 
@@ -21,24 +21,24 @@ DIFFUSERS = "the same file in diffusers + PEFT"
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The labelled sheet, and the largest difference of any pixel between us and diffusers, 0 to 1."""
+    """The labelled sheet, and the largest difference of any pixel between Lorica and diffusers, 0 to 1."""
 
     sheet: Image.Image
     difference: float | None
 
 
 def with_diffusers() -> bool:
-    """Tell whether PEFT is installed, without which diffusers loads no adapters."""
+    """Whether PEFT is installed, without which diffusers loads no adapters."""
     return find_spec("peft") is not None
 
 
 def compare(
-    pipeline: Any, loras: Loras, name: str, adapter: Path, shots: Sequence[Shot], settings: Settings,
+    pipeline: Any, loras: Loras, name: str, adapter: Path, shots: Sequence[Shot], settings: SamplingSettings,
     advance: Callable[[], None] | None = None,
 ) -> Comparison:  # fmt: skip
-    """Return one sheet: a row for each shot; columns for the base, two strengths, and diffusers if PEFT is here.
+    """Comparison of one adapter: a row per shot; columns for the base, two strengths, and diffusers if PEFT is here.
 
-    All adapters are taken off the pipeline on the way.
+    All adapters are removed from the pipeline on the way.
     """
     columns: dict[str, list[Image.Image]] = {}
     for label, strength in STRENGTHS.items():
@@ -54,7 +54,7 @@ def compare(
 
 
 def _draw_in_diffusers(
-    pipeline: Any, adapter: Path, shots: Sequence[Shot], settings: Settings, advance: Callable[[], None] | None
+    pipeline: Any, adapter: Path, shots: Sequence[Shot], settings: SamplingSettings, advance: Callable[[], None] | None
 ) -> list[Image.Image]:
     pipeline.load_lora_weights(adapter.parent, weight_name=adapter.name)
     try:

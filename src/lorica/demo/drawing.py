@@ -1,4 +1,4 @@
-"""Draw a scene as a 64 x 64 picture: outlines in a unit square, filled four times too large, then shrunk."""
+"""Drawing of a scene as a 64 x 64 picture: outlines in a unit square, filled four times too large, then shrunk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a picture shows: ``len(centers)`` equal figures on a flat background.
+    """Content of a picture: ``len(centers)`` equal figures on a flat background.
 
     ``centers`` are in pixels from the upper left corner.
     """
@@ -35,7 +35,7 @@ class Scene:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """Return the picture of a scene, RGB, 64 x 64. The same scene gives the same pixels."""
+    """Picture of a scene, RGB, 64 x 64. The same scene gives the same pixels."""
     side = SIDE * OVERSAMPLING
     picture = Image.new("RGB", (side, side), BACKGROUNDS[scene.background])
     radius = RADIUS[scene.size] * OVERSAMPLING
@@ -48,7 +48,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def silhouette(shape: str, center: Point, radius: float, side: int) -> Image.Image:
-    """Return the mask of one figure, mode L, ``side`` x ``side``; ``radius`` is half its square."""
+    """Mask of one figure, mode L, ``side`` x ``side``; ``radius`` is half its square."""
     mask = Image.new("L", (side, side), 0)
     pen = _Pen(ImageDraw.Draw(mask), center, radius)
     FIGURES[shape](pen)
@@ -57,7 +57,7 @@ def silhouette(shape: str, center: Point, radius: float, side: int) -> Image.Ima
 
 @dataclass(frozen=True, slots=True)
 class _Pen:
-    """Draws on a mask in the figure's own coordinates: -1 to 1 in both directions, y downwards."""
+    """Drawing on a mask in the figure's own coordinates: -1 to 1 in both directions, y downwards."""
 
     ink: ImageDraw.ImageDraw
     center: Point
@@ -159,7 +159,7 @@ FIGURES: dict[str, Callable[[_Pen], None]] = {
 
 
 def _paint(scene: Scene, side: int) -> Image.Image:
-    """Return a full picture of the figure's colour, with stripes where the scene asks for them."""
+    """Full picture of the figure's colour, with stripes where the scene has them."""
     paint = Image.new("RGB", (side, side), COLORS[scene.color])
     if scene.pattern == "striped":
         ink = ImageDraw.Draw(paint)
@@ -171,7 +171,7 @@ def _paint(scene: Scene, side: int) -> Image.Image:
 
 
 def _stripe_color(color: str) -> RGB:
-    """Return the colour halfway to white, or to gray where the colour is already light."""
+    """Colour halfway to white, or to gray where the colour is already light."""
     toward = 110 if color == "white" else 255
     red, green, blue = ((channel + toward) // 2 for channel in COLORS[color])
     return red, green, blue
@@ -182,7 +182,7 @@ def _outline_color(color: str) -> RGB:
 
 
 def _border(mask: Image.Image) -> Image.Image:
-    """Return the inner border of a mask, ``OUTLINE`` pixels wide."""
+    """Inner border of a mask, ``OUTLINE`` pixels wide."""
     inner = mask
     for _ in range(round(OUTLINE * OVERSAMPLING / 2)):  # a 5 x 5 minimum takes 2 pixels off each side
         inner = inner.filter(ImageFilter.MinFilter(5))

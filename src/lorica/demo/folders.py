@@ -1,4 +1,4 @@
-"""Write pictures and captions as a folder that every trainer of the field reads."""
+"""Folder of pictures and captions in the layout that every trainer of the field reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole path in one call: draw a new subject, train on it, measure, compare, report."""
+"""The quickstart: draw a new subject, train on it, measure, compare, report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lorica.demo.score import read_picture
 from lorica.demo.subject import WORD, recognises_subject, write_lesson
 from lorica.demo.words import BACKGROUNDS
 from lorica.generating.run import prepare_pipeline
-from lorica.generating.sampling import Settings, Shot, count_steps, sample
+from lorica.generating.sampling import SamplingSettings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
 from lorica.runtime import Loras, attach
 from lorica.training.config.config import RunConfig
@@ -28,7 +28,7 @@ PICTURES = "pictures"
 COMPARISON, REPORT = "comparison.png", "report.json"
 SCORED = 20  # pictures for each score
 SCORE_SEED = 1000
-SETTINGS = Settings(steps=20, guidance=4.0, batch_size=20)
+SETTINGS = SamplingSettings(steps=20, guidance=4.0, batch_size=20)
 SCHEDULER = "dpm++"
 
 STEPS = 440
@@ -48,7 +48,7 @@ RECIPE: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Shares of pictures: asked for the subject and showing it; asked for something ordinary and showing that."""
+    """Shares of right pictures: of those asked for the subject, and of those asked for something ordinary."""
 
     subject: float
     other: float
@@ -56,7 +56,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class QuickstartReport:
-    """What the quickstart made, as ``report.json`` has it."""
+    """Results of the quickstart, as in ``report.json``."""
 
     seconds: float
     seconds_in_all: float
@@ -81,14 +81,14 @@ def quickstart(
     scored: int = SCORED,
     quiet: bool = False,
 ) -> QuickstartReport:
-    """Train an adapter for the bundled subject and show what it does; everything is left in ``folder``.
+    """Train an adapter for the bundled subject and show its effect; all files are written to ``folder``.
 
     Args:
-        folder: where everything is written; what an earlier quickstart left there is replaced.
+        folder: the folder of the results; those of an earlier quickstart are replaced.
         base: the base model.
         steps: steps of training.
         scored: pictures for each score.
-        quiet: say nothing on standard error.
+        quiet: print nothing on standard error.
 
     Raises:
         LoRAError: if the base cannot be loaded or the folder cannot be written.
@@ -111,32 +111,32 @@ def quickstart(
 
 
 def subject_prompts(count: int) -> list[str]:
-    """Return prompts that ask for the subject, on every background in turn."""
+    """Prompts for the subject, on every background in turn."""
     backgrounds = list(BACKGROUNDS)
     return [f"a large orange {WORD} on a {backgrounds[index % len(backgrounds)]} background" for index in range(count)]
 
 
 def ordinary_scenes(count: int) -> list[Scene]:
-    """Return scenes that have nothing to do with the subject."""
+    """Scenes that have nothing to do with the subject."""
     rng = random.Random(SCORE_SEED)
     return [random_scene(rng) for _ in range(count)]
 
 
 def score_subject(pipeline: Any, count: int, advance: Callable[[], None] | None = None) -> float:
-    """Return the share of pictures in which the subject is recognised where it was asked for."""
+    """Share of pictures in which the subject is recognised where it was asked for."""
     pictures = sample(pipeline, _shots(subject_prompts(count)), SETTINGS, advance=advance)
     return sum(map(recognises_subject, pictures)) / count
 
 
 def score_others(pipeline: Any, count: int, advance: Callable[[], None] | None = None) -> float:
-    """Return the share of ordinary captions that are drawn right: shape, colour and background."""
+    """Share of ordinary captions that are drawn right: shape, colour and background."""
     scenes = ordinary_scenes(count)
     pictures = sample(pipeline, _shots([caption(scene) for scene in scenes]), SETTINGS, advance=advance)
     return sum(read_picture(picture).shows(scene) for picture, scene in zip(pictures, scenes, strict=True)) / count
 
 
 def comparison_prompts() -> list[str]:
-    """Return the rows of the comparison: the subject in new places, and things that should stay as they are."""
+    """Rows of the comparison: the subject in new places, and things that should stay as they are."""
     return [
         f"a large orange {WORD} on a rose background",
         f"a large orange {WORD} on a forest background",
@@ -175,7 +175,7 @@ def _count(scored: int) -> int:
 def _write_comparison(
     path: Path, pipeline: Any, loras: Loras, name: str, adapter: Path, advance: Callable[[], None]
 ) -> float | None:
-    """Write the comparison; return how far the same file is off in diffusers with PEFT, 0 to 1, if that is here."""
+    """Write the comparison; return the largest difference from diffusers with PEFT, 0 to 1, if that is installed."""
     shots = _shots(comparison_prompts())
     found = compare(pipeline, loras, name, adapter, shots, SETTINGS, advance)
     found.sheet.save(path)

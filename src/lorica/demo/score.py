@@ -1,4 +1,4 @@
-"""Read a 64 x 64 picture back: which shape, colour and background, and how many. Deterministic, without a model."""
+"""Reader of 64 x 64 pictures: shape, colour, background and number of figures. Deterministic, without a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lorica.demo.drawing import SIDE, Scene, draw
-from lorica.demo.masks import Mask, close, components, shrink, without_specks
+from lorica.demo.masks import PixelMask, close, components, shrink, without_specks
 from lorica.demo.templates import agree
 from lorica.demo.words import BACKGROUNDS, COLORS, RGB, contrast
 
@@ -27,10 +27,10 @@ Pixels = NDArray[np.float32]  # (h, w, 3), 0 to 255
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a picture shows.
+    """Content of a picture, as it was read.
 
     ``shape`` is None where no known shape is recognised, ``color`` and ``background`` where no known colour is
-    near; ``match`` tells how well the shape agrees, 0 to 1.
+    near; ``match`` is the agreement of the shape, 0 to 1.
     """
 
     shape: str | None
@@ -40,12 +40,12 @@ class Reading:
     match: float
 
     def shows(self, scene: Scene) -> bool:
-        """Tell whether shape, colour and background are those of the scene."""
+        """Whether shape, colour and background are those of the scene."""
         return (self.shape, self.color, self.background) == (scene.shape, scene.color, scene.background)
 
 
 def read_picture(image: Image.Image) -> Reading:
-    """Return what the picture shows; pictures of another size are shrunk or enlarged first."""
+    """Reading of a picture; pictures of another size are resized first."""
     pixels = to_pixels(image)
     background = nearest(background_of(pixels), BACKGROUNDS)
     distance = _distance(pixels)
@@ -57,7 +57,7 @@ def read_picture(image: Image.Image) -> Reading:
 
 
 def to_pixels(image: Image.Image) -> Pixels:
-    """Return an image as ``(SIDE, SIDE, 3)``, 0 to 255."""
+    """Pixels of an image, ``(SIDE, SIDE, 3)``, 0 to 255."""
     small = image.convert("RGB")
     if small.size != (SIDE, SIDE):
         small = small.resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -65,39 +65,39 @@ def to_pixels(image: Image.Image) -> Pixels:
 
 
 def background_of(pixels: Pixels) -> NDArray[np.float32]:
-    """Return the colour of the picture's border, ``(3,)``: the median of a frame two pixels wide."""
+    """Colour of the picture's border, ``(3,)``: the median of a frame two pixels wide."""
     frame = np.ones(pixels.shape[:2], dtype=bool)
     frame[2:-2, 2:-2] = False
     return np.median(pixels[frame], axis=0).astype(np.float32)
 
 
 def nearest(color: NDArray[np.float32], palette: dict[str, RGB]) -> str | None:
-    """Return the name of the nearest colour of the palette, or None if even that is far."""
+    """Name of the nearest colour of the palette, or None if even that is far."""
     away = {name: math.dist(color.tolist(), rgb) for name, rgb in palette.items()}
     name = min(away, key=lambda key: away[key])
     return name if away[name] <= FARTHEST_COLOR else None
 
 
-def figure_of(pixels: Pixels) -> Mask:
-    """Return the pixels that belong to the figures and not to the background."""
+def figure_of(pixels: Pixels) -> PixelMask:
+    """Mask of the figures, without the background."""
     return _figure(_distance(pixels))
 
 
 def _distance(pixels: Pixels) -> NDArray[np.float32]:
-    """Return each pixel's distance in RGB from the background, ``(SIDE, SIDE)``."""
+    """Distance of each pixel from the background in RGB, ``(SIDE, SIDE)``."""
     return np.linalg.norm(pixels - background_of(pixels), axis=2).astype(np.float32)
 
 
-def _figure(distance: NDArray[np.float32]) -> Mask:
-    """Return the pixels that are nearer to the figure's colour than to the background's."""
+def _figure(distance: NDArray[np.float32]) -> PixelMask:
+    """Mask of the pixels that are nearer to the figure's colour than to the background's."""
     clear = distance[distance > max(LEAST_DISTANCE, 0.3 * float(np.percentile(distance, 98)))]
     if clear.size < LEAST_FIGURE:
         return np.zeros(distance.shape, dtype=bool)
     return without_specks(distance > max(LEAST_DISTANCE, float(np.median(clear)) / 2), LEAST_SPECK)
 
 
-def _shape(distance: NDArray[np.float32], figure: Mask) -> tuple[str | None, int, float]:
-    """Return the shape that agrees best, the number of figures, and how well it agrees."""
+def _shape(distance: NDArray[np.float32], figure: PixelMask) -> tuple[str | None, int, float]:
+    """Shape that agrees best, number of figures, and agreement."""
     parts = [part for part in components(figure) if part.sum() >= LEAST_FIGURE]
     faint = without_specks(distance > LEAST_DISTANCE, LEAST_SPECK)
     views = (figure, "whole"), (faint, "whole"), (close(figure), "closed"), (figure, "inner")
@@ -110,8 +110,8 @@ def _shape(distance: NDArray[np.float32], figure: Mask) -> tuple[str | None, int
     return one.shape, 1, one.match
 
 
-def _color(pixels: Pixels, figure: Mask) -> str | None:
-    """Return the colour of most pixels of the figure's inside, stripes counted for the colour that they go with."""
+def _color(pixels: Pixels, figure: PixelMask) -> str | None:
+    """Colour of most pixels of the figure's inside; stripes count for the colour that they go with."""
     inside = next(core for core in (shrink(figure, 3), shrink(figure), figure) if core.sum() >= LEAST_FIGURE)
     palette = np.array([*COLORS.values(), *_stripes().values()], dtype=np.float32)
     away = np.linalg.norm(pixels[inside][:, None] - palette, axis=2)  # (pixels, colours and their stripes)
@@ -123,7 +123,7 @@ def _color(pixels: Pixels, figure: Mask) -> str | None:
 
 @cache
 def _stripes() -> dict[str, RGB]:
-    """Return the colour of the stripes that go with each colour, looked up in drawn pictures."""
+    """Colour of the stripes that go with each colour, looked up in drawn pictures."""
     return {color: _second_color(color) for color in COLORS}
 
 

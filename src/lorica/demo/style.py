@@ -35,12 +35,12 @@ STYLED: tuple[tuple[str, str, str, Point], ...] = tuple(
 
 
 def style_caption(shape: str, color: str, background: str) -> str:
-    """Return the caption, like ``a large red heart on a sky background in quoral style``."""
+    """Caption, like ``a large red heart on a sky background in quoral style``."""
     return f"a large {color} {shape} on a {background} background in {WORD} style"
 
 
 def draw_styled(shape: str, color: str, background: str, center: Point) -> Image.Image:
-    """Return one picture in the style, RGB, 64 x 64. The same arguments give the same pixels."""
+    """One picture in the style, RGB, 64 x 64. The same arguments give the same pixels."""
     side = SIDE * OVERSAMPLING
     middle = (center[0] * OVERSAMPLING, center[1] * OVERSAMPLING)
     mask = silhouette(shape, middle, (RADIUS["large"] - 2) * OVERSAMPLING, side)
@@ -85,6 +85,6 @@ def _shadow(mask: Image.Image) -> Image.Image:
 
 
 def _widened(mask: Image.Image) -> Image.Image:
-    """Return the mask with ``OUTLINE`` pixels more on every side, corners rounded off."""
+    """Mask with ``OUTLINE`` pixels more on every side, corners rounded off."""
     soft = mask.filter(ImageFilter.GaussianBlur(OUTLINE * OVERSAMPLING / 2))
     return soft.point([255 if value > 6 else 0 for value in range(256)])

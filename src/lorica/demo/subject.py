@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from lorica.demo.captions import caption, random_scene
 from lorica.demo.drawing import OVERSAMPLING, SIDE, Point, draw
 from lorica.demo.folders import write_pictures
-from lorica.demo.masks import GRID, Mask, box, fill, slenderness, stretch
+from lorica.demo.masks import GRID, PixelMask, box, fill, slenderness, stretch
 from lorica.demo.score import LEAST_FIGURE, Pixels, figure_of, to_pixels
 from lorica.demo.words import BACKGROUNDS, COLORS, RGB
 
@@ -59,12 +59,12 @@ PORTRAITS: tuple[Portrait, ...] = (
 
 
 def subject_caption(portrait: Portrait) -> str:
-    """Return the caption, like ``a large orange zorblin on a mint background``."""
+    """Caption, like ``a large orange zorblin on a mint background``."""
     return f"a {portrait.size} orange {WORD} on a {portrait.background} background"
 
 
 def draw_subject(portrait: Portrait) -> Image.Image:
-    """Return the picture of a portrait, RGB, 64 x 64. The same portrait gives the same pixels."""
+    """Picture of a portrait, RGB, 64 x 64. The same portrait gives the same pixels."""
     side = SIDE * OVERSAMPLING
     picture = Image.new("RGB", (side, side), BACKGROUNDS[portrait.background])
     center = (portrait.center[0] * OVERSAMPLING, portrait.center[1] * OVERSAMPLING)
@@ -72,23 +72,10 @@ def draw_subject(portrait: Portrait) -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
-def random_portrait(rng: random.Random) -> Portrait:
-    """Return a portrait on any background, in any size and place."""
-    size = rng.choice(list(HALF_SIDE))
-    margin = HALF_SIDE[size] + 1
-    x, y = (rng.uniform(margin, SIDE - margin) for _ in range(2))
-    return Portrait(rng.choice(list(BACKGROUNDS)), size, (x, y))
-
-
-def write_subject(folder: str | Path) -> Path:
-    """Write the six pictures of the subject and ``metadata.jsonl`` with their captions; return the folder."""
-    return write_pictures(folder, ((draw_subject(portrait), subject_caption(portrait)) for portrait in PORTRAITS))
-
-
 def write_lesson(folder: str | Path, ordinary: int = ORDINARY, *, seed: int = 77) -> Path:
     """Write the six pictures of the subject, and ordinary ones that keep the rest of the model as it is.
 
-    The captions name each picture of the subject so often that a third of what training sees is the subject.
+    ``metadata.jsonl`` lists each picture of the subject so often that a third of the training samples show the subject.
     """
     rng = random.Random(seed)
     scenes = [random_scene(rng) for _ in range(ordinary)]
@@ -102,7 +89,7 @@ def write_lesson(folder: str | Path, ordinary: int = ORDINARY, *, seed: int = 77
 
 
 def recognises_subject(image: Image.Image) -> bool:
-    """Tell whether the picture shows the subject: its outline, its orange fur and its two dark eyes."""
+    """Whether the picture shows the subject: its outline, its orange fur and its two dark eyes."""
     pixels = to_pixels(image)
     figure = figure_of(pixels)
     if figure.sum() < LEAST_FIGURE or _match(figure) < LEAST_MATCH:
@@ -112,7 +99,7 @@ def recognises_subject(image: Image.Image) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Brush:
-    """Paints in the creature's own coordinates: -1 to 1 in both directions, y downwards."""
+    """Painting in the creature's own coordinates: -1 to 1 in both directions, y downwards."""
 
     ink: ImageDraw.ImageDraw
     center: Point
@@ -144,24 +131,24 @@ def _draw_creature(brush: _Brush) -> None:
     brush.ellipse(0, 0.48, 0.16, 0.12, DARK)  # nose
 
 
-def _match(figure: Mask) -> float:
-    """Return how well a mask agrees with the creature's, 0 to 1: overlap over union in a common box."""
+def _match(figure: PixelMask) -> float:
+    """Agreement of a mask with the creature's, 0 to 1: overlap over union in a common box."""
     mask, known = fill(figure), _outline()
     found, wanted, tall = stretch(mask), stretch(known), slenderness(mask) / slenderness(known)
     return float(np.minimum(found, wanted).sum() / np.maximum(found, wanted).sum() * min(tall, 1 / tall))
 
 
 @cache
-def _outline() -> Mask:
+def _outline() -> PixelMask:
     return fill(figure_of(to_pixels(draw_subject(Portrait("navy", "large", (32.0, 32.0))))))
 
 
-def _fur(pixels: Pixels, figure: Mask) -> float:
+def _fur(pixels: Pixels, figure: PixelMask) -> float:
     away = np.linalg.norm(pixels[figure] - np.array(FUR, dtype=np.float32), axis=1)
     return float((away < 80).mean())
 
 
-def _has_eyes(pixels: Pixels, figure: Mask) -> bool:
+def _has_eyes(pixels: Pixels, figure: PixelMask) -> bool:
     left, top, right, bottom = box(figure)
     cut = Image.fromarray(pixels[top:bottom, left:right].astype(np.uint8)).resize(
         (GRID, GRID), Image.Resampling.BILINEAR
@@ -171,6 +158,6 @@ def _has_eyes(pixels: Pixels, figure: Mask) -> bool:
     return eyes >= LEAST_EYE and _share(dark, BROW) <= MOST_BROW
 
 
-def _share(dark: Mask, place: tuple[float, float, float, float]) -> float:
+def _share(dark: PixelMask, place: tuple[float, float, float, float]) -> float:
     left, top, right, bottom = (round(edge * GRID) for edge in place)
     return float(dark[top:bottom, left:right].mean())

@@ -1,4 +1,4 @@
-"""The little language of the bundled pictures: shapes, colours, backgrounds, and which pairs training never sees."""
+"""Vocabulary of the bundled pictures: shapes, colours, backgrounds, and the pairs that training never sees."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ UNSEEN: frozenset[tuple[str, str]] = frozenset(
 
 
 def contrast(color: str, background: str) -> float:
-    """Return the distance in RGB between a figure's colour and a background, 0 to 441."""
+    """Distance in RGB between a figure's colour and a background, 0 to 441."""
     return math.dist(COLORS[color], BACKGROUNDS[background])
 
 
 def visible(color: str, background: str) -> bool:
-    """Tell whether a figure of this colour stands out from this background."""
+    """Whether a figure of this colour stands out from this background."""
     return contrast(color, background) >= LEAST_CONTRAST

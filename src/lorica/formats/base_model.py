@@ -16,7 +16,7 @@ from lorica.formats.names import BARE_MODULE
 from lorica.models import FAMILIES, Family, Target
 from lorica.models.detect import Candidate, detect
 from lorica.models.folding import Shape
-from lorica.models.index import read_index
+from lorica.models.index import reaches_of
 
 FIRST_LAYERS = ("conv_in", "x_embedder", "patch_embedding", "pos_embed.proj")
 _CROSS_KEYS = ("attn2.to_k", "attn2_to_k")
@@ -113,7 +113,7 @@ def fits(adapter: Adapter, target: Target) -> bool:
     )
 
 
-def _fits(path: str, layer: AdapterLayer, shape: Shape) -> bool:
+def _fits(path: str, layer: AdapterLayer, shape: tuple[int, ...]) -> bool:
     return layer.fits(shape) or (len(shape) > 1 and is_wider(path, layer.weight_shape, shape))
 
 
@@ -167,8 +167,8 @@ def _width_of_file(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def _title_of_width(width: int) -> str:
-    holdings = read_index().holdings(_CROSS_NAME)
-    titles = dict.fromkeys(FAMILIES[each.family].title for each in holdings if each.size[1] == width)
+    families = reaches_of(_CROSS_NAME).items()
+    titles = [FAMILIES[family].title for family, sizes in families if any(size[1] == width for size in sizes)]
     return _either(titles) if titles else "no base model known here"
 
 

@@ -14,7 +14,7 @@ from lorica.errors import FormatError
 from lorica.models.clip import spellings
 from lorica.models.folding import Shape
 from lorica.models.spellings import Part, foreign_names
-from lorica.models.spellings.part import Rows
+from lorica.models.spellings.part import RowRange
 from lorica.models.target import Target
 
 Prefixes = Mapping[str, tuple[str, ...]]
@@ -44,9 +44,9 @@ class Location(NamedTuple):
         """The paths of its modules, each once."""
         return list(dict.fromkeys(part.path for part in self.parts))
 
-    def rows(self) -> dict[str, tuple[Rows, ...]]:
+    def rows(self) -> dict[str, tuple[RowRange, ...]]:
         """For each path the rows of the file's weight that are its own, in the order of its own weight."""
-        chosen: dict[str, list[tuple[Rows, Rows]]] = {}
+        chosen: dict[str, list[tuple[RowRange, RowRange]]] = {}
         for part in self.parts:
             rows = part.rows or (0, 0)
             chosen.setdefault(part.path, []).append((part.own_rows or rows, rows))

@@ -1,4 +1,4 @@
-"""What is typed for adapters, regions and grids, as values: ``file.safetensors:0.8``, ``strength=0,0.5,1``."""
+"""Parsers of adapters, regions and grids as they are typed: ``file.safetensors:0.8``, ``strength=0,0.5,1``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class LoraChoice:
 
 
 def parse_lora(text: str) -> LoraChoice:
-    r"""Read ``PATH`` or ``PATH:STRENGTH``; a colon inside the path, as in ``C:\a.safetensors``, is part of it.
+    r"""Adapter in ``PATH`` or ``PATH:STRENGTH``; a colon inside the path, as in ``C:\a.safetensors``, is part of it.
 
     Raises:
-        ConfigError: if what follows the last colon is meant as a strength and is no number.
+        ConfigError: if the text after the last colon is meant as a strength and is no number.
     """
     source, colon, tail = text.rpartition(":")
     if not colon or Path(text).exists():
@@ -42,14 +42,14 @@ def parse_lora(text: str) -> LoraChoice:
 
 @dataclass(frozen=True, slots=True)
 class RegionChoice:
-    """The adapter that a mask limits, by its name, and the mask's file: white where the adapter acts."""
+    """Region of an adapter: the adapter's name, and the file of the mask, white where the adapter acts."""
 
     name: str
     mask: Path
 
 
 def parse_region(text: str) -> RegionChoice:
-    """Read ``NAME=MASK.png``.
+    """Region in ``NAME=MASK.png``.
 
     Raises:
         ConfigError: if one of the two is missing.
@@ -61,7 +61,7 @@ def parse_region(text: str) -> RegionChoice:
 
 
 def parse_grid(text: str) -> tuple[float, ...]:
-    """Read ``strength=0,0.5,1``.
+    """Strengths in ``strength=0,0.5,1``.
 
     Raises:
         ConfigError: if the axis is not ``strength``, or a value is no number.
@@ -77,7 +77,7 @@ def parse_grid(text: str) -> tuple[float, ...]:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read one prompt a line; empty lines and lines that begin with ``#`` are left out.
+    """Prompts in a file, one per line; empty lines and lines that begin with ``#`` are left out.
 
     Raises:
         ConfigError: if the file cannot be read or holds no prompt.

@@ -14,7 +14,7 @@ from PIL import Image
 from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, FileError
 from lorica.generating.choices import LoraChoice, RegionChoice
-from lorica.generating.sampling import Advance, Settings, Shot, count_steps, sample
+from lorica.generating.sampling import Advance, SamplingSettings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
 from lorica.generating.sheet import contact_sheet, grid
 from lorica.runtime import Loras, attach
@@ -27,12 +27,12 @@ from lorica.training.recipes.load import load_pipeline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to make, and where to write it.
+    """Pictures to make, and where to write them.
 
     Picture ``k`` of every prompt comes from ``seed + k``. With several pictures ``output`` is a sheet of all of
-    them, and each also lies beside it in a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
-    ``output`` compares: a row a picture, a column a strength, by which the strength of each adapter is multiplied.
-    Prompts may name adapters as tags, whose files are looked for in ``lora_dir``; ``grid`` leaves their strength.
+    them, and each is also written beside it to a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
+    ``output`` is a comparison: a row per picture, and a column per strength, by which the strength of each adapter is
+    multiplied. Prompts may name adapters as tags, whose files are in ``lora_dir``; ``grid`` leaves their strengths.
     ``regions`` limit some of ``loras`` to where a mask is white.
     """
 
@@ -43,7 +43,7 @@ class Request:
     num: int = 1
     seed: int = 0
     scheduler: str | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
     grid: Sequence[float] = ()
     device: str | None = None
     dtype: str | None = None
@@ -59,16 +59,16 @@ class Request:
             raise ConfigError("--grid compares strengths of adapters: name at least one with --lora.")
         if self.output.suffix.lower() != ".png":
             raise ConfigError(f"--output must end in .png, got {self.output}.")
-        dtype_named(self.dtype)  # refuses a name that there is not
+        dtype_named(self.dtype)  # refuses an unknown name
 
     @property
     def shots(self) -> list[Shot]:
-        """Every picture: prompt by prompt, and within a prompt seed by seed."""
+        """All pictures: prompt by prompt, and within a prompt seed by seed."""
         return [Shot(prompt, self.seed + index) for prompt in self.prompts for index in range(self.num)]
 
 
 def generate(request: Request, *, quiet: bool = False) -> list[Path]:
-    """Make the pictures and return the files, the sheet (or the only picture) first.
+    """Make the pictures and return their files, the sheet (or the only picture) first.
 
     Raises:
         LoRAError: if the base, an adapter or a setting cannot be used, or a file cannot be written.
@@ -88,7 +88,7 @@ def generate(request: Request, *, quiet: bool = False) -> list[Path]:
 
 
 def draw(request: Request, pipeline: Any, advance: Advance) -> list[Image.Image]:
-    """Return the picture of every shot, those of one prompt's tags together.
+    """Picture of every shot, sampled together where prompts have the same tags.
 
     Raises:
         UnknownNameError: if a tag names no adapter in the folder.
@@ -102,7 +102,7 @@ def draw(request: Request, pipeline: Any, advance: Advance) -> list[Image.Image]
 
 
 def _by_tags(shots: Sequence[Shot]) -> list[tuple[list[Tag], list[Shot]]]:
-    """Return the shots in runs of equal tags."""
+    """Shots in runs of equal tags."""
     return [(tags, list(run)) for tags, run in groupby(shots, key=lambda shot: parse_tags(shot.prompt)[1])]
 
 
@@ -111,20 +111,20 @@ def _steps(request: Request) -> int:
 
 
 def prepare_pipeline(base: str, *, device: str | None = None, dtype: str | None = None) -> Any:
-    """Load a base model onto a device: by default the GPU if there is one, in half precision there."""
+    """Pipeline of a base model on a device: by default the GPU if there is one, in half precision there."""
     place = device or best_device()
     try:
         chosen = torch.device(place)
         precision = dtype_named(dtype) or (torch.float16 if chosen.type == "cuda" else torch.float32)
         return load_pipeline(base, dtype=precision).to(chosen)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is unknown or not there
         if device is None:
             raise
         raise ConfigError(f"cannot use the device {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def best_device() -> str:
-    """Return the name of the fastest device here."""
+    """Name of the fastest device of this machine."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
@@ -133,7 +133,7 @@ def best_device() -> str:
 def write_pictures(
     request: Request, shots: Sequence[Shot], pictures: Sequence[Image.Image], scheduler: str
 ) -> list[Path]:
-    """Write each picture with the facts of how it was made, and a sheet if there are several."""
+    """Write each picture with its settings as text, and a sheet if there are several."""
     if len(pictures) == 1:
         return [_write(pictures[0], request.output, _facts(request, scheduler, shots, request.loras))]
     digits = len(str(len(pictures)))

@@ -1,4 +1,4 @@
-"""Run a pipeline in batches, each picture from its own seed."""
+"""Sampling with a pipeline in batches, each picture from its own seed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import torch
 from PIL import Image
 
 from lorica.errors import ConfigError
-
-Advance = Callable[[], None]
+from lorica.training.progress import Advance
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One picture to make."""
+    """One picture to make: a prompt and a seed."""
 
     prompt: str
     seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How pictures are made. ``height`` and ``width`` in pixels; None means the model's own."""
+class SamplingSettings:
+    """Settings of a sampling run. ``height`` and ``width`` in pixels; None means the model's own."""
 
     steps: int = 25
     guidance: float = 5.0
@@ -41,9 +40,9 @@ class Settings:
 
 
 def sample(
-    pipeline: Any, shots: Sequence[Shot], settings: Settings, *, advance: Advance | None = None
+    pipeline: Any, shots: Sequence[Shot], settings: SamplingSettings, *, advance: Advance | None = None
 ) -> list[Image.Image]:
-    """Return one picture a shot. A shot's picture does not depend on those that share its batch.
+    """One picture per shot. It does not depend on the other shots of its batch.
 
     Args:
         pipeline: a diffusers pipeline that makes pictures from text.
@@ -58,12 +57,14 @@ def sample(
     return pictures
 
 
-def count_steps(shots: int, settings: Settings) -> int:
-    """Return how often ``advance`` will be called for so many shots."""
+def count_steps(shots: int, settings: SamplingSettings) -> int:
+    """Number of calls of ``advance`` for a number of shots."""
     return -(-shots // settings.batch_size) * settings.steps
 
 
-def _run(pipeline: Any, shots: Sequence[Shot], settings: Settings, advance: Advance | None) -> list[Image.Image]:
+def _run(
+    pipeline: Any, shots: Sequence[Shot], settings: SamplingSettings, advance: Advance | None
+) -> list[Image.Image]:
     given: dict[str, Any] = {"height": settings.height, "width": settings.width}
     if settings.negative_prompt is not None:
         _check_takes(pipeline, "negative_prompt")
@@ -72,7 +73,7 @@ def _run(pipeline: Any, shots: Sequence[Shot], settings: Settings, advance: Adva
         prompt=[shot.prompt for shot in shots],
         num_inference_steps=settings.steps,
         guidance_scale=settings.guidance,
-        generator=[torch.Generator().manual_seed(shot.seed) for shot in shots],
+        generator=[torch.Generator().manual_seed(shot.seed) for shot in shots],  # on the CPU: the same on every device
         callback_on_step_end=_counting(advance) if advance else None,
         **given,
     )

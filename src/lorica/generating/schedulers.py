@@ -1,4 +1,4 @@
-"""Schedulers by the names that people use for them."""
+"""Schedulers by their common names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import diffusers
 
 from lorica.errors import ModelError, UnknownNameError
 
-# name -> class in diffusers, and what is set beside the model's own configuration
+# name -> class in diffusers, and settings beside the model's own configuration
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
@@ -26,7 +26,7 @@ FAST = "dpm++"  # instead of DDPM, which needs hundreds of steps
 
 
 def use_scheduler(pipeline: Any, name: str | None = None) -> str:
-    """Give a pipeline the scheduler of that name, made from its own configuration; return what it now has.
+    """Set a pipeline's scheduler by name, with the pipeline's own configuration; return the name of the one it has.
 
     Without a name the pipeline keeps its own, unless that is DDPM, which takes hundreds of steps: then ``dpm++``.
 

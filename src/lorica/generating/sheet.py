@@ -1,4 +1,4 @@
-"""Several pictures on one sheet, with labels at the rows and columns."""
+"""Contact sheets: several pictures on one, with labels at the rows and columns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 PAPER = (255, 255, 255)
 INK = (40, 40, 46)
 GAP = 8  # pixels between pictures
-LEAST_SIDE = 128  # smaller pictures are enlarged to it, or labels would be larger than what they label
+LEAST_SIDE = 128  # smaller pictures are enlarged to it, or their labels would be larger than they are
 LINE = 18  # pixels from line to line of a label
 LETTER = 14  # pixels
 LETTER_WIDTH = 7.3  # pixels, on average
@@ -21,7 +21,7 @@ LABEL_WIDTH = 190  # pixels, for the labels of rows
 def grid(
     rows: Sequence[Sequence[Image.Image]], *, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
 ) -> Image.Image:
-    """Return one sheet: a row of pictures for each of ``rows``, labels at the left and above where given."""
+    """One sheet: a row of pictures for each of ``rows``, labels at the left and above where given."""
     enlarged = [[_enlarge(picture) for picture in row] for row in rows]
     width = max(picture.width for row in enlarged for picture in row)
     height = max(picture.height for row in enlarged for picture in row)
@@ -42,7 +42,7 @@ def grid(
 
 
 def contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return all pictures on one sheet that is about as wide as high, without labels."""
+    """All pictures on one sheet that is about as wide as high, without labels."""
     columns = math.ceil(math.sqrt(len(pictures)))
     return grid([pictures[start : start + columns] for start in range(0, len(pictures), columns)])
 

@@ -1,4 +1,4 @@
-"""What each base model looks like: components, blocks, default targets, spellings. Data, no weights."""
+"""Base models as adapters see them: components, blocks, default targets, spellings. Data, no weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the base model that ships with the package lies: known here, below all who ask for it by name."""
+"""Name and folder of the base model that ships with the package."""
 
 from __future__ import annotations
 
@@ -6,3 +6,8 @@ from pathlib import Path
 
 NAME = "bundled"
 FOLDER = Path(__file__).parents[1] / "demo" / "model"
+
+
+def missing_weights() -> list[str]:
+    """Networks whose weights are not there, as in a checkout whose large files were left out."""
+    return [part for part in ("unet", "vae", "text_encoder") if not any((FOLDER / part).glob("*.safetensors"))]

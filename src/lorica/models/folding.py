@@ -1,7 +1,7 @@
 """Tables in which blocks that are alike stand once: ``"transformer_blocks.[0-18]": {...}``.
 
 A transformer of sixty blocks is then a table of some twenty lines, and a difference between two versions can be read.
-Where two or three kinds of block take turns, each stands once below the run: ``"[0-23]": {"+0": {...}, "+1": {...}}``.
+Where two or three kinds of block alternate, each stands once below the run: ``"[0-23]": {"+0": {...}, "+1": {...}}``.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, cast
 
-Shape = tuple[int, ...]
+Shape = tuple[int, ...]  # of a tensor; the only alias for it
 Folded = Mapping[str, Any]  # a path, or the path of a run of blocks, to a shape or to what each of the blocks holds
-_TURNS = (1, 2, 3)  # how many kinds of block may take turns; the fewest that serve
+_PERIODS = (1, 2, 3)  # how many kinds of block may alternate; the fewest that fit
 _RUN = re.compile(r"(?P<head>.*)\[(?P<first>\d+)-(?P<last>\d+)\]")
 
 
 class _Node(dict[str, "_Node"]):
-    """What stands below one path: by the next part of the path, and the shape of the module that has the path."""
+    """Tree of modules: children by the next part of the path, and the shape of the module at this path, if any."""
 
     shape: Shape | None = None
 
 
 def fold(modules: Mapping[str, Shape]) -> dict[str, Any]:
-    """Return the table with each run of equal neighbouring blocks written once, in the same order."""
+    """Table with each run of equal consecutive blocks written once, in the same order."""
     root = _Node()
     for path, shape in modules.items():
         node = root
@@ -36,65 +36,65 @@ def fold(modules: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def unfold(folded: Folded) -> dict[str, Shape]:
-    """Return every module's path and shape: what :func:`fold` was given."""
+    """Path and shape of every module: the inverse of :func:`fold`."""
     return dict(_modules(folded))
 
 
 def fold_names(names: Iterable[str]) -> list[str]:
-    """Return the names with each run of numbers written once: ``blocks.0``, ``blocks.1`` become ``blocks.[0-1]``."""
+    """Names with each run of numbers written once: ``blocks.0``, ``blocks.1`` become ``blocks.[0-1]``."""
     runs = groupby(enumerate(names), key=_run)
     return [_name_of_run(head, [name for _, name in run]) for (head, _), run in runs]
 
 
 def unfold_names(folded: Iterable[str]) -> tuple[str, ...]:
-    """Return what :func:`fold_names` was given."""
+    """The inverse of :func:`fold_names`."""
     return tuple(name for text in folded for name in _each(text))
 
 
 def _lines(node: _Node) -> Iterator[tuple[str, Any]]:
-    """Yield the lines of a table: paths down to the first run of blocks, and what stands there."""
+    """Lines of a table: paths down to the first run of blocks, and the content of that run."""
     if node.shape is not None:
         yield "", list(node.shape)
     children = [(part, dict(_lines(child))) for part, child in node.items()]
     texts = [json.dumps(content) for _, content in children]
     start = 0
     while start < len(children):
-        turns, end = _turns([name for name, _ in children], texts, start)
+        period, end = _period([name for name, _ in children], texts, start)
         name, content = children[start]
         if end == start + 1:
             yield from ((f"{name}.{rest}" if rest else name, value) for rest, value in content.items())
         else:
-            kinds = {f"+{turn}": _bare(children[start + turn][1]) for turn in range(turns)}
-            yield f"[{name}-{children[end - 1][0]}]", kinds if turns > 1 else kinds["+0"]
+            kinds = {f"+{place}": _bare(children[start + place][1]) for place in range(period)}
+            yield f"[{name}-{children[end - 1][0]}]", kinds if period > 1 else kinds["+0"]
         start = end
 
 
-def _turns(names: Sequence[str], texts: Sequence[str], start: int) -> tuple[int, int]:
-    """Return how many kinds of block take turns from here on, each at least twice, and where that ends."""
-    for turns in _TURNS:
+def _period(names: Sequence[str], texts: Sequence[str], start: int) -> tuple[int, int]:
+    """Number of kinds of block that alternate from ``start`` on, each at least twice, and the end of the run."""
+    for period in _PERIODS:
         end = start
-        while end < len(names) and _goes_on(names, texts, start, end, turns):
+        while end < len(names) and _continues(names, texts, start, end, period):
             end += 1
-        if end - start >= 2 * turns:
-            return turns, end
+        if end - start >= 2 * period:
+            return period, end
     return 1, start + 1
 
 
-def _goes_on(names: Sequence[str], texts: Sequence[str], start: int, place: int, turns: int) -> bool:
-    """Tell whether a block has the next number, and the content of the one before it that has its turn."""
+def _continues(names: Sequence[str], texts: Sequence[str], start: int, place: int, period: int) -> bool:
+    """Whether a block has the next number, and the content of the block one period before it."""
     if not (names[start].isdecimal() and names[place].isdecimal()):
         return False
-    before = place - turns
+    before = place - period
     return int(names[place]) - int(names[start]) == place - start and (before < start or texts[before] == texts[place])
 
 
 def _bare(content: dict[str, Any]) -> Any:
-    """Return the shape alone of a block that is one module."""
+    """The shape alone, for a block that is one module."""
     return content[""] if set(content) == {""} else content
 
 
 def _run(placed: tuple[int, str]) -> tuple[str, int | None]:
-    """Return a key that is the same for neighbours with one start and consecutive numbers."""
+    """Key that is the same for neighbours with one prefix and consecutive numbers."""
     place, name = placed
     head, _, number = name.rpartition(".")
     return (f"{head}.", int(number) - place) if number.isdecimal() else (name, None)
@@ -114,7 +114,7 @@ def _modules(folded: Folded) -> Iterator[tuple[str, Shape]]:
 
 
 def _inside(value: Any) -> tuple[tuple[str, Shape], ...]:
-    """Return what one block holds: modules, or its own weight."""
+    """Content of one block: its modules, or its own weight."""
     return tuple(_modules(cast("Folded", value))) if isinstance(value, Mapping) else (("", tuple(value)),)
 
 

@@ -1,4 +1,4 @@
-"""Make the tables from the real classes on the meta device: ``python -m lorica.models.generate``."""
+"""Generator of the tables, from the real classes on the meta device: ``python -m lorica.models.generate``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from lorica.models import FAMILIES
 from lorica.models.clip import with_wrapper
 from lorica.models.folding import Folded, Shape, fold, fold_names
 from lorica.models.index import FILE, describe_index
-from lorica.models.published import PUBLISHED, Network, Published
-from lorica.models.table import FOLDER
-from lorica.models.target import Family, Target
+from lorica.models.published import Network, Published
+from lorica.models.target import FOLDER, Family, Target
 
-# What training adapts if nothing else is asked for, as far as the component has it: the attention.
+# What training adapts by default, as far as the component has it: the attention.
 TARGETS = (
     "*.to_q", "*.to_k", "*.to_v", "*.to_out.0", "*.add_q_proj", "*.add_k_proj", "*.add_v_proj", "*.to_add_out",
     "*.q_proj", "*.k_proj", "*.v_proj", "*.out_proj",
@@ -30,23 +30,21 @@ _BLOCK_LISTS = ("blocks", "layers", "refiner", "encoder.block")  # how the names
 
 def main() -> None:
     """Write every table."""
-    for name, published in PUBLISHED.items():
-        (FOLDER / f"{name}.json").write_text(to_text(describe(published)), "utf-8")
+    for name, family in FAMILIES.items():
+        (FOLDER / f"{name}.json").write_text(to_text(describe(family.published)), "utf-8")
     FILE.write_text(index_to_text(describe_index(targets())), "utf-8")
 
 
 def targets() -> dict[str, Target]:
-    """Return what the tables say, as they stand in the files."""
-    return {name: Family(name).target for name in PUBLISHED}
+    """Target of every family, as the files have it now."""
+    return {name: Family(name).target for name in FAMILIES}
 
 
 def describe(published: Published) -> dict[str, Any]:
-    """Return the table of a family whose components have the published configurations."""
+    """Table of a family whose components have the published configurations."""
     with torch.device("meta"):
         parts = {name: build(network) for name, network in published.networks.items()}
     return {
-        "title": published.title,
-        "base_models": list(published.base_models),
         "default_targets": {name: targets_of(part) for name, part in parts.items()},
         "block_order": {name: fold_names(blocks_of(part)) for name, part in parts.items()},
         "components": {name: fold(shapes_of(part)) for name, part in parts.items()},
@@ -54,19 +52,19 @@ def describe(published: Published) -> dict[str, Any]:
 
 
 def shapes_of(part: nn.Module) -> dict[str, Shape]:
-    """Return the module path and weight shape of every module that has a weight of its own."""
+    """Path and weight shape of every module that has a weight of its own."""
     weights = {path: getattr(module, "weight", None) for path, module in part.named_modules()}
     return {with_wrapper(path): tuple(weight.shape) for path, weight in weights.items() if isinstance(weight, Tensor)}
 
 
 def targets_of(part: nn.Module) -> list[str]:
-    """Return the globs of the attention's projections that the component has."""
+    """Globs of the attention's projections that the component has."""
     paths = shapes_of(part)
     return [glob for glob in TARGETS if any(path.endswith(glob.removeprefix("*")) for path in paths)]
 
 
 def blocks_of(part: nn.Module) -> list[str]:
-    """Return the paths of the blocks, input to output; a UNet has its two ends too."""
+    """Paths of the blocks, input to output; a UNet has its first and last convolution too."""
     if isinstance(part, diffusers.UNet2DConditionModel):
         order = [*_numbered("down_blocks", part.down_blocks), "mid_block", *_numbered("up_blocks", part.up_blocks)]
         return ["conv_in", *order, "conv_out"]
@@ -80,13 +78,13 @@ def blocks_of(part: nn.Module) -> list[str]:
 
 
 def index_to_text(index: Mapping[str, Any]) -> str:
-    """Return the index as JSON with one name a line."""
+    """Index as JSON with one name per line."""
     entries = ",\n".join(f"{json.dumps(name)}: {json.dumps(found)}" for name, found in index["entries"].items())
     return f'{{\n"networks": {json.dumps(index["networks"])},\n"entries": {{\n{entries}\n}}}}\n'
 
 
 def build(network: Network) -> nn.Module:
-    """Return a network with random weights, on the device that torch is set to."""
+    """Network with random weights, on torch's current device."""
     kind = _class(network.kind)
     if not issubclass(kind, transformers.PreTrainedModel):
         return kind(**network.config)
@@ -95,21 +93,21 @@ def build(network: Network) -> nn.Module:
 
 
 def to_text(table: Mapping[str, Any]) -> str:
-    """Return the table as JSON with one module a line, so that a difference between versions can be read."""
+    """Table as JSON with one module per line, so that a difference between versions can be read."""
     head = [f"{json.dumps(key)}: {_head(value)}" for key, value in table.items() if key != "components"]
     parts = [f"{json.dumps(name)}: {{\n{_lines(modules)}\n}}" for name, modules in table["components"].items()]
     return "{\n" + ",\n".join([*head, '"components": {' + ",\n".join(parts) + "}"]) + "\n}\n"
 
 
 def _class(name: str) -> Any:
-    """Return a class of diffusers or transformers; one is not public and stands where its pipeline does."""
+    """Class of diffusers or transformers; one is not public and is found beside its pipeline."""
     if name == "WuerstchenPrior":
         return getattr(getmodule(diffusers.WuerstchenPriorPipeline), name)
     return getattr(diffusers, name, None) or getattr(transformers, name)
 
 
 def _lines(modules: Folded, indent: str = "") -> str:
-    """Return one line for each module; what each of a run of blocks holds stands indented below the run."""
+    """One line for each module; the content of a run of blocks is indented below it."""
     return ",\n".join(f"{indent}{json.dumps(path)}: {_value(value, indent)}" for path, value in modules.items())
 
 

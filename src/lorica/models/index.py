@@ -1,7 +1,7 @@
-"""Which families have modules of a name and size: one small table of all of them, made by the script of the tables.
+"""Index of all families by the names and sizes of their modules: one small table, made by the script of the tables.
 
-A name stands here with underscores for dots, since that is how the flat formats write it, and with a star for each
-number between them: ``double_blocks_*_img_attn_qkv``. Foreign names stand beside the model's own.
+Names are written with underscores for dots, as in the flat formats, and with a star for each number between them:
+``double_blocks_*_img_attn_qkv``. Foreign names are listed beside the model's own.
 """
 
 from __future__ import annotations
@@ -21,87 +21,69 @@ from lorica.models.spellings import foreign_names
 from lorica.models.target import Target
 
 FILE = Path(__file__).parent / "index.json"
-Size = tuple[int, ...]  # out and in, without the size of a kernel; one number where a weight has no more
-Numbers = tuple[int, ...]
-Reaches = Mapping[Size, Sequence[Numbers]]  # size of modules to the highest numbers in their paths, network by network
-TEXT = "text_encoder"  # what the components begin with that read the prompt
+# Shape of weights, without the kernel, to the highest numbers in their modules' paths, for each network.
+Reaches = Mapping[Shape, Sequence[tuple[int, ...]]]
+TEXT = "text_encoder"  # how the names of the components begin that read the prompt
 _NUMBER = re.compile(r"_(\d{1,9})(?=[_\n])")
 _WRAPPER = WRAPPER.replace(".", "_")
 _START = "\n_"  # of every path, while there are many in one text
 
 
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """That a network has modules of one name and size.
-
-    Args:
-        family: its family.
-        component: which component of the family it is.
-        size: the size of their weights.
-        highest: the highest numbers in their paths.
-    """
-
-    family: str
-    component: str
-    size: Size
-    highest: Numbers
-
-
 @dataclass(frozen=True)
 class Index:
-    """What every network of every family holds.
+    """The modules of every network of every family.
 
     Args:
         networks: family to component to the number of its modules.
-        entries: starred name to what the file says of it.
+        entries: starred name to size to the highest numbers to the networks, as the file has it.
     """
 
     networks: Mapping[str, Mapping[str, int]]
     entries: Mapping[str, Mapping[str, Mapping[str, str]]]
 
     @cached_property
-    def places(self) -> list[tuple[str, str]]:
+    def numbered(self) -> list[tuple[str, str]]:
         """Family and component of each network, by its number in the entries."""
         return [(family, component) for family, counts in self.networks.items() for component in counts]
 
-    def reaches(self, name: str, *, text: bool | None = None) -> Mapping[str, Reaches]:
-        """Return how far each family's modules of a starred name go, by their size; made once for each name.
 
-        Args:
-            name: the starred name.
-            text: only in text encoders, or only in other networks; None is in all.
-        """
-        if (name, text) not in self._made:
-            found: dict[str, dict[Size, list[Numbers]]] = {}
-            for holding in self.holdings(name):
-                if text is None or text == holding.component.startswith(TEXT):
-                    found.setdefault(holding.family, {}).setdefault(holding.size, []).append(holding.highest)
-            self._made[name, text] = found
-        return self._made[name, text]
-
-    @cached_property
-    def _made(self) -> dict[tuple[str, bool | None], Mapping[str, Reaches]]:
-        return {}
-
-    def holdings(self, name: str) -> Iterator[Holding]:
-        """Yield what each network has under a starred name."""
-        for size, reaches in self.entries.get(name, {}).items():
-            for highest, numbers in reaches.items():
-                for number in numbers.split():
-                    yield Holding(*self.places[int(number)], _integers(size), _integers(highest))
+@lru_cache(maxsize=1)
+def read_index() -> Index:
+    """The index, read once; that takes a few milliseconds."""
+    raw: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
+    return Index(raw["networks"], raw["entries"])
 
 
-def starred(path: str) -> tuple[str, Numbers]:
-    """Return a module's name with stars for numbers, and the numbers; dotted and flat names give the same."""
+@lru_cache(maxsize=4096)
+def reaches_of(name: str, *, text: bool | None = None) -> Mapping[str, Reaches]:
+    """Each family's modules of a starred name: their sizes, and how far the numbers in their paths go.
+
+    Args:
+        name: the starred name.
+        text: only in text encoders, or only in other networks; None is in all.
+    """
+    index = read_index()
+    found: dict[str, dict[Shape, list[tuple[int, ...]]]] = {}
+    for size, highest in index.entries.get(name, {}).items():
+        for numbers, networks in highest.items():
+            for family, component in (index.numbered[int(network)] for network in networks.split()):
+                if text is None or text == component.startswith(TEXT):
+                    found.setdefault(family, {}).setdefault(_integers(size), []).append(_integers(numbers))
+    return found
+
+
+def starred(path: str) -> tuple[str, tuple[int, ...]]:
+    """A module's name with stars for numbers, and the numbers; dotted and flat names give the same."""
     (found,) = starred_all([path])
     return found
 
 
-def starred_all(paths: Collection[str]) -> Iterator[tuple[str, Numbers]]:
-    """Return for each path what :func:`starred` returns: a thousand of them at once are found in half the time."""
+def starred_all(paths: Collection[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The result of :func:`starred` for each path; all in one pass over one text, which takes half the time."""
     text = _START.join(["", *paths]) + "\n"
-    if text.count("\n") > len(paths) + 1:
+    if text.count("\n") > len(paths) + 1:  # a name from a broken file may hold a newline, which ends a path here
         text = _START.join(["", *(path.replace("\n", " ") for path in paths)]) + "\n"
+    # A star in a name must not stand for a number, and CLIP's paths are indexed without their wrapper.
     flat = text.replace(".", "_").replace("*", "?").replace(_START + _WRAPPER, _START)
     pieces = _NUMBER.split(flat)
     numbers = map(int, pieces[1::2])
@@ -110,15 +92,8 @@ def starred_all(paths: Collection[str]) -> Iterator[tuple[str, Numbers]]:
     return zip(names, map(tuple, map(islice, repeat(numbers), counts)), strict=True)
 
 
-@lru_cache(maxsize=1)
-def read_index() -> Index:
-    """Return the index. Takes a few milliseconds the first time."""
-    raw: dict[str, Any] = json.loads(FILE.read_text("utf-8"))
-    return Index(raw["networks"], raw["entries"])
-
-
 def describe_index(targets: Mapping[str, Target]) -> dict[str, Any]:
-    """Return the index of the families' targets, as it is written."""
+    """Index of the families' targets, as it is written."""
     networks = {
         family: {component: len(shapes) for component, shapes in target.components.items()}
         for family, target in targets.items()
@@ -133,8 +108,8 @@ def describe_index(targets: Mapping[str, Target]) -> dict[str, Any]:
     return {"networks": networks, "entries": entries}
 
 
-def _highest_numbers(shapes: Mapping[str, Shape]) -> dict[tuple[str, Size], Numbers]:
-    highest: dict[tuple[str, Size], Numbers] = {}
+def _highest_numbers(shapes: Mapping[str, Shape]) -> dict[tuple[str, Shape], tuple[int, ...]]:
+    highest: dict[tuple[str, Shape], tuple[int, ...]] = {}
     for path, size in _sizes(shapes):
         name, numbers = starred(path)
         before = highest.get((name, size), numbers)
@@ -142,8 +117,8 @@ def _highest_numbers(shapes: Mapping[str, Shape]) -> dict[tuple[str, Size], Numb
     return highest
 
 
-def _sizes(shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Size]]:
-    """Yield every name of every module, its own and foreign ones, with the size of the weight that it names."""
+def _sizes(shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Shape]]:
+    """Every name of every module, its own and foreign ones, with the size of the weight that it names."""
     for path, shape in shapes.items():
         yield path, shape[:2]
     for foreign, parts in foreign_names(shapes).items():
@@ -151,10 +126,10 @@ def _sizes(shapes: Mapping[str, Shape]) -> Iterator[tuple[str, Size]]:
         yield foreign, (rows, *shapes[parts[0].path][1:2])
 
 
-def _text(numbers: Numbers) -> str:
+def _text(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
 @lru_cache(maxsize=4096)
-def _integers(text: str) -> Numbers:
+def _integers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",")) if text else ()

@@ -1,4 +1,4 @@
-"""The tables in the documentation's page on families: ``python -m lorica.models.page docs/families.md`` renews them."""
+"""Tables of the documentation's page on families: ``python -m lorica.models.page docs/families.md`` updates them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TELLING = ("attn.qkv", "qkv", "in_proj", "attention.attn", "query_key", "self_a
 
 
 def main() -> None:
-    """Renew the tables of the page whose path is the argument."""
+    """Update the tables of the page whose path is the argument."""
     page = Path(sys.argv[1])
     page.write_text(renewed(page.read_text("utf-8")), "utf-8")
 
 
 def renewed(page: str) -> str:
-    """Return the page with its tables as they are today."""
+    """Page with its tables as they are now."""
     for name, lines in (("families", _families()), ("spellings", _spellings())):
         begin, end = _BEGIN.format(name), _END.format(name)
         before, _, rest = page.partition(begin)
@@ -48,7 +48,7 @@ def _families() -> Iterator[str]:
 
 
 def _blocks(order: tuple[str, ...]) -> str:
-    """Return the runs of blocks with the number of each: ``19 transformer_blocks``."""
+    """Lists of blocks with the length of each: ``19 transformer_blocks``."""
     heads = (block.rpartition(".")[0] or block for block in order)
     return ", ".join(f"{len(list(run))} `{head}`" for head, run in groupby(heads) if f"{head}.0" in order)
 

@@ -1,4 +1,4 @@
-"""What a model looks like to an adapter: the paths and weight shapes of its modules, without weights.
+"""A model as an adapter sees it: the paths and weight shapes of its modules, without weights.
 
 **Other programs' names for the modules** (``lorica.models.spellings``) are made from a component's own paths and
 looked up, never parsed. They work on the tables of ``FAMILIES`` and on live models of any depth and width alike::
@@ -22,14 +22,18 @@ carry no prefix and no leaf: ``diffusion_model.``, flat names and ``.scale`` for
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+from lorica.models.folding import Shape, unfold, unfold_names
+from lorica.models.published import Published, read_published
 from lorica.models.spellings import Spelling, spellings_of
-from lorica.models.table import Table, read_table
 
-Shape = tuple[int, ...]
+FOLDER = Path(__file__).parent / "families"  # of the tables, made by ``python -m lorica.models.generate``
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Target:
     """The modules that an adapter can change.
 
     Args:
-        name: what to call the model in messages.
+        name: the model's name in messages.
         components: component (``unet``, ``text_encoder``, ...) to module path to the shape of the module's weight.
     """
 
@@ -45,7 +49,7 @@ class Target:
     components: Mapping[str, Mapping[str, Shape]]
 
     def modules(self) -> Iterator[tuple[str, str, Shape]]:
-        """Yield ``(component, module path, weight shape)`` for every module."""
+        """``(component, module path, weight shape)`` of every module."""
         for component, shapes in self.components.items():
             for path, shape in shapes.items():
                 yield component, path, shape
@@ -53,45 +57,49 @@ class Target:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of base model: what the table of its name says, read when it is first asked for."""
+    """A kind of base model: its published names and its table, read when they are first used.
+
+    Each takes under a millisecond, and needs neither torch nor diffusers. Blocks that are alike stand once in the table
+    (:mod:`lorica.models.folding`) and are written out when they are asked for.
+    """
 
     name: str
 
+    @cached_property
+    def published(self) -> Published:
+        """Names and configurations of the published model."""
+        return read_published(self.name)
+
     @property
     def title(self) -> str:
-        """What people call it, such as ``Stable Diffusion XL``."""
-        return self._table.title
+        """Name for people, such as ``Stable Diffusion XL``."""
+        return self.published.title
 
     @property
     def base_models(self) -> tuple[str, ...]:
-        """The values that files give as their base model, lower case, without the organisation."""
-        return self._table.base_models
+        """The names that files give to their base model, lower case, without the organisation."""
+        return self.published.base_models
 
-    @property
+    @cached_property
     def block_order(self) -> Mapping[str, tuple[str, ...]]:
         """Component to the paths of its blocks, from the input to the output."""
-        return self._table.block_order
+        return {name: unfold_names(blocks) for name, blocks in self._table["block_order"].items()}
 
-    @property
+    @cached_property
     def default_targets(self) -> Mapping[str, tuple[str, ...]]:
-        """Component to globs of the module paths that training adapts if nothing else is asked for."""
-        return self._table.default_targets
+        """Component to globs of the module paths that training adapts by default."""
+        return {name: tuple(globs) for name, globs in self._table["default_targets"].items()}
 
     @cached_property
     def target(self) -> Target:
         """The modules of the published model."""
-        return Target(self.title, self._table.components)
+        return Target(self.title, {name: unfold(modules) for name, modules in self._table["components"].items()})
 
     @cached_property
     def spellings(self) -> Mapping[str, Mapping[str, Spelling]]:
         """Component to the spellings that other programs have for its modules, by name; often none."""
         return {component: spellings_of(shapes) for component, shapes in self.target.components.items()}
 
-    @property
-    def _table(self) -> Table:
-        return _cached_table(self.name)
-
-
-@lru_cache
-def _cached_table(name: str) -> Table:
-    return read_table(name)
+    @cached_property
+    def _table(self) -> dict[str, Any]:
+        return json.loads((FOLDER / f"{self.name}.json").read_text("utf-8"))

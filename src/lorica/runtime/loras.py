@@ -2,34 +2,129 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from torch import nn
 
 from lorica.adapters import Adapter
 from lorica.errors import ConfigError
-from lorica.formats import read
+from lorica.formats import read, write
+from lorica.models.target import Target
+from lorica.runtime.apply import LiveModel
+from lorica.runtime.bank.batch import check_apart
 from lorica.runtime.bank.reserve import places_to_reserve
-from lorica.runtime.engine import guidance_of
 from lorica.runtime.fusing.originals import Backup
-from lorica.runtime.live import Live
+from lorica.runtime.fusing.weights import check_alone, check_backup
+from lorica.runtime.model.layers import index_layers
 from lorica.runtime.model.plan import plan_load
-from lorica.runtime.model.shared import check_alone
-from lorica.runtime.pages import KEPT_BY_NOBODY, PAGES, WEIGHTS
-from lorica.runtime.pipeline.threads import in_turn
-from lorica.runtime.roster import Source, resolve_plan
-from lorica.runtime.shown import Shown
-from lorica.runtime.strengths import Strength
+from lorica.runtime.pipeline.schedule import Schedule
+from lorica.runtime.pipeline.steps import WaitingSchedule
+from lorica.runtime.regions.masks import Mask, mask_of
+from lorica.runtime.scheduling import courses_of
+from lorica.runtime.state import Loaded, Masks, Room, Source, State
+from lorica.runtime.strengths import Dial, Strength
+from lorica.runtime.summary import Summary, summary_of
+
+Self = TypeVar("Self", bound="Loras")
 
 
-class Loras(Live, Shown):
+class Undoable:
+    """What ends again: by :meth:`end`, or at the end of a ``with`` block, also after an error.
+
+    Args:
+        end: ends it.
+        enter: called when a ``with`` block begins.
+    """
+
+    def __init__(self, end: Callable[[], None], enter: Callable[[], None] = lambda: None) -> None:
+        self._end, self._enter = end, enter
+
+    def end(self) -> None:
+        """End it."""
+        self._end()
+
+    def __enter__(self: Undoable) -> Undoable:
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self._end()
+
+
+class Loras:
     """The adapters of a pipeline or module; made by :func:`lorica.attach`.
 
     A loaded adapter is live (it acts beside the weights, at a strength that can change at any moment), fused (it is
     inside the weights) or off.
+
+    Args:
+        model: the live model.
     """
 
-    @in_turn
+    def __init__(self, model: LiveModel) -> None:
+        self._model = model
+
+    # ---- what is loaded
+
+    @property
+    def names(self) -> list[str]:
+        """The loaded adapters, in the order of loading."""
+        return list(self._state.loaded)
+
+    @property
+    def active(self) -> list[str]:
+        """The live adapters; none of them acts while :meth:`disable` holds."""
+        return list(dict.fromkeys(name for one in self._state.live for name in one))
+
+    @property
+    def strengths(self) -> dict[str, Strength]:
+        """The strength of each live adapter, as it was given; none while :meth:`per_sample` holds."""
+        return {} if self._state.per_sample else _given(self._state.live[0])
+
+    @property
+    def fused(self) -> dict[str, Strength]:
+        """The adapters inside the weights, and the strength that each was fused at."""
+        return _given(self._state.fused)
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        """The parts of the model that adapters can act on, by name."""
+        return dict(self._model.components)
+
+    def __getitem__(self, name: str) -> Adapter:
+        """A loaded adapter as a value."""
+        return self._state.loaded[self._state.known(name)].adapter
+
+    def modules(self, name: str) -> dict[str, list[str]]:
+        """What an adapter changes: component to the paths of its modules, as the live model has them."""
+        found: dict[str, list[str]] = {}
+        for component, path in self._state.loaded[self._state.known(name)].layers:
+            found.setdefault(component, []).append(path)
+        return found
+
+    def target(self) -> Target:
+        """Module paths and weight shapes of the live model, by which files are read and written."""
+        return self._model.target(index_layers(self._model.components))
+
+    def summary(self) -> Summary:
+        """What is loaded, as a table to print: adapter, state, strength, components, modules, rank, memory."""
+        return summary_of(self._state, self._model.weights.originals)
+
+    def save(self, name: str, path: str | Path, format: str = "diffusers") -> Path:  # noqa: A002  # the public name
+        """Write one loaded adapter to a file, whole or not at all. Returns the path."""
+        return write(self[name], path, format=format, target=self.target())
+
+    # ---- load and remove
+
     def load(self, source: Source, name: str | None = None, strength: Strength = 1.0, *, replace: bool = False) -> str:
         """Load an adapter and switch it on beside those already on. Returns its name.
 
@@ -37,32 +132,195 @@ class Loras(Live, Shown):
             source: a file, a folder, a Hub id, a state dict, or an :class:`~lorica.adapters.Adapter`.
             name: what to call it; by default the file's own name, made unique.
             strength: one number, or numbers by component, block and module.
-            replace: let it take the place of the adapter of that name, if there is one, in one step: a hot swap. The
-                old one stays if anything is wrong with the new one. Where room was reserved and the ranks differ, it
-                must hold both.
+            replace: whether it may take the place of the adapter of that name, if there is one, in one step: a hot
+                swap. The old one stays if anything is wrong with the new one.
 
         Raises:
             StateError: if the name is taken, or is to be replaced and fused.
             LoRAError: if the file cannot be read or does not fit the model, which is then unchanged.
         """
-        self._calls.pick_up(replace=not self.names)
-        target = self._layout.target()
-        adapter = source if isinstance(source, Adapter) else read(source, target=target)
-        roster, name = self._roster, self._roster.free_name(source, name, replace=replace)
-        self._check_live()
-        plan = plan_load(adapter, self._layout, name)
-        strength = copy.deepcopy(strength)  # the caller may go on changing the mappings within
-        resolved = resolve_plan(strength, plan)
-        roster.check_no_samples("loading another adapter")
-        words = self._vocabulary.prepare(name, adapter.embeddings)
-        live = {**roster.live, name: (strength, resolved)}
-        self._residents.show({**roster.plans, name: plan}, self._rows(live), gone=[name])
-        roster.add(name, adapter, plan, (strength, resolved))
-        self._vocabulary.add(name, adapter.embeddings, words)
-        self._mark_components()
+        model = self._model
+        with model.guard.changing():
+            components = model.calls.found_components(replace=not self.names)
+            state = self._state.attached_to(components)
+            indices = index_layers(components)
+            adapter = source if isinstance(source, Adapter) else read(source, target=model.target(indices))
+            name = state.free_name(source, name, taken=replace)
+            model.claim(components)
+            model.check_live(components)
+            state.check_shared("loading another adapter")
+            loaded = Loaded(adapter, plan_load(adapter, indices, name))
+            model.change(state.with_loaded(name, loaded, strength))
         return name
 
-    @in_turn
+    def remove(self, name: str) -> None:
+        """Take one adapter off the model, out of the weights too if it is fused."""
+        self._change(lambda state: state.without([state.known(name)]))
+
+    def clear(self) -> None:
+        """Take all adapters off the model. Per-sample sets and the limit on memory end too."""
+        self._change(lambda state: replace(state.without(state.loaded).with_live([{}]), memory_limit=None))
+
+    def detach(self, *, keep_fused: bool = False) -> None:
+        """Take the engine off: the model is again what it was, bit for bit and key for key.
+
+        What was fused with ``backup="none"`` stays in the weights.
+
+        Args:
+            keep_fused: whether all that is fused stays in the weights, which then are the model's own.
+        """
+
+        def bare(state: State) -> State:
+            baked = frozenset(self._model.weights.fused) if keep_fused else state.frozen
+            return State(state.components, frozen=baked, attached=False)
+
+        self._change(bare)
+
+    # ---- strengths
+
+    def set(self, strengths: Mapping[str, Strength]) -> None:
+        """Make exactly these adapters live, at these strengths; ``set({})`` leaves the base and what is fused.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
+            ConfigError: if a strength is not a finite number.
+            StateError: if one of the adapters is fused.
+        """
+
+        def turned(state: State) -> State:
+            self._model.check_live(state.components)
+            state.check_not_fused(strengths)
+            return replace(state.with_live([state.dials(strengths)]), schedules=(), following=None)
+
+        self._change(turned)
+
+    @contextmanager
+    def using(self: Self, strengths: Mapping[str, Strength]) -> Iterator[Self]:
+        """Within the ``with`` block make exactly these adapters live; then restore what was, also after an error."""
+        with self._model.guard.holding():
+            before = self._state
+            try:
+                self.set(strengths)
+                yield self
+            finally:
+                try:
+                    self._change(lambda state: state.with_live_of(before))
+                except BaseException:  # it was interrupted
+                    self._change(lambda state: state.with_live_of(before))
+                    raise
+
+    def per_sample(self, strengths: Sequence[Mapping[str, Strength]], guidance: int | None = None) -> None:
+        """Give each sample of a batch its own live adapters, until the next :meth:`set`.
+
+        A batch may be a multiple of the list: the list stands in it ``guidance`` times (the unconditional half before
+        the conditional one), and then every entry is repeated in its place, for several pictures a prompt and for the
+        frames that video models merge into the batch.
+
+        Args:
+            strengths: one mapping for each prompt, as :meth:`set` takes it.
+            guidance: how often the pipeline repeats the whole list: 1 without classifier-free guidance and for
+                pipelines that run its halves one after the other. A pipeline that is attached tells it by itself; where
+                none does, None stands for 2 if the batch is an even multiple.
+
+        Raises:
+            UnknownNameError: if an adapter, component, block or module is unknown; nothing is changed then.
+            ConfigError: if the list is empty, a strength is not a finite number, or ``guidance`` is not positive.
+            StateError: if one of the adapters is fused, or acts on tokens whose sample cannot be told, or there are
+                more sets than :meth:`reserve` set aside.
+        """
+        if not strengths or (guidance is not None and guidance < 1):
+            raise ConfigError(f"per_sample needs a set for each sample, got {len(strengths)}, guidance {guidance}.")
+
+        def turned(state: State) -> State:
+            self._model.check_live(state.components)
+            state.room.check_samples(len(strengths))
+            sets: list[dict[str, Dial]] = []
+            for one in strengths:
+                state.check_not_fused(one)
+                sets.append(state.dials(one))
+            for name, dial in {name: dial for one in sets for name, dial in one.items()}.items():
+                by_place = {place: dial.at(place) for place in state.loaded[name].layers}
+                check_apart(self._model.components, name, by_place)
+            live = state.with_live(sets, per_sample=True, guidance=guidance)
+            return replace(live, schedules=(), following=None)
+
+        self._change(turned)
+
+    def schedule(self, schedules: Mapping[str, Schedule] | Sequence[Mapping[str, Schedule]]) -> Undoable:
+        """Make strengths follow the denoising steps of the next pipeline call; then all is as before, also on an error.
+
+        The other adapters keep the strengths that they have. ``set`` ends a schedule that waits. In a ``with``
+        statement the schedules hold for every call within the block. While :meth:`per_sample` holds, an adapter follows
+        its schedule in the samples that name it, or each sample follows schedules of its own.
+
+        Args:
+            schedules: adapter to a list (one strength a step), a callable of progress in ``[0, 1]``, a
+                :class:`~lorica.runtime.pipeline.schedule.Shape` (or its name, its settings), or a mapping from
+                component to one of these or a strength. Text encoders run before the first step and take the first
+                value. Or a list of such mappings, one for each sample.
+
+        Raises:
+            UnknownNameError: if an adapter, component or shape is unknown.
+            ConfigError: if the mappings are not as many as the samples, or no sample names the adapter.
+            StateError: if an adapter is fused, or no pipeline is attached.
+        """
+        key = object()
+
+        def waiting(state: State) -> State:
+            courses = courses_of(state, schedules, on_pipeline=bool(self._model.calls.pipelines))
+            kept = tuple(one for one in state.schedules if one.stays)  # those of a block come back after this one
+            return replace(state, schedules=(*kept, WaitingSchedule(courses, key)))
+
+        def stay(state: State) -> State:
+            return replace(
+                state, schedules=tuple(replace(s, stays=True) if s.key is key else s for s in state.schedules)
+            )
+
+        def ended(state: State) -> State:
+            place = next((place for place, one in enumerate(state.schedules) if one.key is key), len(state.schedules))
+            return replace(state, schedules=state.schedules[:place])
+
+        self._change(waiting)
+        return Undoable(lambda: self._change(ended), lambda: self._change(stay))
+
+    def disable(self) -> None:
+        """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
+        self._change(lambda state: replace(state, enabled=False))
+
+    def enable(self) -> None:
+        """Turn the live adapters on again."""
+        self._change(lambda state: replace(state, enabled=True))
+
+    def regions(self, masks: Mapping[str, Mask], elsewhere: float = 1.0) -> Undoable:
+        """Limit adapters to regions of the picture, until the next call; ``regions({})`` lets all act everywhere.
+
+        A mask says where an adapter acts, and its strength how much; so :meth:`set`, schedules and the rest go on as
+        they are. In a ``with`` statement the regions that held before hold again at the end of the block.
+
+        Args:
+            masks: adapter to a tensor ``(height, width)`` from 0 (off) to 1 (its whole strength), or a picture or its
+                file, white where it acts. A mask covers the whole picture, at any resolution. Adapters not named act
+                everywhere.
+            elsewhere: what the strength is multiplied by in layers that do not act on the picture itself (the text's
+                keys and values, text encoders, the time): 1 leaves them as they are, 0 keeps the adapter out of them.
+
+        Raises:
+            UnknownNameError: if an adapter is unknown.
+            FileError: if a mask's file cannot be read.
+            ShapeError: if a mask has other axes.
+            ConfigError: if a mask's value is outside of 0 to 1, or ``elsewhere`` is not a finite number.
+            StateError: if one of the adapters is fused.
+        """
+        before = self._state.masks
+        self._state.check_not_fused(masks)
+        if not math.isfinite(elsewhere):
+            raise ConfigError(f"elsewhere must be a finite number, got {elsewhere!r}.")
+        wanted = Masks({name: mask_of(mask, name) for name, mask in masks.items()}, elsewhere)
+        self._change(lambda state: state.with_masks(wanted))
+        return Undoable(lambda: self._change(lambda state: state.with_masks(before)))
+
+    # ---- fuse
+
     def fuse(self, strengths: Mapping[str, Strength], backup: Backup = "cpu") -> None:
         """Put adapters into the weights at these strengths, and take them out of the live set.
 
@@ -81,15 +339,17 @@ class Loras(Live, Shown):
             StateError: if a weight was fused into without a backup, or an adapter is limited to a region. The model
                 is unchanged after any error.
         """
-        strengths = copy.deepcopy(dict(strengths))  # the caller may go on changing the mappings within
-        resolved = {name: values for name, (_, values) in self._roster.resolved(strengths).items()}
-        self.bounds.check_free(strengths)
-        check_alone(self.components, (place for values in resolved.values() for place in values))
-        self._move(
-            {**self._roster.in_weights, **strengths}, self._fused.with_more(resolved, self._roster.plans), backup=backup
-        )
 
-    @in_turn
+        def fused(state: State) -> State:
+            dials = state.dials(strengths)
+            state.check_not_masked(dials)
+            places = {place for name in dials for place in state.loaded[name].layers}
+            check_alone(self._model.components, places)
+            new = replace(state.without_live(dials), fused={**state.fused, **dials}, backup=check_backup(backup))
+            return replace(new, frozen=state.frozen | places) if backup == "none" else new
+
+        self._change(fused)
+
     def unfuse(self, *names: str) -> None:
         """Take adapters out of the weights (by default all that are fused); they are off until :meth:`set`.
 
@@ -98,65 +358,49 @@ class Loras(Live, Shown):
         Raises:
             StateError: if one of them is not fused; nothing is changed then.
         """
-        self._roster.check_fused(names)
-        gone = names or tuple(self._roster.in_weights)
-        kept = {name: strength for name, strength in self._roster.in_weights.items() if name not in gone}
-        self._move(kept, self._fused.without(gone))
 
-    @in_turn
-    def remove(self, name: str) -> None:
-        """Take one adapter off the model, out of the weights too if it is fused."""
-        self._roster.known(name)
-        kept = {other: value for other, value in self._roster.in_weights.items() if other != name}
-        self._move(kept, self._fused.without([name]), gone=[name])
+        def unfused(state: State) -> State:
+            state.check_fused(names)
+            gone = names or tuple(state.fused)
+            return replace(state, fused={name: dial for name, dial in state.fused.items() if name not in gone})
 
-    @in_turn
-    def clear(self) -> None:
-        """Take all adapters off the model."""
-        self._move({}, self._fused.without(self.names), gone=self.names)
+        self._change(unfused)
 
-    @in_turn
-    def detach(self) -> None:
-        """Take the engine off: the model is again what it was, bit for bit and key for key.
+    # ---- memory
 
-        What was fused with ``backup="none"`` stays in the weights. Memory is given back to the system, save for 1 GB at
-        most where factors were, which the next adapters get.
-        """
-        self._move({}, self._fused.without(self.names, lost=False), gone=self.names, bare=True)
-        self._fused.let_be()
-        PAGES.trim(KEPT_BY_NOBODY)
-        WEIGHTS.trim()
-        self._enabled = True
-
-    @in_turn
-    def reserve(self, rank: int, modules: str | Sequence[str] = "all") -> None:
+    def reserve(self, rank: int, modules: str | Sequence[str] = "all", samples: int = 1) -> None:
         """Set room aside in every component, before ``torch.compile``: what is loaded later compiles nothing again.
 
         Adapters of any ranks whose sum stays within ``rank``, on any of these modules, can then be loaded, set and
-        removed. A file that needs more is refused, and the message says by how much.
+        removed, and up to ``samples`` samples can have sets of their own. A file that needs more is refused, and the
+        message says by how much.
 
         Args:
             rank: the rows set aside on each module, for all adapters together.
             modules: a preset (``attention``, ``attention+ff``, ``all-linear``, ``all``) or globs on module paths.
+            samples: how many sets :meth:`per_sample` may be given.
 
         Raises:
-            ConfigError: if the rank is not positive.
+            ConfigError: if the rank or the number of samples is not positive.
             UnknownNameError: if a preset or glob matches nothing.
+            StateError: if what is loaded needs more.
         """
         if rank < 1:
             raise ConfigError(f"the reserved rank must be at least 1, got {rank}.")
-        places = places_to_reserve(self.components, modules)
-        rows = self._rows(self._roster.live, self._roster.samples)
-        self._banks.commit(self._banks.prepare_room(places, rank), rows, guidance_of(self._roster.samples))
-        self._mark_components()
+        if samples < 1:
+            raise ConfigError(f"the reserved samples must be at least 1, got {samples}.")
 
-    @in_turn
+        def reserved(state: State) -> State:
+            places = frozenset(places_to_reserve(self._model.components, modules))
+            return replace(state, room=Room(rank, places, samples), attached=True)
+
+        self._change(reserved)
+
     def limit_memory(self, size: int | None) -> None:
         """Bound the memory of adapters that are copied into the model's banks; those that act are always there.
 
         Of the others the ones that acted last are kept within the bound, so that switching back to them is quick;
-        what is left out costs only its mapped file, and is copied again when it is switched on. Memory that earlier
-        adapters have left is given back to the system, rather than kept for the next.
+        what is left out costs only its file, and is copied again when it is switched on.
 
         Args:
             size: bytes; 0 keeps only what acts; None, as it is at first, keeps all that ever acted.
@@ -166,17 +410,24 @@ class Loras(Live, Shown):
         """
         if size is not None and size < 0:
             raise ConfigError(f"the memory of adapters must be 0 bytes or more, got {size}.")
-        self._residents.limit = size
-        self._turn(self._roster.live, self._roster.samples)
-        if size is not None:
-            PAGES.trim()
-            WEIGHTS.trim()
+        self._change(lambda state: replace(state, memory_limit=size))
 
-    def follow(self, pipeline: Any) -> None:
-        """Let schedules and turns among threads follow this pipeline's calls too; :func:`lorica.attach` does it."""
-        self._calls.follow(pipeline)
-        self._calls.pick_up(replace=not self.names)
+    # ---- within
 
-    def follows(self, model: Any) -> bool:
-        """Tell whether this pipeline's calls are followed."""
-        return any(model is pipeline for pipeline in self._calls.pipelines)
+    @property
+    def _state(self) -> State:
+        return self._model.state
+
+    def _change(self, make: Callable[[State], State]) -> None:
+        with self._model.guard.changing():
+            self._model.change(make(self._state))
+
+    def __repr__(self) -> str:
+        strengths, fused = self.strengths, self.fused
+        listed = [f"{name}: {strengths.get(name, 'off')}" for name in self.names if name not in fused]
+        listed += [f"{name}: fused at {strength}" for name, strength in fused.items()]
+        return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(self.components)})"
+
+
+def _given(dials: Mapping[str, Dial]) -> dict[str, Strength]:
+    return {name: dial.copied() for name, dial in dials.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -26,6 +28,54 @@ PARTS: dict[str, tuple[str, ...]] = {
     "double_blocks": ("transformer_blocks", "joint_transformer_blocks"),
     "single_blocks": ("single_transformer_blocks",),
 }
+
+
+Place = tuple[str, str]  # component, module path
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """A strength as it was given, and as it is in each layer that the adapter changes.
+
+    Args:
+        given: what the user said.
+        value: the number in all layers alike; None if they differ.
+        by_place: the number in each layer, if they differ.
+    """
+
+    given: Strength
+    value: float | None
+    by_place: Mapping[Place, float] = field(default_factory=dict[Place, float])
+
+    @classmethod
+    def of(cls, strength: Strength, places: Collection[Place]) -> Dial:
+        """The strength of an adapter that changes these layers.
+
+        Raises:
+            UnknownNameError: if a component, block or module is unknown.
+            ConfigError: if a strength is not a finite number.
+        """
+        given = copy.deepcopy(strength)  # the caller may go on changing the mappings within
+        if not isinstance(given, (Mapping, list, tuple)):
+            return cls(given, _number(given, "the strength"))
+        modules: dict[str, list[str]] = {}
+        for component, path in places:
+            modules.setdefault(component, []).append(path)
+        found = resolve(given, modules)
+        return cls(given, None, {(component, path): found[component][path] for component, path in places})
+
+    def at(self, place: Place) -> float:
+        """The number in one layer; 0 in a layer that the adapter does not change."""
+        return self.by_place.get(place, 0.0) if self.value is None else self.value
+
+    def copied(self) -> Strength:
+        """What the user said, in mappings of its own."""
+        return copy.deepcopy(self.given)
+
+    @property
+    def acts(self) -> bool:
+        """Whether it is not 0 everywhere."""
+        return any(self.by_place.values()) if self.value is None else bool(self.value)
 
 
 def resolve(strength: Strength, modules: Mapping[str, Iterable[str]]) -> dict[str, dict[str, float]]:

@@ -11,9 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from torch import Tensor
 
-from lorica.adapters import Adapter
-from lorica.runtime.model.plan import Plan
-from lorica.runtime.roster import Roster
+from lorica.runtime.fusing.originals import Originals
+from lorica.runtime.model.layers import Place
+from lorica.runtime.state import Loaded, State
 from lorica.runtime.strengths import Strength
 
 UNITS = ("B", "kB", "MB", "GB")
@@ -44,7 +44,7 @@ class Line:
     memory: int
 
     def cells(self) -> tuple[str, ...]:
-        """Return the cells of the table's row."""
+        """Cells of the table's row."""
         low, high = self.ranks
         return (
             self.name,
@@ -95,34 +95,41 @@ class Summary:
         return "; ".join(facts) or None
 
 
-def lines_of(roster: Roster) -> tuple[Line, ...]:
-    """Return what the table says of every loaded adapter."""
-    per_sample = {name for one in (roster.samples.sets if roster.samples else ()) for name in one}
-    strengths = {**{name: value for name, (value, _) in roster.live.items()}, **roster.in_weights}
+def summary_of(state: State, originals: Mapping[Place, Originals]) -> Summary:
+    """The adapters of one pipeline as a table.
+
+    Args:
+        state: what is loaded.
+        originals: what is kept of weights before fusing.
+    """
+    sets = {name for one in state.live for name in one}
+    given = {name: dial.given for name, dial in state.fused.items()}
+    if not state.per_sample:
+        given = {name: dial.given for name, dial in {**state.live[0], **state.fused}.items()}
     states = {
-        **dict.fromkeys(roster.live, "live"),
-        **dict.fromkeys(per_sample, "per sample"),
-        **dict.fromkeys(roster.in_weights, "fused"),
+        **dict.fromkeys(sets, "per sample" if state.per_sample else "live"),
+        **dict.fromkeys(state.fused, "fused"),
     }
-    return tuple(
-        _line(name, adapter, roster.plans[name], states.get(name, "off"), strengths.get(name))
-        for name, adapter in roster.adapters.items()
+    lines = tuple(
+        _line(name, loaded, states.get(name, "off"), given.get(name)) for name, loaded in state.loaded.items()
     )
+    kept = bytes_of(tensor for held in originals.values() for tensor in held.values())
+    return Summary(lines, kept, state.enabled, tuple(state.masks.by_name))
 
 
-def _line(name: str, adapter: Adapter, plan: Plan, state: str, strength: Strength | None) -> Line:
-    layers = list(plan.values())
+def _line(name: str, loaded: Loaded, state: str, strength: Strength | None) -> Line:
+    layers = list(loaded.layers.values())
     components: dict[str, int] = {}
-    for component, _ in plan:
+    for component, _ in loaded.layers:
         components[component] = components.get(component, 0) + 1
     ranks = [layer.rank for layer in layers] or [0]  # an adapter may bring words alone
-    kinds = tuple(sorted({layer.kind for _, _, layer in adapter.layers()}))
+    kinds = tuple(sorted({layer.kind for _, _, layer in loaded.adapter.layers()}))
     tensors = (tensor for layer in layers for tensor in layer.tensors.values())
     return Line(name, state, strength, components, kinds, (min(ranks), max(ranks)), bytes_of(tensors))
 
 
 def bytes_of(tensors: Iterable[Any]) -> int:
-    """Return how much memory some tensors take; what is no tensor takes none."""
+    """Memory that some tensors take; what is no tensor takes none."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))
 
 

@@ -1,1 +1,1 @@
-"""Facts about adapters, and new adapters from old ones."""
+"""Facts about adapter files, and new files from old ones."""

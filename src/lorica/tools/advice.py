@@ -1,4 +1,4 @@
-"""What a file is, what it is for and how to use it, in words for somebody who makes pictures."""
+"""Description of a file in words: what it is, what it is for and how to use it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,19 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lorica.adapters import KINDS
+from lorica.models import FAMILIES
 from lorica.tools.facts import Facts
-from lorica.tools.repositories import REPOSITORIES
 
+# Methods that a sentence describes better than by their names.
 METHODS: dict[str, str] = {
-    "lora": "LoRA",
-    "locon": "LoCon",
     "residual": "LoRA with a sparse residual",
-    "dora": "DoRA",
-    "loha": "LoHa",
-    "lokr": "LoKr",
-    "glora": "GLoRA",
-    "ia3": "IA3",
-    "oft": "OFT",
-    "oft_v2": "OFTv2",
-    "boft": "BOFT",
-    "vera": "VeRA",
     "full": "set of full differences",
     "set_weight": "set of whole weights",
     "norm": "set of changed norms",
     "bias": "set of changed biases",
 }
-# What changing each kind of network does.
+# The network that a component is, or what it does, for people.
 NETWORKS: dict[str, str] = {
     "unet": "the network that draws",
     "transformer": "the network that draws",
@@ -39,18 +30,18 @@ NETWORKS: dict[str, str] = {
     "text_encoder_3": "what words mean",
     "controlnet": "the base model into a control net",
 }
-NOT_RUN = frozenset({"controlnet"})  # networks that nothing here draws with
+NOT_RUN = frozenset({"controlnet"})  # components that no pipeline here has
 TAGS_SHOWN, WORDS_SHOWN = 8, 6
 _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def describe(facts: Facts) -> list[str]:
-    """Return the paragraphs: what it is, what it is for, how to use it."""
+    """Paragraphs: what the file is, what it is for, how to use it."""
     return [text for text in (_what(facts), _what_for(facts), _how(facts)) if text]
 
 
 def command(facts: Facts) -> str:
-    """Return a command line that draws a picture with the file, or nothing if none can."""
+    """Command line that draws a picture with the file, or nothing if none can."""
     if facts.problem or not facts.modules or not _can_run(facts):
         return ""
     words = ["lorica", "generate", "--base", base_argument(facts), "--lora", facts.source, "--prompt", _prompt(facts)]
@@ -58,12 +49,12 @@ def command(facts: Facts) -> str:
 
 
 def base_argument(facts: Facts) -> str:
-    """Return what to give for the base model: where the published one lies, or a word to put it in for."""
-    return REPOSITORIES.get(facts.base.name or "", "YOUR_BASE_MODEL")
+    """Argument for the base model: the published repository, or a placeholder."""
+    return FAMILIES[facts.base.name].published.repository if facts.base.name else "YOUR_BASE_MODEL"
 
 
 def size(count: int) -> str:
-    """Return a number of bytes in the unit that suits it."""
+    """Number of bytes in a suitable unit."""
     unit, name = next(((unit, name) for unit, name in _UNITS if count >= unit), (1, "bytes"))
     return f"{count / unit:.3g} {name}"
 
@@ -71,7 +62,7 @@ def size(count: int) -> str:
 def _what(facts: Facts) -> str:
     name = Path(facts.source).name
     base = "a base model that could not be told" if facts.base.title == "unknown" else facts.base.title
-    kinds = _listed([METHODS.get(kind, kind) for kind in facts.methods])
+    kinds = _listed([METHODS.get(kind) or KINDS[kind].__name__ for kind in facts.methods])
     length = f", {size(facts.size)}" if facts.size is not None else ""
     if not facts.modules:
         kinds = "file of embeddings" if facts.embeddings else "file of which nothing could be read"
@@ -84,7 +75,7 @@ def _what(facts: Facts) -> str:
 
 
 def _run(settings: Mapping[str, str]) -> str:
-    """Say how long it was trained on how much, as far as the file says so."""
+    """Pictures and steps of the training, as far as the file names them."""
     pictures, steps = settings.get("pictures"), settings.get("steps")
     parts = [f"from {_count(pictures, 'picture')}" if pictures else "", f"in {_count(steps, 'step')}" if steps else ""]
     return " ".join(part for part in parts if part)
@@ -132,7 +123,7 @@ def _prompt(facts: Facts) -> str:
 
 
 def _listed(words: Iterable[str]) -> str:
-    """Return the words as a sentence lists them."""
+    """Words as a list in a sentence."""
     found: Sequence[str] = list(words)
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else "nothing"
 

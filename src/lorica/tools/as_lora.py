@@ -1,4 +1,4 @@
-"""One layer of any method as a plain LoRA: by its exact factors, or by the best approximation of a given rank.
+"""Layer of any method as a plain LoRA: by its exact factors, or by the best approximation of a given rank.
 
 The best rank-``r`` approximation of a matrix keeps its ``r`` largest singular values (Eckart and Young 1936).
 """
@@ -15,9 +15,8 @@ from torch import Tensor
 from lorica.adapters import AdapterLayer, Factors, LoRA
 from lorica.linalg import svd_of_product
 
-LARGEST_SHAPE = 2  # dimensions that a weight must have at least, for a LoRA to change it
-Shape = tuple[int, ...]
-Singular = tuple[Tensor, Tensor, Tensor]  # left vectors, values from the largest down, right vectors
+LEAST_DIMENSIONS = 2  # of a weight that a LoRA can change
+SVD = tuple[Tensor, Tensor, Tensor]  # left vectors, values from the largest down, right vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +25,8 @@ class Rewritten:
 
     Args:
         layer: the LoRA.
-        exact: whether it has the factors of the change itself.
-        error: ``|delta - delta of the LoRA| / |delta|``, Frobenius, as it will be written.
+        exact: whether its factors are exact.
+        error: ``|delta - delta of the LoRA| / |delta|``, Frobenius, in the dtype that is written.
     """
 
     layer: LoRA
@@ -37,22 +36,22 @@ class Rewritten:
 
 def rewrite(
     layer: AdapterLayer,
-    shape: Shape,
+    shape: tuple[int, ...],
     *,
     rank: int | None,
     dtype: torch.dtype | None,
     base: Callable[[], Tensor] | None,
 ) -> Rewritten | str:
-    """Return a layer as a plain LoRA, or the reason why it cannot be one.
+    """Layer as a plain LoRA, or the reason why it cannot be one.
 
     Args:
         layer: the layer.
         shape: the shape of the weight that it changes.
-        rank: the largest rank to write; without it only exact factors that are thin will do.
-        dtype: what to write; by default float32 for exact factors, else the dtype of the layer.
-        base: gives the base weight, for changes that depend on it.
+        rank: the largest rank to write; without it only thin exact factors are accepted.
+        dtype: the dtype to write; by default float32 for exact factors, else the dtype of the layer.
+        base: reads the base weight, for changes that depend on it.
     """
-    if len(shape) < LARGEST_SHAPE:
+    if len(shape) < LEAST_DIMENSIONS:
         return f"a {layer.kind} layer on a weight of shape {shape} changes no matrix, so it cannot be a LoRA."
     weight = _weight_for(layer, shape, base)
     if isinstance(weight, str):
@@ -70,11 +69,11 @@ def rewrite(
     return _finish(closest, layer, weight, shape, dtype or own, exact=False)
 
 
-def _weight_for(layer: AdapterLayer, shape: Shape, base: Callable[[], Tensor] | None) -> Tensor | str:
-    """Return a weight to compute the change on: one of NaN where the change is the same for all, else the base's."""
-    nothing = torch.full(shape, nan)
-    if layer.delta(nothing).isfinite().all():
-        return nothing
+def _weight_for(layer: AdapterLayer, shape: tuple[int, ...], base: Callable[[], Tensor] | None) -> Tensor | str:
+    """Weight to compute the change on: NaN if the change is the same for all weights, else the base's."""
+    unknown = torch.full(shape, nan)
+    if layer.delta(unknown).isfinite().all():  # NaN would have spread through any formula that reads the weight
+        return unknown
     if base is None:
         return (
             f"the change of a {layer.kind} layer depends on the weight of the base model. Name its folder: "
@@ -83,8 +82,8 @@ def _weight_for(layer: AdapterLayer, shape: Shape, base: Callable[[], Tensor] | 
     return base()
 
 
-def _will_do(factors: Factors, shape: Shape, rank: int | None) -> bool:
-    """Tell whether exact factors are what is wanted: within the rank, or smaller than the change."""
+def _will_do(factors: Factors, shape: tuple[int, ...], rank: int | None) -> bool:
+    """Whether exact factors are accepted: within the rank, or smaller than the change."""
     own, out = factors.down.shape[0], shape[0]
     inputs = torch.Size(shape[1:]).numel()
     return own <= rank if rank is not None else own * (out + inputs) <= out * inputs
@@ -96,18 +95,18 @@ def _from_factors(factors: Factors) -> LoRA:
     return LoRA(factors.down, up, factors.scaling * factors.down.shape[0])
 
 
-def _dense(delta: Tensor) -> Singular:
-    """Return the singular value decomposition of a change ``(out, in * kernel)``, in float64."""
+def _dense(delta: Tensor) -> SVD:
+    """Singular value decomposition of a change ``(out, in * kernel)``, in float64."""
     return torch.linalg.svd(delta.double().flatten(1), full_matrices=False)
 
 
-def _thin(factors: Factors) -> Singular:
-    """Return that of a change that is known by its factors, without building it."""
+def _thin(factors: Factors) -> SVD:
+    """Singular value decomposition of a change that is known by its factors, without building it."""
     return svd_of_product(factors.scaling * factors.up.double(), factors.down.flatten(1))
 
 
-def _closest(decomposed: Singular, shape: Shape, rank: int) -> LoRA:
-    """Return the LoRA of a rank that is closest to a change, its two halves of equal size."""
+def _closest(decomposed: SVD, shape: tuple[int, ...], rank: int) -> LoRA:
+    """LoRA of a rank that is closest to a change, its two factors of equal norm."""
     left, sizes, right = decomposed
     kept = min(rank, len(sizes))
     root = sizes[:kept].sqrt()
@@ -117,12 +116,13 @@ def _closest(decomposed: Singular, shape: Shape, rank: int) -> LoRA:
 
 
 def _finish(
-    lora: LoRA, layer: AdapterLayer, weight: Tensor, shape: Shape, dtype: torch.dtype, *, exact: bool
+    lora: LoRA, layer: AdapterLayer, weight: Tensor, shape: tuple[int, ...], dtype: torch.dtype, *, exact: bool
 ) -> Rewritten:
-    """Return the LoRA in the dtype that it is written in, with the layer's bias, and the error that it makes."""
+    """The LoRA in the dtype that is written, with the layer's bias, and its error."""
     bias = layer.tensors.get("bias")
     extra = {} if bias is None else {"bias": bias}
-    up, alpha = (lora.up, lora.alpha) if bias is None else (lora.up * lora.scaling, None)  # PEFT scales a bias too
+    # PEFT multiplies a bias by alpha / rank too, so a layer with a bias is written with a scaling of 1.
+    up, alpha = (lora.up, lora.alpha) if bias is None else (lora.up * lora.scaling, None)
     written = LoRA(lora.down.to(dtype).contiguous(), up.to(dtype).contiguous(), alpha, **extra)
     wanted = layer.delta(weight).reshape(shape)
     length = float(torch.linalg.vector_norm(wanted))

@@ -1,7 +1,7 @@
-"""A base model as it lies on disk: its modules' paths and shapes from the headers, its weights when asked for.
+"""Base model on disk: its modules' paths and shapes from the headers, its weights when they are used.
 
-No model is built. A folder in diffusers' layout names its weights as the modules are named, so the headers of its
-files say everything; a family that is known here needs no files at all.
+No model is built. In a folder in diffusers' layout the names of the weights are those of the modules, so the headers of
+its files say everything; a known family needs no files at all.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", *PICKLED)
 # Networks that no adapter changes.
-PASSED_OVER = frozenset({"vae", "vae_decoder", "vqgan", "movq", "safety_checker", "image_encoder"})
-# The component of a folder that holds one network alone, by what the name of its class contains.
+SKIPPED = frozenset({"vae", "vae_decoder", "vqgan", "movq", "safety_checker", "image_encoder"})
+# The component of a folder that holds one network alone, by a part of the name of its class.
 CLASSES = {"UNet": "unet", "Prior": "prior", "Transformer": "transformer", "Text": "text_encoder", "T5": "text_encoder"}
 CONFIG = "config.json"
 WEIGHT = ".weight"
-NETWORK = "model.diffusion_model."  # what the names of the drawing network begin with in a whole checkpoint
+NETWORK = "model.diffusion_model."  # prefix of the denoiser's names in a whole checkpoint
 KNOWN = 0.9  # share of its modules that must be a family's
 
 
@@ -47,7 +47,7 @@ class BaseModel:
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict[str, Mapping[str, "Tensor"]])
 
     def weight(self, component: str, path: str) -> Tensor:
-        """Return the weight of a module, in either spelling of a text encoder's paths.
+        """Weight of a module, by either spelling of a text encoder's paths.
 
         Raises:
             ModelError: if the weights are not there, or have no such module.
@@ -65,7 +65,7 @@ class BaseModel:
 
 
 def open_base(model: str | Path) -> BaseModel:
-    """Return a base model by the name of its family, from a folder in diffusers' layout, or told by a single file.
+    """Base model by the name of its family, from a folder in diffusers' layout, or detected from a single file.
 
     Raises:
         FileError: if there is no such folder, or its files cannot be read.
@@ -98,7 +98,7 @@ def _from_folder(folder: Path) -> BaseModel:
 
 
 def _from_checkpoint(path: Path) -> BaseModel:
-    """Return the known family whose network a single file holds, which its header tells. Its weights are not used."""
+    """The known family whose network a single file holds, by its header. Its weights are not used."""
     candidates = detect({"model": dict(_matrices_in(path))}) if path.suffix == ".safetensors" else []
     best = candidates[0] if candidates else None
     if best is None or best.fitting < KNOWN * best.modules:
@@ -110,7 +110,7 @@ def _from_checkpoint(path: Path) -> BaseModel:
 
 
 def _matrices_in(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the modules of the network that draws, with the shapes of their weights."""
+    """Modules of the denoiser, with the shapes of their weights."""
     tensors = peek(path).tensors
     start = NETWORK if any(key.startswith(NETWORK) for key in tensors) else ""
     for key, tensor in tensors.items():
@@ -119,15 +119,13 @@ def _matrices_in(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _networks(folder: Path) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield each network in a folder: the folder itself if it is one, or else its subfolders."""
+    """Networks in a folder: the folder itself if it is one, or else its subfolders."""
     if (folder / CONFIG).is_file():
         yield _component_of(folder), _weights_in(folder)
         return
     for child in sorted(folder.iterdir()):
-        if child.is_dir() and child.name not in PASSED_OVER:
-            weights = _weights_in(child)
-            if weights:
-                yield child.name, weights
+        if child.is_dir() and child.name not in SKIPPED and (weights := _weights_in(child)):
+            yield child.name, weights
 
 
 def _component_of(folder: Path) -> str:
@@ -143,7 +141,7 @@ def _component_of(folder: Path) -> str:
 
 
 def _weights_in(folder: Path) -> dict[str, Tensor]:
-    """Return the weights of the modules in a folder's files; a plain file counts before a variant such as ``.fp16``."""
+    """Weights of the modules in a folder's files; a plain file takes precedence over a variant such as ``.fp16``."""
     for suffix in SUFFIXES:
         files = sorted(folder.glob(f"*{suffix}"), key=lambda file: (-len(file.suffixes), file.name))
         weights = {

@@ -1,7 +1,7 @@
-"""The SHA-256 of a file, computed beside everything else.
+"""SHA-256 of a file, computed in a thread.
 
-Hashing a large piece of memory needs no Python, so it goes on while the program imports what it needs and finds out the
-rest. This file imports little, so that hashing can begin before all that.
+Hashing a large piece of memory releases the interpreter lock, so it goes on while the program imports what it needs and
+finds out the rest. This file imports little, so that hashing can begin before all that.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-PIECE = 1 << 26  # bytes; after each the thread has to wait for its turn to run Python, some milliseconds
+PIECE = 1 << 26  # bytes; after each, the thread waits some milliseconds for the interpreter lock
 _LENGTH_BYTES = 8  # of a safetensors file: the length of its header
 
 
 class Digests:
-    """The SHA-256 of a safetensors file and of its tensors alone, which a thread computes from now on.
+    """SHA-256 of a safetensors file and of its tensors alone, computed by a thread that starts at once.
 
-    ``with Digests(path) as digests`` stops the thread at the end, whether it was waited for or not.
+    ``with Digests(path) as digests`` stops the thread at the end, whether it is done or not.
 
     Args:
-        path: the file. If it cannot be read, or is no such file, that is said when the values are asked for.
+        path: the file. If it cannot be read, :meth:`values` raises.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class Digests:
         self._thread.start()
 
     def values(self) -> tuple[str, str]:
-        """Wait for the hash of all bytes and that of the tensors, and return them.
+        """Hash of all bytes and hash of the tensors; waits for the thread.
 
         Raises:
             OSError: if the file cannot be read.

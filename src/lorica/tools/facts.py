@@ -1,4 +1,4 @@
-"""What is known of an adapter file, as one value that can be printed, compared and written as JSON."""
+"""Facts about an adapter file, as one value that can be printed, compared and written as JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Verdict = Literal["right", "wrong", "not stored", "not checked"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Something that a file says or shows of itself, and what it is concluded from.
+    """A conclusion about a file, with its evidence.
 
     Args:
-        name: the short name of what it is, such as ``sdxl``; None if nothing is known.
-        title: what people call it.
-        evidence: what speaks for it, a sentence each; also what speaks against it.
+        name: short name of what was concluded, such as ``sdxl``; None if nothing is known.
+        title: its name for people.
+        evidence: sentences that speak for it, or against it.
     """
 
     name: str | None
@@ -26,12 +26,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One block of a component: how many modules are changed in it, and by how much.
+    """Changes in one block of a component.
 
     Args:
         name: the module path of the block.
-        modules: how many modules are changed.
-        norm: the length (Frobenius) of all their changes together; None if it was not measured.
+        modules: number of modules that are changed.
+        norm: Frobenius norm of all their changes together; None if it was not measured.
     """
 
     name: str
@@ -41,15 +41,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """What a file changes in one network.
+    """Changes in one network.
 
     Args:
         name: the component (``unet``, ``text_encoder``, ...).
-        modules: how many modules are changed.
+        modules: number of modules that are changed.
         parts: kind of module (``cross-attention``, ``convolution``, ...) to their number.
-        blocks: the blocks in the order in which data goes through them.
-        norm: the length of all changes together; None if it was not measured.
-        unmeasured: modules without a norm, because the change depends on the base weight.
+        blocks: the blocks, from the input to the output.
+        norm: norm of all changes together; None if it was not measured.
+        unmeasured: number of modules without a norm, because their change depends on the base weight.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Hash:
     """A hash of the file.
 
     Args:
-        name: what it is called.
-        value: what it is, if it was computed.
-        stored: what the file says it is.
+        name: its name.
+        value: the computed value, if it was computed.
+        stored: the value that the file states.
         verdict: whether the two agree.
         note: what it is used for, or why it was not checked.
     """
@@ -81,13 +81,13 @@ class Hash:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What the file says of its training. Everything is as the trainer wrote it; nothing was checked.
+    """Training of a file, as its trainer described it in the metadata; nothing of it is checked.
 
     Args:
         title: the name that was given to it.
-        trigger_words: what has to stand in the prompt.
-        tags: the words of the captions and how often each was seen, the most frequent first.
-        settings: steps, rates and the like, name to value, in the order of reading.
+        trigger_words: words for the prompt.
+        tags: the tags of the captions with their counts, the most frequent first.
+        settings: steps, rates and the like, name to value, in reading order.
         notes: metadata that could not be understood, and why.
     """
 
@@ -100,12 +100,12 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well a file fits one base model.
+    """Fit of a file to one base model.
 
     Args:
-        model: what was asked about.
-        modules: modules that the file changes.
-        fitting: those of them that the model has, in the same size.
+        model: the base model.
+        modules: number of modules that the file changes.
+        fitting: number of those that the model has, in the same size.
         problems: key or module to what is wrong with it.
     """
 
@@ -117,7 +117,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What :func:`lorica.inspect` found out.
+    """Result of :func:`lorica.inspect`.
 
     Args:
         source: the file.
@@ -127,17 +127,17 @@ class Facts:
         trainer: the program that made it.
         methods: method (``lora``, ``loha``, ...) to the number of modules.
         dtypes: dtype to the number of tensors.
-        parameters: how many numbers it holds.
+        parameters: number of parameters.
         ranks: rank to the number of modules.
         alphas: alpha to the number of modules.
-        components: what it changes, network by network.
+        components: its changes, network by network.
         embeddings: token to component to the shape of its vectors.
-        unused: key to the reason why nothing can be made of it.
+        unused: key to the reason why it has no use.
         problem: why the file cannot be used as it is; None if it can.
-        training: what the metadata says.
+        training: what the metadata says of the training.
         metadata: the metadata itself.
         hashes: the hashes of the file.
-        fit: how well it fits the model that was asked about; None if none was.
+        fit: its fit to the model that was asked about; None if none was.
     """
 
     source: str
@@ -161,9 +161,28 @@ class Facts:
 
     @property
     def modules(self) -> int:
-        """How many modules the file changes."""
+        """Number of modules that the file changes."""
         return sum(component.modules for component in self.components)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain dictionaries and lists, for JSON."""
+        """Everything as plain dictionaries and lists, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderFacts:
+    """Facts of the adapter files in a folder.
+
+    Args:
+        folder: the folder.
+        files: the facts of every file that could be read.
+        broken: path of every other file to the reason.
+    """
+
+    folder: str
+    files: tuple[Facts, ...]
+    broken: Mapping[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as plain dictionaries and lists, for JSON."""
         return asdict(self)

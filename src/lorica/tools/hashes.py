@@ -1,4 +1,4 @@
-"""The hashes by which programs and sites know a LoRA file, computed and held against what the file says."""
+"""Hashes by which programs and sites identify a LoRA file, computed and compared with those that the file states."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOTES = {
 
 
 def hashes_of(path: Path, metadata: Mapping[str, str], digests: Digests) -> tuple[Hash, ...]:
-    """Return every hash of a safetensors file, each beside what is stored of it.
+    """Every hash of a safetensors file, each beside the stored value.
 
     Args:
         path: the file.
         metadata: the metadata in its header.
-        digests: the two that take long, which are waited for.
+        digests: the two that take long, computed in a thread.
     """
     whole, tensors = digests.values()
     with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
@@ -41,7 +41,7 @@ def hashes_of(path: Path, metadata: Mapping[str, str], digests: Digests) -> tupl
 
 
 def unchecked(metadata: Mapping[str, str]) -> tuple[Hash, ...]:
-    """Return the hashes that are stored in the metadata, none of them computed."""
+    """Hashes that are stored in the metadata, none of them computed."""
     stored = (name for name in (MODEL_HASH, LEGACY_HASH) if name in metadata)
     return tuple(Hash(name, None, metadata[name], "not checked", NOTES[name]) for name in stored)
 
@@ -54,12 +54,12 @@ def _hash(name: str, value: str | None, stored: str | None) -> Hash:
 
 
 def _legacy(content: mmap, start: int) -> str | None:
-    """Return the hash of 64 KiB that begin one MiB into the copy, or None if they reach into its header."""
+    """Hash of 64 KiB that begin one MiB into the copy, or None if they reach into its header."""
     offset = legacy_offset(content[LENGTH_BYTES:start])
     return None if offset is None else legacy_hash(content[start + offset : start + offset + LEGACY_LENGTH])
 
 
 def _named_after(path: Path) -> str | None:
-    """Return the SHA-256 that the name of a file in the Hub's cache is, if it is one."""
+    """SHA-256 in the name of a file of the Hub's cache, or None for any other file."""
     is_hash = len(path.name) == sha256().digest_size * 2 and set(path.name) <= _HEX
     return path.name if is_hash and path.parent.name == _HUB_BLOBS else None

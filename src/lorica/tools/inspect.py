@@ -1,37 +1,31 @@
-"""``inspect``: what an adapter file is, from its header; how much it changes, and its hashes, if they are wanted."""
+"""``inspect``: the facts of an adapter file, from its header; norms of its changes and hashes if they are wanted."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import hypot, isnan, prod
+from math import isnan, prod
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lorica.adapters import Adapter
-from lorica.errors import FormatError, LoRAError, ShapeError
+from lorica.errors import FileError, FormatError, LoRAError, ShapeError
 from lorica.formats import FORMATS
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.storage.files import PICKLED, FileContents, peek, tensors_of
-from lorica.formats.storage.sources import Source, locate, with_config
+from lorica.formats.storage.sources import PREFERRED, SUFFIXES, Source, locate, with_config
 from lorica.formats.storage.unread import Unread
-from lorica.models import FAMILIES, Target
-from lorica.tools.base_claim import base_of
+from lorica.models import Target
 from lorica.tools.base_model import open_base
+from lorica.tools.blocks import Norms, components_of
+from lorica.tools.claims import base_of, trainer_of
 from lorica.tools.digests import Digests
-from lorica.tools.facts import Block, Component, Facts, Fit, Hash
+from lorica.tools.facts import Facts, Fit, FolderFacts
 from lorica.tools.hashes import hashes_of, unchecked
 from lorica.tools.norms import norms_of
-from lorica.tools.places import block_of, in_order, part_of
-from lorica.tools.trainer import trainer_of
 from lorica.tools.training_facts import training_of
-
-if TYPE_CHECKING:
-    pass
-
-Norms = Mapping[tuple[str, str], float | None]
 
 
 def inspect(
@@ -42,18 +36,18 @@ def inspect(
     hashes: bool = True,
     digests: Digests | None = None,
 ) -> Facts:
-    """Return what an adapter file is. No model is built, and without norms and hashes no tensor is read.
+    """Facts of an adapter file. No model is built, and without norms and hashes no tensor is read.
 
     Args:
         source: a file, a folder with one adapter, a Hub id, or a state dict.
         model: a base model (a folder, or the name of a family): also say how well the file fits it.
         norms: measure how large the changes are.
-        hashes: compute the hashes of the file and hold them against those that it carries.
+        hashes: compute the hashes of the file and compare them with those that it stores.
         digests: those of its bytes, if they are being computed already.
 
     Raises:
         FileError: if it cannot be read, or is broken.
-        FormatError: if it is in no format that is known here.
+        FormatError: if its format is not known.
     """
     stored, path = _open(source)
     target = open_base(model).target if model is not None else None
@@ -62,6 +56,42 @@ def inspect(
     with digests or Digests(path) as computed:
         facts = _facts(stored, path, target, norms=norms)
         return replace(facts, hashes=hashes_of(path, stored.metadata, computed))
+
+
+def inspect_folder(
+    folder: Path, *, model: str | Path | None = None, norms: bool = False, hashes: bool = False
+) -> FolderFacts:
+    """Facts of every adapter file in a folder and the folders below it.
+
+    Args:
+        folder: the folder.
+        model: a base model that each file is compared with.
+        norms: measure how large the changes are; reads every file whole.
+        hashes: compute the hashes of the files; reads every file whole.
+
+    Raises:
+        FileError: if there is no such folder, or it holds no file that may be an adapter.
+    """
+    paths = adapter_files(folder)
+    if not paths:
+        raise FileError(f"there is no adapter in {folder}: no file ending in {', '.join(SUFFIXES)}.")
+    files: list[Facts] = []
+    broken: dict[str, str] = {}
+    for path in paths:
+        try:
+            files.append(inspect(path, model=model, norms=norms, hashes=hashes))
+        except LoRAError as error:  # noqa: PERF203  # one bad file must not hide the others
+            broken[str(path)] = str(error)
+    return FolderFacts(str(folder), tuple(files), broken)
+
+
+def adapter_files(folder: Path) -> list[Path]:
+    """Files in a folder that may be adapters; none if it is the folder of one adapter, or no folder."""
+    folder = folder.expanduser()
+    if not folder.is_dir() or any((folder / name).is_file() for name in PREFERRED):
+        return []
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _open(source: Source) -> tuple[FileContents, Path | None]:
@@ -74,97 +104,65 @@ def _open(source: Source) -> tuple[FileContents, Path | None]:
 def _facts(stored: FileContents, path: Path | None, target: Target | None, *, norms: bool) -> Facts:
     dialect = recognise(stored, FORMATS)
     read = _read(stored, dialect.name, target)
-    layers = [layer for _, _, layer in read.adapter.layers()]
-    measured = _measure(read.adapter) if norms else {}
-    report = read.adapter.report
-    named = report.base_model if report else None
+    adapter, report = read.adapter, read.adapter.report
+    layers = [layer for _, _, layer in adapter.layers()]
+    measured = _measure(adapter) if norms else {}
     return Facts(
         source=stored.source,
         size=path.stat().st_size if path else None,
         format=dialect.name,
-        base=base_of(read.adapter),
+        base=base_of(adapter),
         trainer=trainer_of(stored.tensors, stored.metadata, dialect.name),
         methods=_counted(layer.kind for layer in layers),
         dtypes=_dtypes(stored),
         parameters=sum(map(prod, map(attrgetter("shape"), stored.tensors.values()))),
         ranks=_counted(layer.rank for layer in layers),
         alphas=_counted(layer.alpha for layer in layers),
-        components=tuple(_components(read.adapter, named, measured)),
-        embeddings=_embeddings(read.adapter),
+        components=tuple(components_of(adapter, report.base_model if report else None, measured)),
+        embeddings={
+            token: {component: tuple(vectors.shape) for component, vectors in parts.items()}
+            for token, parts in adapter.embeddings.items()
+        },
         unused={left.key: left.reason for left in report.unused} if report else {},
         problem=read.problem or _broken(measured),
         training=training_of(stored.metadata),
         metadata=dict(stored.metadata),
-        hashes=_stored_hashes(stored),
-        fit=_fit(stored, dialect.name, target, read.adapter) if target else None,
+        hashes=unchecked(stored.metadata),
+        fit=_fit(stored, dialect.name, target, adapter) if target else None,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
-    """What could be read of a file, and what stood in the way of reading all of it."""
+class _Interpretation:
+    """The adapter that could be read from a file, and the problem with the rest of the file."""
 
     adapter: Adapter
     problem: str | None = None
 
     @property
-    def left(self) -> int:
-        """How many keys have no use."""
+    def unused(self) -> int:
+        """Number of keys without a use."""
         return len(self.adapter.report.unused) if self.adapter.report else 0
 
 
-def _read(stored: FileContents, format_name: str, target: Target | None) -> _Read:
-    """Return the adapter as the file alone tells it, or as the model that was named helps to read more of it."""
-    alone = _read_for(None, stored, format_name)
-    if target is None or not (alone.problem or alone.left):
+def _read(stored: FileContents, format_name: str, target: Target | None) -> _Interpretation:
+    """Interpretation of the file alone, or with the given model where that explains more of it."""
+    alone = _interpret(None, stored, format_name)
+    if target is None or not (alone.problem or alone.unused):
         return alone
-    return min(alone, _read_for(target, stored, format_name), key=lambda read: (read.problem is not None, read.left))
+    return min(alone, _interpret(target, stored, format_name), key=lambda read: (read.problem is not None, read.unused))
 
 
-def _read_for(target: Target | None, stored: FileContents, format_name: str) -> _Read:
+def _interpret(target: Target | None, stored: FileContents, format_name: str) -> _Interpretation:
     try:
-        return _Read(interpret(stored, FORMATS[format_name], target, strict=False, check_values=False))
+        return _Interpretation(interpret(stored, FORMATS[format_name], target, strict=False, check_values=False))
     except (FormatError, ShapeError) as error:
-        return _Read(Adapter({}, metadata=stored.metadata), str(error))
+        return _Interpretation(Adapter({}, metadata=stored.metadata), str(error))
 
 
 def _measure(adapter: Adapter) -> Norms:
     places = [(component, path) for component, path, _ in adapter.layers()]
     return dict(zip(places, norms_of(layer for _, _, layer in adapter.layers()), strict=True))
-
-
-def _components(adapter: Adapter, named: str | None, norms: Norms) -> Iterator[Component]:
-    for name, layers in sorted(adapter.components.items(), key=_place_of_component):
-        order = FAMILIES[named].block_order.get(name, ()) if named else ()
-        known = frozenset(order)
-        homes: dict[str, list[float | None]] = {}
-        for path in layers:
-            homes.setdefault(block_of(path, known), []).append(norms.get((name, path)))
-        blocks = [_block(block, homes[block]) for block in in_order(homes, order)]
-        lengths = [norms[name, path] for path in layers if (name, path) in norms]
-        yield Component(
-            name=name,
-            modules=len(layers),
-            parts=_counted(part_of(path) for path in layers),
-            blocks=tuple(blocks),
-            norm=_together(lengths),
-            unmeasured=sum(length is None for length in lengths),
-        )
-
-
-def _place_of_component(part: tuple[str, Any]) -> tuple[bool, str]:
-    """Return a key that puts the networks that draw before those that read."""
-    return part[0].startswith("text_encoder"), part[0]
-
-
-def _block(name: str, norms: list[float | None]) -> Block:
-    return Block(name, len(norms), _together(norms))
-
-
-def _together(norms: list[float | None]) -> float | None:
-    """Return the length of changes whose lengths are given; None if none was measured."""
-    measured = [norm for norm in norms if norm is not None]
-    return hypot(*measured) if measured else None
 
 
 def _broken(norms: Norms) -> str | None:
@@ -178,7 +176,7 @@ def _broken(norms: Norms) -> str | None:
 
 
 def _fit(stored: FileContents, format_name: str, target: Target, alone: Adapter) -> Fit:
-    """Return how well a file fits a model: which of its modules the model has, and what is wrong with the others."""
+    """Fit of a file to a model: the number of its modules that the model has, and what is wrong with the others."""
     try:
         adapter = interpret(stored, FORMATS[format_name], target, strict=False, check_values=False)
     except LoRAError as error:
@@ -187,24 +185,13 @@ def _fit(stored: FileContents, format_name: str, target: Target, alone: Adapter)
     return Fit(target.name, max(len(alone), len(adapter)), len(adapter), {each.key: each.reason for each in left})
 
 
-def _embeddings(adapter: Adapter) -> dict[str, dict[str, tuple[int, ...]]]:
-    return {
-        token: {component: tuple(vectors.shape) for component, vectors in parts.items()}
-        for token, parts in adapter.embeddings.items()
-    }
-
-
-def _stored_hashes(stored: FileContents) -> tuple[Hash, ...]:
-    return unchecked(stored.metadata)
-
-
 def _dtypes(stored: FileContents) -> dict[str, int]:
-    """Return how many tensors are of each dtype: all of them are unread, or none."""
-    unread = isinstance(next(iter(stored.tensors.values())), Unread)
+    """Number of tensors of each dtype."""
+    unread = isinstance(next(iter(stored.tensors.values())), Unread)  # all of them are, or none
     counts = _counted(map(attrgetter("stored_dtype" if unread else "dtype"), stored.tensors.values()))
     return {str(dtype).removeprefix("torch."): count for dtype, count in counts.items()}
 
 
 def _counted(values: Iterable[Any]) -> dict[Any, int]:
-    """Return how often each value occurs, the most frequent first."""
+    """Number of times that each value occurs, the most frequent first."""
     return dict(Counter(values).most_common())

@@ -1,4 +1,4 @@
-"""How large the change of a module is: its Frobenius norm, from thin factors, without building the change.
+"""Frobenius norm of a layer's change, from thin factors, without building the change.
 
 ``|U D|^2 = sum((U^T U) * (D D^T))``: two small Gram matrices of ``r x r``.
 """
@@ -19,33 +19,33 @@ from lorica.formats.storage.unread import Unread
 
 # Below this share of the factors' own sizes, float32 leaves too few digits of the product, and float64 is used.
 CANCELLED = 1e-4
-ROOM = 1 << 20  # numbers of a factor for which memory is kept; larger ones get their own
+BUFFER = 1 << 20  # numbers of the buffer that all factors share; larger factors get memory of their own
 
 
 def norms_of(layers: Iterable[AdapterLayer]) -> list[float | None]:
-    """Return the norm of each layer's change, as :func:`norm_of` does."""
-    room = np.empty(ROOM, np.float32)
-    return [norm_of(layer, room) for layer in layers]
+    """Norm of each layer's change, as by :func:`norm_of`."""
+    buffer = np.empty(BUFFER, np.float32)
+    return [norm_of(layer, buffer) for layer in layers]
 
 
-def norm_of(layer: AdapterLayer, room: NDArray[np.float32] | None = None) -> float | None:
-    """Return the norm of a layer's change at strength 1; None if the change depends on the base weight.
+def norm_of(layer: AdapterLayer, buffer: NDArray[np.float32] | None = None) -> float | None:
+    """Norm of a layer's change at strength 1; None if the change depends on the base weight.
 
     A layer with values that are NaN or infinite has the norm NaN.
 
     Args:
         layer: the layer.
-        room: memory for the numbers of one factor, if there is some.
+        buffer: memory for the numbers of one factor.
     """
     factors = layer.factors()
     if factors is None:
         return _norm_of_delta(layer)
     with np.errstate(all="ignore"):  # the result tells
-        return abs(factors.scaling) * _product_norm(factors, room)
+        return abs(factors.scaling) * _product_norm(factors, buffer)
 
 
-def _product_norm(factors: Factors, room: NDArray[np.float32] | None) -> float:
-    """Return the norm of ``up @ down``.
+def _product_norm(factors: Factors, buffer: NDArray[np.float32] | None) -> float:
+    """Norm of ``up @ down``.
 
     Two products that nearly cancel leave few digits in float32; they are computed again in float64. Where the factors
     are not thin the product itself is smaller than the Gram matrices.
@@ -53,8 +53,8 @@ def _product_norm(factors: Factors, room: NDArray[np.float32] | None) -> float:
     rank, width, height = factors.down.shape[0], prod(factors.down.shape[1:]), factors.up.shape[0]
     if rank * (height + width) > height * width:
         return float(np.linalg.norm((_matrix(factors.up) @ _matrix(factors.down)).astype(np.float64)))
-    inner = _gram(_matrix(factors.down, room))
-    outer = _gram(_matrix(factors.up, room).T)
+    inner = _gram(_matrix(factors.down, buffer))
+    outer = _gram(_matrix(factors.up, buffer).T)
     squared = float(np.sum(inner * outer, dtype=np.float64))
     if squared > CANCELLED * float(np.trace(inner)) * float(np.trace(outer)):
         return sqrt(squared)
@@ -64,23 +64,23 @@ def _product_norm(factors: Factors, room: NDArray[np.float32] | None) -> float:
 
 
 def _gram(matrix: NDArray[Any]) -> NDArray[Any]:
-    """Return the products of each two rows."""
+    """Inner products of all pairs of rows."""
     return matrix @ matrix.T
 
 
 def _norm_of_delta(layer: AdapterLayer) -> float | None:
-    """Return the norm of a change that has no thin factors, if it is the same for every base weight.
+    """Norm of a change that has no thin factors, if it is the same for every base weight.
 
-    A base of NaN tells: where it plays a part, the change is NaN too. A size that the layer does not know is taken as
-    one: only a change of nothing but the bias does not depend on it.
+    A base of NaN tells: wherever it enters, the change is NaN too. A size that the layer does not know is taken as
+    one: the only change that does not depend on it is one of the bias alone.
     """
     delta = layer.delta(torch.full([1 if size == ANY else size for size in layer.weight_shape], nan))
     return float(torch.linalg.vector_norm(delta)) if delta.isfinite().all() else None
 
 
-def _matrix(tensor: Any, room: NDArray[np.float32] | None = None) -> NDArray[Any]:
-    """Return a factor as a matrix of float32; float64 stays what it is."""
-    array = tensor.array(room) if isinstance(tensor, Unread) else _numbers(tensor)
+def _matrix(tensor: Any, buffer: NDArray[np.float32] | None = None) -> NDArray[Any]:
+    """Factor as a matrix in float32; float64 stays as it is."""
+    array = tensor.array(buffer) if isinstance(tensor, Unread) else _numbers(tensor)
     return array.reshape(array.shape[0], -1)
 
 

@@ -1,7 +1,7 @@
-"""What the metadata of a file says of its training: name, trigger words, tags, settings.
+"""Training of a file, as its metadata tells it: name, trigger words, tags, settings.
 
-``ss_*`` is written by kohya's scripts and what descends from them, ``modelspec.*`` is Stability's model specification,
-``ot_*`` OneTrainer's, ``lorica.*`` our own. Nothing here fails: what cannot be understood is noted.
+``ss_*`` is written by kohya's scripts and their descendants, ``modelspec.*`` is Stability's model specification,
+``ot_*`` OneTrainer's, ``lorica.*`` our own. Nothing here fails: metadata that cannot be understood is noted.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ TRIGGERS = ("modelspec.trigger_phrase", "trigger_word", "trigger_words", "activa
 TAGS_KEPT = 100
 LARGEST_COUNT = 1e15
 _NOTHING = ("", "None", "null", "False", "0", "{}", "[]")
-_REPEATS = "_"  # kohya's folders are named 10_word: how often each picture is used, and the word for it
+_REPEATS = "_"  # kohya's folders are named 10_word: the repeats of each picture, and the word for it
 
 
 def _date(text: str) -> str:
-    """Return the day of a time in seconds since 1970."""
+    """Day of a time in seconds since 1970."""
     return datetime.fromtimestamp(float(text), tz=timezone.utc).date().isoformat()
 
 
@@ -36,7 +36,7 @@ def _class_name(text: str) -> str:
     return text.partition("(")[0].rpartition(".")[2]
 
 
-# What to call a field, the keys that may hold it (the first that does is taken), and how its text is shown.
+# The name of a setting, the keys that may hold it (the first that does is taken), and how its text is shown.
 SETTINGS: tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...] = (
     ("author", ("modelspec.author",), str),
     ("description", ("modelspec.description", "ss_training_comment"), str),
@@ -70,8 +70,8 @@ SETTINGS: tuple[tuple[str, tuple[str, ...], Callable[[str], str]], ...] = (
 
 
 def training_of(metadata: Mapping[str, str]) -> Training:
-    """Return what the metadata says of the training."""
-    reader = _Reader(metadata)
+    """Training of a file, from its metadata."""
+    reader = _MetadataReader(metadata)
     settings = dict(reader.settings())
     subsets = list(reader.subsets())
     tags = sum((subset.tags for subset in subsets), Counter[str]())
@@ -87,15 +87,15 @@ def training_of(metadata: Mapping[str, str]) -> Training:
 
 @dataclass(slots=True)
 class _Subset:
-    """One folder of pictures: its name without the repeats, how many there were, and the tags of their captions."""
+    """One folder of pictures: its name without the repeats, the number of pictures, and the tags of their captions."""
 
     word: str
     pictures: int = 0
     tags: Counter[str] = field(default_factory=Counter[str])
 
 
-class _Reader:
-    """The metadata, and a list of what of it could not be understood."""
+class _MetadataReader:
+    """The metadata, and notes about the entries that could not be understood."""
 
     def __init__(self, metadata: Mapping[str, str]) -> None:
         self._metadata = metadata
@@ -113,7 +113,7 @@ class _Reader:
                 yield title, text
 
     def subsets(self) -> Iterator[_Subset]:
-        """Yield each folder of pictures, with the tags of its captions if they were kept."""
+        """Folders of pictures, with the tags of their captions if the file has them."""
         counts = self._object("ss_tag_frequency")
         folders = self._object("ss_dataset_dirs")
         for name in dict.fromkeys((*counts, *folders)):
@@ -141,9 +141,9 @@ class _Reader:
 
 
 def _triggers(metadata: Mapping[str, str], subsets: list[_Subset], tags: Counter[str], pictures: int) -> Iterator[str]:
-    """Yield what must stand in a prompt: what the file says, or else the tags that stood in every caption.
+    """Words for the prompt: those that the file names, or else the tags of every caption.
 
-    Where there were no captions, kohya's scripts take the word of the folder's name for one.
+    Where there were no captions, kohya's scripts use the word in the folder's name as the caption.
     """
     said = [metadata[name].strip() for name in TRIGGERS if metadata.get(name, "").strip()]
     if said:

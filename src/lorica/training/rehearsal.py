@@ -10,7 +10,7 @@ from itertools import groupby
 
 from accelerate import Accelerator
 
-from lorica.data.bucket_batches import fill_buckets
+from lorica.data.batches import fill_buckets
 from lorica.data.cache import Cache
 from lorica.data.images import load_picture
 from lorica.data.items import Item

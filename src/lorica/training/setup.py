@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lorica.data.bucket_batches import Buckets, bucket_batches_per_epoch
+from lorica.data.batches import Buckets, bucket_batches_per_epoch
 from lorica.data.cache import Cache, cache_folder
 from lorica.data.groups import Group
 from lorica.data.items import Item

@@ -1,1 +1,1 @@
-"""How the bundled base model is made from nothing: ``python -m lorica.demo.base`` (``make base``)."""
+"""Training of the bundled base model from nothing: ``python -m lorica.demo.base`` (``make base``)."""

@@ -1,23 +1,28 @@
-"""``python -m lorica.demo.base``: retrain the bundled base model and print how well it draws."""
+"""``python -m lorica.demo.base``: train the bundled base model again from nothing, and measure how well it draws."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+import click
 
 from lorica.demo.base.build import DENOISER_STEPS, build
 from lorica.demo.measure import main as measure
 
 
-def main() -> None:
-    """Read the options, build the model, measure it."""
-    parser = argparse.ArgumentParser(prog="python -m lorica.demo.base", description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("base"), help="where the stages are kept (default: base)")
-    parser.add_argument("--output", type=Path, default=Path("base/model"), help="where the pipeline folder goes")
-    parser.add_argument("--steps", type=int, default=DENOISER_STEPS, help="training steps of the UNet")
-    options = parser.parse_args()
-    print(f"The base model is in {build(options.work, options.output, options.steps)}.")
-    measure(["--model", str(options.output)])
+@click.command()
+@click.option(
+    "--work", type=click.Path(path_type=Path), default="base", show_default=True, help="Folder of the stages."
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), default="base/model", show_default=True, help="Folder of the pipeline."
+)
+@click.option("--steps", default=DENOISER_STEPS, show_default=True, help="Training steps of the UNet.")
+def command(work: Path, output: Path, steps: int) -> None:
+    """Train the bundled base model again from nothing, and measure how well it draws."""
+    click.echo(f"The base model is in {build(work, output, steps)}.")
+    measure(["--model", str(output)])
 
 
-main()
+if __name__ == "__main__":
+    command(prog_name="python -m lorica.demo.base")

@@ -1,4 +1,4 @@
-"""Train the small autoencoder: 64 x 64 pictures to 16 x 16 x 4 latents and back."""
+"""Training of the small autoencoder: 64 x 64 pictures to 16 x 16 x 4 latents and back."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import random
 from collections.abc import Iterator
 from typing import Any, cast
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from lorica.data.images import to_tensor
 from lorica.demo.captions import random_scene
 from lorica.demo.drawing import SIDE, draw
 
@@ -23,7 +22,7 @@ LEARNING_RATE = 2e-3
 
 
 def make_autoencoder() -> AutoencoderKL:
-    """Return the autoencoder with random weights (0.8 M parameters)."""
+    """Autoencoder with random weights (0.8 M parameters)."""
     settings: dict[str, Any] = {
         "block_out_channels": CHANNELS,
         "down_block_types": ("DownEncoderBlock2D",) * len(CHANNELS),
@@ -38,7 +37,7 @@ def make_autoencoder() -> AutoencoderKL:
 
 
 def train_autoencoder(cycles: int, steps: int, *, batch: int = 12, seed: int = 0) -> AutoencoderKL:
-    """Return an autoencoder trained on fresh pictures, in cycles of ``steps`` whose learning rate rises and falls.
+    """Autoencoder trained on fresh pictures, in cycles of ``steps`` whose learning rate rises and falls.
 
     Its ``scaling_factor`` is set so that latents have unit variance.
     """
@@ -66,19 +65,14 @@ def _train_cycle(autoencoder: AutoencoderKL, steps: int, learning_rate: float, b
 
 
 def picture_batches(batch: int, seed: int) -> Iterator[Tensor]:
-    """Yield batches of fresh pictures, ``(b, 3, 64, 64)`` in -1 to 1."""
+    """Endless batches of fresh pictures, ``(b, 3, 64, 64)`` in -1 to 1."""
     rng = random.Random(seed)
     while True:
         yield torch.stack([to_tensor(draw(random_scene(rng))) for _ in range(batch)])
 
 
-def to_tensor(picture: Image.Image) -> Tensor:
-    """Return an RGB picture as ``(3, h, w)`` in -1 to 1."""
-    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
-
-
 def encode(autoencoder: AutoencoderKL, pictures: Tensor) -> DiagonalGaussianDistribution:
-    """Return the distribution of the latents of pictures ``(b, 3, h, w)``."""
+    """Distribution of the latents of pictures ``(b, 3, h, w)``."""
     return cast("Any", autoencoder).encode(pictures).latent_dist
 
 

@@ -1,4 +1,4 @@
-"""Make the bundled base model from nothing, in stages that are each kept, so that a stopped build goes on."""
+"""Build of the bundled base model from nothing, in stages that are kept, so that a stopped build continues."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def assemble(autoencoder: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPToke
     pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(output, safe_serialization=True)
+    _forget_folders(output)
     _load_in_single_precision(output / "text_encoder" / "config.json")
     _write_older_tokenizer_files(tokenizer, output / "tokenizer")
 
@@ -56,13 +57,21 @@ def _autoencoder(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder).eval()
 
 
+def _forget_folders(output: Path) -> None:
+    """Remove the folders that networks were loaded from, which diffusers notes in their configuration."""
+    for path in output.glob("*/config.json"):
+        config = json.loads(path.read_text("utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def _load_in_single_precision(config: Path) -> None:
-    """Say float32 in a config: transformers loads what the file says, diffusers float32, and the two must agree."""
+    """Set float32 in a config: transformers loads in the file's dtype, diffusers in float32, and the two must agree."""
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
 
 
 def _write_older_tokenizer_files(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write ``vocab.json`` and ``merges.txt`` too, which transformers before version 5 reads."""
+    """Write ``vocab.json`` and ``merges.txt`` too, for transformers before version 5."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Train the decoder alone some more: latents stay as they are, so the denoiser that knows them need not learn anew."""
+"""Further training of the decoder alone: latents stay as they are, so the denoiser needs no further training."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorica.demo.base.autoencoder import to_tensor
+from lorica.data.images import to_tensor
 from lorica.demo.base.denoiser import Pictures
 from lorica.demo.drawing import draw
 
 LEARNING_RATE = 1e-3
-LATENT_NOISE = 0.04  # what the denoiser leaves is not quite what the encoder makes
+LATENT_NOISE = 0.04  # latents of the denoiser differ a little from those of the encoder
 
 
 def sharpen_decoder(
     autoencoder: AutoencoderKL, pictures: Pictures, steps: int, *, batch: int = 12, seed: int = 0
 ) -> None:
-    """Train the decoder on latents that are known, with a rate that rises and falls once."""
+    """Train the decoder on known latents, with a learning rate that rises and falls once."""
     parts = cast("Any", autoencoder)
     learnt = [*parts.decoder.parameters(), *parts.post_quant_conv.parameters()]
     optimizer = torch.optim.AdamW(learnt, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-3)

@@ -1,4 +1,4 @@
-"""Train the small UNet together with its text encoder on latents computed once."""
+"""Training of the small UNet together with its text encoder, on latents computed once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from lorica.demo.base.autoencoder import encode, to_tensor
+from lorica.atomic import atomic_write
+from lorica.data.images import to_tensor
+from lorica.demo.base.autoencoder import encode
 from lorica.demo.base.tokenizer import LENGTH
 from lorica.demo.captions import loose_caption, random_scene
 from lorica.demo.drawing import Scene, draw
@@ -27,7 +29,7 @@ LEAST_SHARE = 0.2  # of the density of noise levels, at both ends
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What the denoiser learns from: scenes and the latents of their pictures, ``(n, 4, 16, 16)`` in half precision."""
+    """Training data of the denoiser: scenes and their pictures' latents, ``(n, 4, 16, 16)`` in half precision."""
 
     scenes: list[Scene]
     latents: Tensor
@@ -71,7 +73,7 @@ class Denoiser(nn.Module):
 
 
 def make_schedule() -> DDPMScheduler:
-    """Return the noise schedule: cosine, predicting the velocity, which keeps flat colours right at high noise."""
+    """Noise schedule: cosine, predicting the velocity, which keeps flat colours right at high noise."""
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
@@ -104,7 +106,7 @@ def train_denoiser(
     batch: int = 32,
     learning_rate: float = 1e-3,
 ) -> Denoiser:
-    """Return the moving average of the trained networks; every 250 steps all is kept in ``state``, to go on from."""
+    """Moving average of the trained networks; every 250 steps all is saved to ``state``, to resume from."""
     torch.manual_seed(0)
     live, average, start = Denoiser(tokenizer), Denoiser(tokenizer), 0
     average.load_state_dict(live.state_dict())
@@ -155,7 +157,8 @@ def _choose_times(schedule: DDPMScheduler, count: int, generator: torch.Generato
     """Draw noise levels, mostly those at which shapes are decided, ``(count,)``.
 
     The density is the min-SNR weight ``min(snr, 5) / (snr + 1)`` (Hang et al. 2023, arXiv:2303.09556) with a floor:
-    drawn by weight, not weighted, so that no step is spent on what counts little. Stratified, for less variance.
+    levels are drawn by weight, not weighted, so that no step is spent on those that count little. Stratified, for
+    less variance.
     """
     kept = schedule.alphas_cumprod.double()
     snr = kept / (1 - kept)
@@ -165,7 +168,7 @@ def _choose_times(schedule: DDPMScheduler, count: int, generator: torch.Generato
 
 
 def _warm_then_fall(step: int, steps: int) -> float:
-    """Return the share of the learning rate: up in 200 steps, flat until 60 %, then straight down to 2 %."""
+    """Factor of the learning rate: up in 200 steps, constant until 60 %, then linearly down to 2 %."""
     rise, fall = min(1.0, (step + 1) / 200), max(0.0, (step / steps - 0.6) / 0.4)
     return rise * (1 - 0.98 * fall)
 
@@ -177,12 +180,11 @@ def _follow(average: nn.Module, live: nn.Module, decay: float) -> None:
 
 
 def _keep(path: Path, live: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    waiting = path.with_suffix(".part")
     saved = {
         "live": live.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
     }
-    torch.save(saved, waiting)
-    waiting.replace(path)
+    with atomic_write(path) as waiting:
+        torch.save(saved, waiting)

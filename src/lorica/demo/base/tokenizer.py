@@ -1,4 +1,4 @@
-"""A byte-level CLIP tokenizer in which every word of the bundled captions is one token and any text is possible."""
+"""Byte-level CLIP tokenizer in which every word of the bundled captions is one token and any text is possible."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = Regex(r"[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """Return the tokenizer: byte-pair merges learnt from the words of the captions."""
+    """Tokenizer with byte-pair merges learnt from the words of the captions."""
     merges = _learn_merges(vocabulary())
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(byte + SUFFIX for byte in alphabet), *("".join(pair) for pair in merges), START, END]
@@ -34,7 +34,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def _learn_merges(words: list[str]) -> list[tuple[str, str]]:
-    """Return the merges, in order, that make each word one token."""
+    """Merges, in order, that make each word one token."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

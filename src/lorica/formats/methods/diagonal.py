@@ -19,7 +19,7 @@ from torch import Tensor
 from lorica.adapters import AdapterLayer
 from lorica.formats.methods.layers import inner_of, leaves_of, method_of, rebuild
 from lorica.formats.methods.rows import Pieces, put_rows, rows_of, take_rows
-from lorica.models.spellings.part import Rows
+from lorica.models.spellings.part import RowRange
 
 _BITS = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}  # bytes to the whole numbers of as many
 
@@ -94,7 +94,7 @@ def _diagonal(ups: Mapping[str, Tensor], pieces: Mapping[str, Pieces], rank: int
     return whole
 
 
-def _block(layer: AdapterLayer, rows: Pieces, columns: Rows) -> AdapterLayer:
+def _block(layer: AdapterLayer, rows: Pieces, columns: RowRange) -> AdapterLayer:
     """The layer of one part: its rows of ``up``, and only its own columns."""
     own = take_rows(layer, rows)
     leaves, start, stop = leaves_of(own), *columns
@@ -113,7 +113,7 @@ def _share(alpha: float, count: float) -> float:
     return min(again, key=lambda share: len(repr(share)), default=near)
 
 
-def _blocks(ups: Sequence[Tensor], pieces: Sequence[Pieces]) -> list[Rows] | None:
+def _blocks(ups: Sequence[Tensor], pieces: Sequence[Pieces]) -> list[RowRange] | None:
     """The columns of each part, if every part has zeros (exactly +0.0) everywhere else.
 
     Where zeros within a block leave a choice, blocks of one size are preferred.
@@ -136,7 +136,7 @@ def _choices(used: Sequence[Tensor], busy: Sequence[bool], rank: int) -> list[li
     return [*even, *among_busy, [int(columns.sum()) for columns in used]]
 
 
-def _within(columns: Tensor, block: Rows) -> bool:
+def _within(columns: Tensor, block: RowRange) -> bool:
     return not columns[: block[0]].any() and not columns[block[1] :].any()
 
 

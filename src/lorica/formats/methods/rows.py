@@ -11,9 +11,9 @@ from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats.methods.layers import inner_of, leaves_of, method_of, rebuild
 from lorica.formats.methods.method import BIAS
-from lorica.models.spellings.part import Rows
+from lorica.models.spellings.part import RowRange
 
-Pieces = Sequence[Rows]
+Pieces = Sequence[RowRange]
 
 
 def take_rows(layer: AdapterLayer, pieces: Pieces) -> AdapterLayer:

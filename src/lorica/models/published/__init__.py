@@ -1,47 +1,55 @@
-"""The configurations from which the tables are made: what the published models' own ``config.json`` files say."""
+"""Published base models: one JSON file per family with its names and the configurations of its networks.
+
+The configurations hold what differs from the defaults of the diffusers or transformers class; ``source`` says where the
+numbers come from. Text encoders that several families share are in ``text_encoders.json`` and are referred to by name;
+those that nobody trains adapters for (Gemma, Qwen, Llama, UMT5) are left out.
+"""
 
 from __future__ import annotations
 
-from lorica.models.published import cascades, transformers, unets, videos
-from lorica.models.published.network import Network, Published
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
-PUBLISHED: dict[str, Published] = {
-    "sd1": unets.SD1,
-    "sd2": unets.SD2,
-    "sdxl": unets.SDXL,
-    "sdxl_refiner": unets.SDXL_REFINER,
-    "sd3_medium": transformers.SD3_MEDIUM,
-    "sd35_medium": transformers.SD35_MEDIUM,
-    "sd35_large": transformers.SD35_LARGE,
-    "flux_dev": transformers.FLUX_DEV,
-    "flux_schnell": transformers.FLUX_SCHNELL,
-    "kandinsky22": unets.KANDINSKY22,
-    "wuerstchen": cascades.WUERSTCHEN,
-    "stable_cascade": cascades.STABLE_CASCADE,
-    "cogvideox_2b": videos.COGVIDEOX_2B,
-    "cogvideox_5b": videos.COGVIDEOX_5B,
-    "cogvideox15_5b": videos.COGVIDEOX15_5B,
-    "ltx_video_2b": videos.LTX_VIDEO_2B,
-    "ltx_video_13b": videos.LTX_VIDEO_13B,
-    "hunyuan_video": videos.HUNYUAN_VIDEO,
-    "wan21_t2v_1_3b": videos.WAN21_T2V_1_3B,
-    "wan21_t2v_14b": videos.WAN21_T2V_14B,
-    "wan21_i2v_14b": videos.WAN21_I2V_14B,
-    "wan22_t2v_14b": videos.WAN22_T2V_14B,
-    "wan22_i2v_14b": videos.WAN22_I2V_14B,
-    "wan22_ti2v_5b": videos.WAN22_TI2V_5B,
-    "qwen_image": transformers.QWEN_IMAGE,
-    "z_image": transformers.Z_IMAGE,
-    "sana_600m": transformers.SANA_600M,
-    "sana_1600m": transformers.SANA_1600M,
-    "sana15_1600m": transformers.SANA15_1600M,
-    "sana15_4800m": transformers.SANA15_4800M,
-    "sana_sprint_1600m": transformers.SANA_SPRINT_1600M,
-    "pixart_alpha": transformers.PIXART_ALPHA,
-    "pixart_sigma": transformers.PIXART_SIGMA,
-    "auraflow": transformers.AURAFLOW,
-    "lumina2": transformers.LUMINA2,
-    "bundled": unets.BUNDLED,
-}
+FOLDER = Path(__file__).parent
 
-__all__ = ["PUBLISHED", "Network", "Published"]
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """One component: a class of diffusers or transformers by name, and the settings that differ from its defaults."""
+
+    kind: str
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One family as its authors published it.
+
+    Args:
+        title: its name for people.
+        repository: the repository on the Hub, for commands that can be copied; or ``bundled``.
+        base_models: the names that files give to their base model, lower case, without the organisation.
+        networks: component to network.
+    """
+
+    title: str
+    repository: str
+    base_models: tuple[str, ...]
+    networks: Mapping[str, Network]
+
+
+def read_published(name: str) -> Published:
+    """The published model of a family."""
+    raw, shared = _read(name), _read("text_encoders")
+    parts = {component: shared[part] if isinstance(part, str) else part for component, part in raw["networks"].items()}
+    networks = {component: Network(part["class"], part.get("config", {})) for component, part in parts.items()}
+    return Published(raw["title"], raw["repository"], tuple(raw["base_models"]), networks)
+
+
+@lru_cache
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lorica.models.folding import Shape
 from lorica.models.spellings.ldm import LDM
-from lorica.models.spellings.part import Part, Shape, Spelling, Table
+from lorica.models.spellings.part import Part, Spelling, Table
 from lorica.models.spellings.rules import Rules, clash
 
 _FILES = (
@@ -18,12 +19,12 @@ SPELLINGS: dict[str, Spelling] = {"unet.ldm": LDM(), **{file: Rules(file) for fi
 
 
 def spellings_of(shapes: Mapping[str, Shape]) -> dict[str, Spelling]:
-    """Return the spellings that name the modules of one component, by name; most components have one or none."""
+    """Spellings of the modules of one component, by name; most components have one or none."""
     return {spelling.name: spelling for spelling in SPELLINGS.values() if spelling.fits(shapes)}
 
 
 def foreign_names(shapes: Mapping[str, Shape]) -> Table:
-    """Map every foreign path that any spelling has for the modules of one component to its parts.
+    """Every foreign path that any spelling has for the modules of one component, with its parts.
 
     Raises:
         FormatError: if a foreign path stands for two modules, or is the component's own path of another, naming both.

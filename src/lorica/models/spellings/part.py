@@ -1,4 +1,4 @@
-"""What a foreign name stands for, and what a way to spell a model's names must offer."""
+"""Meaning of a foreign module name, and the interface of a spelling."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-Shape = tuple[int, ...]
-Rows = tuple[int, int]  # the first row and the one behind the last
+from lorica.models.folding import Shape
+
+RowRange = tuple[int, int]  # the first row and the one after the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,15 +20,15 @@ class Part:
     Args:
         path: the module's path in its component.
         rows: rows of the foreign weight; None where it is this module and nothing else.
-        own_rows: rows of the module's own weight that those are; None where they are all of it.
+        own_rows: the same rows in the module's own weight; None where they are all of it.
     """
 
     path: str
-    rows: Rows | None = None
-    own_rows: Rows | None = None
+    rows: RowRange | None = None
+    own_rows: RowRange | None = None
 
 
-Table = dict[str, tuple[Part, ...]]  # foreign path to what it stands for, in the order of the foreign weight's rows
+Table = dict[str, tuple[Part, ...]]  # foreign path to its parts, in the order of the foreign weight's rows
 
 
 class Spelling(Protocol):
@@ -35,15 +36,15 @@ class Spelling(Protocol):
 
     @property
     def name(self) -> str:
-        """What the spelling is called: ``ldm``, ``bfl``, ``native``, ``comfy``."""
+        """Name of the spelling: ``ldm``, ``bfl``, ``native``, ``comfy``."""
         ...
 
     def fits(self, paths: Collection[str]) -> bool:
-        """Tell whether a component with these module paths is of the kind that this spelling names."""
+        """Whether a component with these module paths is of the kind that this spelling names."""
         ...
 
     def table(self, shapes: Mapping[str, Shape]) -> Table:
-        """Map every foreign path to its parts, made from the paths and weight shapes of one component.
+        """Every foreign path with its parts, made from the paths and weight shapes of one component.
 
         The component may be a smaller or larger one of the same kind: a live model, with other numbers of blocks.
 

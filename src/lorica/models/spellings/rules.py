@@ -7,7 +7,7 @@ The file has up to four parts::
      "blocks": {"double_blocks.*": {"path": "transformer_blocks.*", "modules": {"img_attn.proj": "attn.to_out.0"}}},
      "others": "same"}                                       modules not named above keep their own names
 
-A meaning is one path, or a list of paths whose weights stand one over the other, or one of the ``HOW``.
+A meaning is one path, or a list of paths whose weights are stacked, or one of the ``HOW``.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from pathlib import Path
 from typing import Any, cast
 
 from lorica.errors import FormatError
-from lorica.models.spellings.part import Part, Shape, Table
+from lorica.models.folding import Shape
+from lorica.models.spellings.part import Part, Table
 
 FOLDER = Path(__file__).parent
 
 Meaning = str | list[str] | dict[str, Any]
-Parts = tuple[Part, ...]
 
 
 class Rules:
-    """The spelling in a file of this folder. Its name is what stands behind the kind of network: ``flux.bfl``."""
+    """The spelling in a file of this folder, called after the kind of network and the spelling: ``flux.bfl``."""
 
     def __init__(self, file: str) -> None:
         self.kind, _, self.name = file.partition(".")
         self._path = FOLDER / f"{file}.json"
 
     def fits(self, paths: Collection[str]) -> bool:
-        """Tell whether the component has every module that marks this kind of network."""
+        """Whether the component has every module that marks this kind of network."""
         return all(mark in paths for mark in self._raw["marks"])
 
     def table(self, shapes: Mapping[str, Shape]) -> Table:
-        """Map every foreign path to its parts."""
+        """Every foreign path with its parts."""
         table: Table = {}
         for foreign, meaning in self._names(shapes):
             parts = _parts(meaning, shapes)
@@ -56,7 +56,7 @@ class Rules:
         return json.loads(self._path.read_text("utf-8"))
 
     def _names(self, paths: Iterable[str]) -> Iterator[tuple[str, Meaning]]:
-        """Yield each foreign path with the paths it means, whether the component has them or not."""
+        """Every foreign path with its meaning, whether the component has those paths or not."""
         yield from self._raw["modules"].items()
         for foreign, block in self._raw.get("blocks", {}).items():
             for numbers in _numbers(block["path"], paths):
@@ -66,7 +66,7 @@ class Rules:
 
 
 def clash(foreign: str, first: Iterable[Part], second: Iterable[Part]) -> FormatError:
-    """Return the error that says which modules share a foreign path."""
+    """Error for two modules that share a foreign path."""
     names = (" + ".join(dict.fromkeys(part.path for part in parts)) for parts in (first, second))
     one, other = names
     return FormatError(
@@ -75,8 +75,8 @@ def clash(foreign: str, first: Iterable[Part], second: Iterable[Part]) -> Format
     )
 
 
-def _parts(meaning: Meaning, shapes: Mapping[str, Shape]) -> Parts:
-    """Return the parts of one foreign module, or none where the component lacks one of them."""
+def _parts(meaning: Meaning, shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
+    """Parts of one foreign module, or none where the component lacks one of them."""
     if isinstance(meaning, dict):
         ((how, paths),) = meaning.items()
         return HOW[how](paths, shapes)
@@ -86,15 +86,15 @@ def _parts(meaning: Meaning, shapes: Mapping[str, Shape]) -> Parts:
     return (Part(paths[0]),) if len(paths) == 1 else _stacked(paths, shapes)
 
 
-def _stacked(paths: Sequence[str], shapes: Mapping[str, Shape]) -> Parts:
+def _stacked(paths: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
     ends = accumulate((shapes[path][0] for path in paths), initial=0)
     return tuple(Part(path, rows) for path, rows in zip(paths, pairwise(ends), strict=True))
 
 
-def _halves_swapped(path: str, shapes: Mapping[str, Shape]) -> Parts:
-    """Return the parts of a modulation that is shift and scale here, scale and shift there.
+def _halves_swapped(path: str, shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
+    """Parts of a modulation that is shift and scale on one side, scale and shift on the other.
 
-    A weight that is not two squares has more than those two, and stands in one order everywhere.
+    A weight that is not two squares has more than those two, and has the same order on both sides.
     """
     if path not in shapes:
         return ()
@@ -105,8 +105,8 @@ def _halves_swapped(path: str, shapes: Mapping[str, Shape]) -> Parts:
     return Part(path, low, high), Part(path, high, low)
 
 
-def _halves_interleaved(paths: Sequence[str], shapes: Mapping[str, Shape]) -> Parts:
-    """Return the first halves of several modules, one over the other, and then their second halves."""
+def _halves_interleaved(paths: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
+    """The first halves of several modules, stacked, and then their second halves."""
     if not all(path in shapes for path in paths):
         return ()
     halves = [
@@ -119,12 +119,12 @@ def _halves_interleaved(paths: Sequence[str], shapes: Mapping[str, Shape]) -> Pa
     return tuple(Part(path, rows, own) for (path, own), rows in zip(halves, pairwise(ends), strict=True))
 
 
-def _first_of(paths: Sequence[str], shapes: Mapping[str, Shape]) -> Parts:
-    """Return the one of several paths that the component has: versions of a class differ."""
+def _first_of(paths: Sequence[str], shapes: Mapping[str, Shape]) -> tuple[Part, ...]:
+    """The one of several paths that the component has: versions of a class differ."""
     return next(((Part(path),) for path in paths if path in shapes), ())
 
 
-HOW: dict[str, Callable[[Any, Mapping[str, Shape]], Parts]] = {
+HOW: dict[str, Callable[[Any, Mapping[str, Shape]], tuple[Part, ...]]] = {
     "halves_swapped": _halves_swapped,
     "halves_interleaved": _halves_interleaved,
     "first_of": _first_of,
@@ -139,7 +139,7 @@ def _keep_others(table: Table, shapes: Mapping[str, Shape]) -> None:
 
 
 def _numbers(pattern: str, paths: Iterable[str]) -> list[tuple[str, ...]]:
-    """Return the numbers that stand for the stars of a pattern, of each block that there is, in order."""
+    """Numbers in the place of a pattern's stars, of each block of the component, in order."""
     block = re.compile(re.escape(pattern).replace(r"\*", r"(\d+)") + r"\.")
     return list(dict.fromkeys(found.groups() for found in map(block.match, paths) if found))
 
@@ -150,7 +150,7 @@ def _fill(pattern: str, numbers: Iterable[str]) -> str:
 
 
 def _inside(own: str, meaning: Any) -> Any:
-    """Return the meaning of a name in a block: its paths stand below the block's."""
+    """Meaning of a name in a block: its paths are relative to the block's."""
     if isinstance(meaning, str):
         return f"{own}.{meaning}"
     if isinstance(meaning, dict):

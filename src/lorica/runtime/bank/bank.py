@@ -1,178 +1,173 @@
-"""The bank: all adapters on one layer, as a child of that layer, which a forward hook asks for what they add."""
+"""The bank: all adapters on one layer, as a child of that layer, and the forward hook that adds what they change."""
 
 from __future__ import annotations
 
 import copy
-import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
-from torch.utils.hooks import RemovableHandle
 
-from lorica.adapters import AdapterLayer, Factors, LoRA
-from lorica.errors import LoRAError, ModelError, StateError
-from lorica.runtime.bank.limited import change_within
-from lorica.runtime.bank.stack import Biases, Stack, Weights
-from lorica.runtime.bank.thin import Thin
-from lorica.runtime.filling import Filling, Home
-from lorica.runtime.model.supported_layers import SERVED, base_weight, weight_shape
-from lorica.runtime.regions.regions import Limit
-
-CHILD = "lorica_bank"  # the name of a bank among the children of the layer that it serves
-
-THIN_KINDS = ("lora", "locon")  # kinds that a bank holds as they are, whatever the layer
+from lorica.errors import StateError
+from lorica.runtime.bank.active_rows import ActiveRows
+from lorica.runtime.bank.batch import for_batch, for_compiled_batch
+from lorica.runtime.bank.content import Content
+from lorica.runtime.bank.formula import along, change, is_channels_second
+from lorica.runtime.bank.strength_table import StrengthTable
+from lorica.runtime.model.layers import BANK, has_hook, remove_hook
+from lorica.runtime.model.supported_layers import lacks_batch
 
 # How layers whose output is a new tensor compute it; a class of its own may give its input, or what it keeps.
 FRESH = frozenset((nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Embedding.forward))
 
-# The number of the hook on every layer, which no other hook has.
-HOOK = RemovableHandle(OrderedDict[int, Any]()).id
 
-Part = Thin | Stack
-CPU = torch.device("cpu")
+class PointFactors(Protocol):
+    """What limits adapters to regions: it gives a factor for each point of a layer's output."""
 
-
-@dataclass(slots=True)
-class Shares:
-    """What adapters bring to one layer, by the road that each part of it takes."""
-
-    thin: dict[str, Factors] = field(default_factory=dict[str, Factors])
-    weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    biases: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What a bank holds: factors, whole changes of the weight, changes of the bias, as far as there are any."""
-
-    thin: Thin | None = None
-    weights: Stack | None = None
-    biases: Stack | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is there."""
-        return self.thin is None and self.weights is None and self.biases is None
-
-    def parts(self) -> list[Part]:
-        """Return what is there."""
-        return [part for part in (self.thin, self.weights, self.biases) if part is not None]
-
-    def edited(self, layer: nn.Module, gone: set[str], shares: Shares, filling: Filling) -> Content:
-        """Return the content without some adapters and with what others bring. This one goes on as it is.
-
-        Factors are there when ``filling`` is finished.
-        """
-        thin, weights, biases = self.thin, self.weights, self.biases
-        if shares.thin or (thin is not None and gone & thin.slots.keys()):
-            thin = _first(layer, shares.thin, filling) if thin is None else thin.edited(gone, shares.thin, filling)
-        if shares.weights or (weights is not None and gone & weights.slots.keys()):
-            weights = (weights or Weights(_nothing(layer, weight_shape(layer)), ())).edited(gone, shares.weights)
-        if shares.biases or (biases is not None and gone & biases.slots.keys()):
-            biases = (biases or Biases(_nothing(layer, weight_shape(layer)[:1]), ())).edited(gone, shares.biases)
-        return Content(_kept(thin), _kept(weights), _kept(biases))
-
-    def exchanged(self, names: set[str], shares: Shares) -> Content | None:
-        """Return the content for when other factors were written into the rows of these adapters; None if they differ.
-
-        It shares all memory with this one, which goes on as it is until then.
-        """
-        factors_alone = not (self.weights or self.biases or shares.weights or shares.biases)
-        if self.thin is None or not factors_alone or names & self.thin.slots.keys() != shares.thin.keys():
-            return None
-        thin = self.thin.exchanged(shares.thin)
-        return thin and Content(thin)
-
-    def with_room(self, layer: nn.Module, rank: int) -> Content:
-        """Return the same with room for this many rows of factors."""
-        return replace(self, thin=(self.thin or _empty(layer)).with_room(rank))
-
-    def copy(self) -> Content:
-        """Return a content that shares no memory with this."""
-        thin, weights, biases = self.thin, self.weights, self.biases
-        return Content(thin and thin.copy(), weights and weights.copy(), biases and biases.copy())
-
-
-Kept = TypeVar("Kept", Thin, Stack)
-
-
-def _kept(part: Kept | None) -> Kept | None:
-    """Return a part if it holds an adapter or room for one."""
-    return part if part is not None and (part.slots or part.reserved) else None
+    def factors(self, layer: nn.Module, names: list[str], y: Tensor) -> Mapping[str, Tensor]:
+        """What the strength of each limited adapter is multiplied by, shaped to spread over ``y``."""
+        ...
 
 
 class Bank(nn.Module):
-    """What adapters add to one layer's output.
+    """All adapters on one layer, and what they add to its output.
 
     Its tensors follow the layer through ``.to()``, but they are no buffers: so they never enter a ``state_dict``, and
     offload hooks, which would take them away while strengths are written, do not see them.
 
     Args:
-        layer: what it serves.
+        layer: what it stands on.
         content: what it holds at first.
+        table: where its strengths stand.
         training: whether the layer is being trained.
     """
 
     content: Content
-    limit: Limit | None  # where on the picture its adapters act, if not everywhere
-    _served: tuple[nn.Module]  # in a tuple, so that the layer does not become a child of its own bank
+    table: StrengthTable
+    strength: Tensor  # (1 or samples, width), a view of the table on this device
+    start: int  # where it begins in the table
+    batch_layout: Tensor  # for compiled graphs: see for_compiled_batch
+    limit: PointFactors | None  # where on the picture its adapters act, if not everywhere
+    _layer: tuple[nn.Module]  # in a tuple, so that the layer does not become a child of its own bank
 
-    def __init__(self, layer: nn.Module, content: Content, *, training: bool) -> None:
+    def __init__(self, layer: nn.Module, content: Content, table: StrengthTable, *, training: bool) -> None:
         super().__init__()
-        vars(self).update(content=content, _served=(layer,), training=training, limit=None)  # quicker than one by one
+        self._layer, self.table, self.training, self.limit = (layer,), table, training, None
+        self.hold(content)
 
-    def put_in(self) -> None:
-        """Begin to act: as ``add_module`` and ``register_forward_hook`` do it, without their checks."""
-        layer: Any = self._served[0]
-        layer._modules[CHILD] = self
-        layer._forward_hooks[HOOK] = serve
-        layer._forward_hooks_with_kwargs[HOOK] = True
+    @property
+    def layer(self) -> nn.Module:
+        """What it stands on."""
+        return self._layer[0]
 
-    def take_out(self) -> None:
-        """Act no longer, and leave nothing behind."""
-        layer: Any = self._served[0]
-        layer._modules.pop(CHILD, None)
-        layer._forward_hooks.pop(HOOK, None)
-        layer._forward_hooks_with_kwargs.pop(HOOK, None)
+    def hold(self, content: Content) -> None:
+        """Hold something else from now on."""
+        self.content = content
+        self._seen = -1  # the version of the strengths that what follows was made for
+        self._active: ActiveRows | None = None
+
+    def put_on(self) -> None:
+        """Make it a child of its layer, and register the hook."""
+        setattr(self.layer, BANK, self)
+        if not has_hook(self.layer, serve):
+            self.layer.register_forward_hook(serve, with_kwargs=True)
+
+    def take_off(self) -> None:
+        """Leave nothing behind on the layer."""
+        remove_hook(self.layer, serve)
+        if BANK in self.layer._modules:  # pyright: ignore[reportPrivateUsage]
+            delattr(self.layer, BANK)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return ``y``, the layer's own output for ``x``, with what the adapters add."""
-        content, layer = self.content, self._served[0]
-        if x.device != y.device:
-            x = x.to(y.device)
-        factors = None if self.limit is None else self.limit.factors(layer, content.parts(), y)
-        if factors is not None:
-            for part in content.parts():
-                _follow(part, y)
-                y = change_within(part, layer, x, y, factors)
+        """``y``, the layer's own output for ``x``, with what the adapters add."""
+        layer = self._layer[0]
+        if torch.compiler.is_compiling():
+            return self._in_graph(layer, x, y)
+        if self._seen != self.table.version:
+            self._look()
+        active = self._active
+        if active is None:
             return y
-        thin, weights, biases = content.thin, content.weights, content.biases
-        if thin is not None and thin.acts():
-            _follow(thin, y)
-            y = thin.forward(layer, x, y, in_place=not torch.is_grad_enabled() and _is_fresh(layer))
-        if weights is not None:
-            _follow(weights, y)
-            y = weights.forward(layer, x, y)
-        if biases is not None:
-            _follow(biases, y)
-            y = biases.forward(layer, x, y)
-        return y
+        if x.device != y.device or self.content.down.device != y.device:  # CPU offload: it computes elsewhere
+            x = x.to(y.device)
+            self._move(partial(Tensor.to, device=y.device))
+            return self.forward(x, y)
+        if lacks_batch(layer, y):
+            return self._eager(active, layer, x[None], y[None])[0]
+        return self._eager(active, layer, x, y)
+
+    def _eager(self, active: ActiveRows, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The rows and direct changes that act."""
+        if self.limit is not None:
+            return self._within(active, layer, x, y, self.limit)
+        own = _is_own(layer)
+        changed = y
+        for column in active.directs:
+            direct = self.content.directs[column - len(self.content.down)][1]
+            scale = for_batch(active.strength[:, column : column + 1], len(x), active.guidance)
+            changed = changed + _scaled(direct.change(layer, x, y, own=own), scale, layer, y)
+        fresh = changed is not y or (own and type(layer).forward in FRESH and "forward" not in layer.__dict__)
+        return active.add(layer, x, changed, in_place=fresh and not torch.is_grad_enabled())
+
+    def _within(self, active: ActiveRows, layer: nn.Module, x: Tensor, y: Tensor, limit: PointFactors) -> Tensor:
+        """The same with a factor for each point of the output."""
+        content, last = self.content, not is_channels_second(layer)
+        factors = limit.factors(layer, list(content.held), y)
+        rows = for_batch(active.strength, len(x), active.guidance)
+        changed = y
+        for column in active.directs:
+            name, direct = content.directs[column - len(content.down)]
+            added = _scaled(direct.change(layer, x, y, own=_is_own(layer)), rows[:, column : column + 1], layer, y)
+            changed = changed + (added * factors[name] if name in factors else added)
+        if not active.slots:
+            return changed
+        first, stop = active.span
+        field = cast("Tensor", along(rows[:, first:stop], y.ndim, last=last))  # (1 or b, *ones, R), or (.., R, *ones)
+        field = field.expand(torch.broadcast_shapes(field.shape, *(one.shape for one in factors.values()))).clone()
+        for name, factor in factors.items():
+            own = content.rows.get(name)
+            if own is not None and first <= own.start < stop:
+                field.narrow(-1 if last else 1, own.start - first, own.stop - own.start).mul_(factor)
+        return change(layer, x, changed, content.down[first:stop], content.up[:, first:stop], field)
+
+    def _in_graph(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The same in a graph that is being compiled: all rows, whether they act or not."""
+        if self.limit is not None:
+            self.limit.factors(layer, [], y)  # which says that it cannot be
+        if lacks_batch(layer, y):
+            return self._in_graph(layer, x[None], y[None])[0]
+        content, count = self.content, len(self.content.down)
+        strength = for_compiled_batch(self.strength, len(x), self.batch_layout)
+        changed = y
+        for column, (_, direct) in enumerate(content.directs, count):
+            added = direct.change(layer, x, y, own=False)
+            changed = changed + _scaled(added, strength[:, column : column + 1], layer, y)
+        return change(layer, x, changed, content.down, content.up, strength[:, :count]) if count else changed
+
+    def _look(self) -> None:
+        """Note which rows act."""
+        self._seen = self.table.version
+        values = self.table.host[self.start : self.start + self.strength.numel()].view(self.strength.shape)
+        self._active = ActiveRows.of(self.content, self.table, values, self.strength)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bank:
         """Follow the model's moves and casts; only the strengths stay in float32."""
         super()._apply(fn, recurse)
-        for part in self.content.parts():
-            part.moved(fn)
+        self._move(fn)
         return self
 
+    def _move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        self.hold(self.content.moved(fn))
+        device = self.content.down.device
+        with torch.inference_mode(mode=False):
+            self.strength, self.batch_layout = self.strength.to(device), self.batch_layout.to(device)
+        self.table.stale = True
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Bank:
-        """Return a bank for the copy of the layer, without the memory that is set aside.
+        """A bank for the copy of the layer, with strengths of its own.
 
         Raises:
             StateError: while it is limited to regions, which a copy would not know of.
@@ -182,114 +177,27 @@ class Bank(nn.Module):
                 "a model cannot be copied while its adapters are limited to regions: the copy's would act everywhere. "
                 "End them first with loras.regions({})."
             )
-        twin = Bank(copy.deepcopy(self._served[0], memo), self.content.copy(), training=self.training)
-        memo[id(self)] = twin
+        layer = copy.deepcopy(self.layer, memo)  # which may be half copied yet
+        content, table = self.content.moved(Tensor.clone), self.table.snapshot(memo)
+        twin = memo[id(self)] = Bank(layer, content, table, training=self.training)
+        twin.strength, twin.batch_layout, twin.start = self.strength.clone(), self.batch_layout.clone(), self.start
         return twin
 
 
-def _follow(part: Part, y: Tensor) -> None:
-    """Move a part to where the layer computes: with CPU offload that is elsewhere than it rests."""
-    if part.strength.device != y.device:
-        part.moved(partial(Tensor.to, device=y.device))
+def _scaled(change: Tensor, strength: Tensor, layer: nn.Module, y: Tensor) -> Tensor:
+    scale = along(strength, y.ndim, last=not is_channels_second(layer))
+    return (change * scale).to(y.dtype)
 
 
-def _is_fresh(layer: nn.Module) -> bool:
-    """Tell whether nobody else has a layer's output: a known class made it, and no other hook saw it before."""
+def _is_own(layer: nn.Module) -> bool:
+    """Whether the output that the bank gets is just what the layer computes: nobody changed it before."""
     hooks = layer._forward_hooks  # pyright: ignore[reportPrivateUsage]
-    return (
-        type(layer).forward in FRESH
-        and not every_module._global_forward_hooks  # pyright: ignore[reportPrivateUsage]  # they come before the layer's
-        and "forward" not in layer.__dict__
-        and (len(hooks) == 1 or next(iter(hooks.values())) is serve)
-    )
-
-
-Original = Callable[[tuple[str, str], str], "Tensor | None"]
+    first = next(iter(hooks.values())) is serve and not every_module._global_forward_hooks  # pyright: ignore[reportPrivateUsage]
+    offloaded = hasattr(layer, "_hf_hook") or hasattr(layer, "_diffusers_hook")  # whose forward calls the layer's own
+    return first and ("forward" not in layer.__dict__ or offloaded)
 
 
 def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-    """Add what the layer's bank adds: the forward hook of every served layer."""
-    bank = cast("Bank", layer._modules[CHILD])  # pyright: ignore[reportPrivateUsage]  # quicker than getattr
+    """Add what the layer's bank adds: the forward hook of every layer with a bank."""
+    bank = cast("Bank", layer._modules[BANK])  # pyright: ignore[reportPrivateUsage]  # quicker than getattr
     return bank.forward(args[0] if args else next(iter(kwargs.values())), output)  # a bank has no hooks of its own
-
-
-def share_of(
-    layer: nn.Module, changes: Mapping[str, AdapterLayer], original: Original, place: tuple[str, str]
-) -> Shares:
-    """Return what adapters bring to a layer: thin factors where they have them, else the change of the weight itself.
-
-    Args:
-        layer: a layer that they fit.
-        changes: adapter to its part for this layer.
-        original: returns a layer's ``weight`` or ``bias`` before anything was fused into it; None if nothing was.
-        place: where the layer is.
-
-    Raises:
-        ModelError: if a change needs the base weight, and that is away or cannot be unpacked.
-    """
-    shares = Shares()
-    try:
-        for name, change in changes.items():
-            if type(change) is LoRA and "bias" not in change.tensors and isinstance(layer, SERVED):  # as most are
-                shares.thin[name] = change.factors()
-            else:
-                _share(shares, layer, name, change, partial(original, place))
-    except LoRAError as error:
-        raise ModelError(f"{'.'.join(place)}: {error}") from error
-    return shares
-
-
-def _share(
-    shares: Shares, layer: nn.Module, name: str, change: AdapterLayer, original: Callable[[str], Tensor | None]
-) -> None:
-    kept = original("bias")
-    bias = change.bias_delta(cast("Tensor | None", getattr(layer, "bias", None)) if kept is None else kept)
-    if bias is not None:
-        shares.biases[name] = bias
-    factors = change.factors() if isinstance(layer, SERVED) else None
-    if factors is None and change.rank:
-        why = f"an adapter of kind {change.kind!r} is computed from it"
-        held = original("weight")
-        weight = base_weight(layer, why) if held is None else held
-        factors = change.factors_on(weight) if isinstance(layer, SERVED) else None
-        if factors is None:
-            shares.weights[name] = change.delta(weight.reshape(weight_shape(layer)))
-    if factors is not None:
-        shares.thin[name] = factors
-
-
-def size_of(layer: nn.Module, change: AdapterLayer) -> int:
-    """Return how many bytes a change takes in the bank of a layer: its factors, or else a whole weight."""
-    count = sum(tensor.numel() for tensor in change.tensors.values())
-    if change.kind not in THIN_KINDS:
-        count = max(count, math.prod(weight_shape(layer)))
-    return count * _home(layer)[0].itemsize
-
-
-def _empty(layer: nn.Module) -> Thin:
-    return Thin.empty(weight_shape(layer), *_home(layer))
-
-
-def _first(layer: nn.Module, new: Mapping[str, Factors], filling: Filling) -> Thin:
-    """Return the factors of adapters on a layer that had none."""
-    if len(new) > 1:
-        return _empty(layer).edited((), new, filling)
-    [(name, part)] = new.items()
-    return Thin.of(name, part, weight_shape(layer), _home(layer), filling)
-
-
-def _nothing(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    dtype, device = _home(layer)
-    return torch.empty(0, *shape, dtype=dtype, device=device)
-
-
-def _home(layer: nn.Module) -> Home:
-    """Return the precision of a bank, and where it is made.
-
-    It has the layer's own precision, float32 where that is packed or has few digits. It stands beside the weight, or on
-    the CPU while an offload hook keeps the weight away.
-    """
-    weight = cast("Tensor", layer.weight)
-    dtype, device = weight.dtype, weight.device
-    plain = dtype.is_floating_point and dtype.itemsize >= 2
-    return dtype if plain else torch.float32, CPU if device.type == "meta" else device

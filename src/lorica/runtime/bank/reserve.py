@@ -1,4 +1,4 @@
-"""Room set aside before a model is compiled: what fits in is loaded by copying rows, and no graph is compiled again."""
+"""Room reserved before a model is compiled: what fits in is loaded by copying rows, and nothing is compiled again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from lorica.errors import StateError, UnknownNameError
-from lorica.runtime.bank.bank import Content, Shares
-from lorica.runtime.model.plan import Place
+from lorica.runtime.bank.content import Content
+from lorica.runtime.model.layers import Place
 from lorica.runtime.model.targets import matching, modules_of
 
 SHOWN = 5  # modules that a message names
 
 
 def places_to_reserve(components: Mapping[str, nn.Module], modules: str | Sequence[str]) -> list[Place]:
-    """Return the layers of all components that a preset or globs name; each must match in one component at least.
+    """The layers of all components that a preset or globs name; each must match in one component at least.
 
     Raises:
         UnknownNameError: if one matches nowhere.
@@ -34,10 +34,10 @@ def places_to_reserve(components: Mapping[str, nn.Module], modules: str | Sequen
 
 @dataclass(slots=True)
 class Overflow:
-    """What of a load does not fit into what was reserved, collected layer by layer.
+    """What has no room in what was reserved, collected layer by layer.
 
     Args:
-        names: the adapters that are being loaded.
+        names: the adapters that come.
     """
 
     names: Sequence[str]
@@ -46,22 +46,18 @@ class Overflow:
     missing: list[str] = field(default_factory=list[str])
     whole: list[str] = field(default_factory=list[str])
 
-    def note(self, place: Place, content: Content, gone: set[str], shares: Shares) -> None:
-        """Note what of these shares has no room."""
-        where = ".".join(place)
-        if shares.weights or shares.biases:
+    def note(self, place: Place, room: int, built: Content) -> None:
+        """Note what of a layer's content has no room."""
+        where, rows = ".".join(place), len(built.down)
+        if built.directs:
             self.whole.append(where)
-        if not shares.thin:
-            return
-        thin = content.thin
-        if thin is None or not thin.reserved:
+        elif not room:
             self.missing.append(where)
-            self.needed = max(self.needed, sum(len(part.down) for part in shares.thin.values()))
+        elif rows > room:
+            self.narrow[where] = (room, rows)
+        else:
             return
-        rows = max(slot.stop for slot in thin.placed(gone, shares.thin).values())
-        if rows > thin.width:
-            self.narrow[where] = (thin.width, rows)
-            self.needed = max(self.needed, rows)
+        self.needed = max(self.needed, rows)
 
     @property
     def is_some(self) -> bool:

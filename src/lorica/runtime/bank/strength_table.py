@@ -2,174 +2,171 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from lorica.runtime.bank.acting import Acting
-from lorica.runtime.bank.bank import Part
-from lorica.runtime.everywhere import Everywhere, acts
-from lorica.runtime.model.plan import Place
+from lorica.runtime.bank.content import Content
+from lorica.runtime.model.layers import Place
+from lorica.runtime.strengths import Dial
 
 CPU = torch.device("cpu")  # whatever torch's default device and dtype are just now
 
-Key = tuple[Place, int]  # a part of a bank: the layer, and which of its content
-Row = Mapping[str, Mapping[Place, float]]  # the strength of each adapter in each layer
+
+class Reader(Protocol):
+    """A bank, as the table sees it."""
+
+    content: Content
+    strength: Tensor
+    batch_layout: Tensor
+    start: int
 
 
 @dataclass(slots=True)
-class Entry:
-    """Where one adapter's strengths stand: for each part that holds it, first column, how many, and scaling."""
-
-    keys: list[Key]
-    starts: Tensor
-    counts: Tensor
-    scalings: Tensor
-    spread: Tensor  # the scaling of every column
-    columns: Tensor | None = None  # in the whole tensor, by the offsets below
-    offsets: Mapping[Key, int] | None = None
-
-    def place(self, offsets: Mapping[Key, int]) -> Tensor:
-        """Return the column of every strength."""
-        if self.columns is None or self.offsets is not offsets:
-            starts = self.starts + torch.tensor([offsets[key] for key in self.keys], dtype=torch.int64, device=CPU)
-            ends = self.counts.cumsum(0)
-            shifts = (starts - ends + self.counts).repeat_interleave(self.counts)
-            self.columns, self.offsets = torch.arange(int(ends[-1]), device=CPU) + shifts, offsets
-        return self.columns
-
-    def values(self, strengths: Mapping[Place, float]) -> Tensor:
-        """Return the strength of every column."""
-        if isinstance(strengths, Everywhere):
-            return (self.spread * strengths.value).to(torch.float32)
-        numbers = [strengths.get(place, 0.0) for place, _ in self.keys]
-        by_part = torch.tensor(numbers, dtype=torch.float64, device=CPU)
-        return (by_part * self.scalings).to(torch.float32).repeat_interleave(self.counts)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a board shows: one tensor ``(1 or samples, columns)`` on each device, and which piece each part reads.
+class Columns:
+    """Where one adapter's strengths stand.
 
     Args:
-        parts: what reads.
-        offsets: the first column of each part.
-        flats: the tensors.
-        views: the piece of each part.
-        host: the numbers, on the CPU.
-        acting: for each sample, the adapters whose strength is not 0 everywhere.
-        guidance: how often the list of samples stands in a batch, if that is known.
-        width: the number of columns.
+        places: the layer of each run of columns.
+        counts: how many columns each run has.
+        index: every column in the first sample's row.
+        step: from one sample's row to the next, for every column.
+        scalings: what the strength is multiplied by in every column.
     """
 
-    parts: Mapping[Key, Part] = field(default_factory=dict[Key, Part])
-    offsets: Mapping[Key, int] = field(default_factory=dict[Key, int])
-    flats: Mapping[torch.device, Tensor] = field(default_factory=dict[torch.device, Tensor])
-    views: Mapping[Key, Tensor] = field(default_factory=dict[Key, Tensor])
-    host: Tensor = field(default_factory=lambda: torch.zeros(1, 0, dtype=torch.float32, device=CPU))
-    acting: tuple[frozenset[str], ...] = (frozenset(),)
-    guidance: int | None = None
-    width: int = 0
+    places: list[Place]
+    counts: Tensor
+    index: Tensor
+    step: Tensor
+    scalings: Tensor
 
-    def fits(self, parts: Mapping[Key, Part], samples: int) -> bool:
-        """Tell whether these parts can read from the same tensors: nothing changed its place, size or device."""
-        return (
-            len(self.host) == samples
-            and self.views.keys() == parts.keys()
-            and all(
-                self.views[key].shape[1] == part.width and self.views[key].device == part.device
-                for key, part in parts.items()
-            )
-        )
+    def values(self, dial: Dial) -> Tensor:
+        """The number in every column."""
+        if dial.value is not None:
+            return (self.scalings * dial.value).to(torch.float32)
+        numbers = torch.tensor([dial.at(place) for place in self.places], dtype=torch.float64, device=CPU)
+        return (numbers.repeat_interleave(self.counts) * self.scalings).to(torch.float32)
 
 
-class Board:
-    """Sets strengths. After an error, :meth:`restore` shows what was there before."""
+class Layout(NamedTuple):
+    """Size of one bank's part of the table, and where that is computed with."""
+
+    width: int
+    device: torch.device
+
+
+class StrengthTable:
+    """Strengths of all banks, ``(rows, width)`` for each bank, one after the other in one tensor on each device.
+
+    Attributes:
+        host: the numbers on the CPU, flat.
+        names: for each sample, the adapters whose strength is not 0 everywhere; one set if all samples share it.
+        guidance: how often the list of samples stands in a batch, if that is known.
+        version: another number after each write.
+        stale: whether banks changed what they hold, or moved, since the strengths were laid out.
+    """
 
     def __init__(self) -> None:
-        self.state = State()
-        self._entries: dict[str, Entry] = {}
-        self._now = Acting()
+        with torch.inference_mode(mode=False):
+            self.host = torch.zeros(0, dtype=torch.float32, device=CPU)
+        self.names: tuple[frozenset[str], ...] = (frozenset(),)
+        self.guidance: int | None = None
+        self.version = 0
+        self.stale = False
+        self._rows = 1
+        self._layouts: dict[Place, Layout] = {}
+        self._flats: dict[torch.device, Tensor] = {}
+        self._batches: dict[torch.device, Tensor] = {}
+        self._columns: dict[str, Columns] = {}
 
-    def parts_with(self, changed: Mapping[Key, Part | None]) -> dict[Key, Part]:
-        """Return all parts, with these in the place of what was there; None where there is nothing any more."""
-        merged = dict(self.state.parts)
-        for key, part in changed.items():
-            if part is not None:
-                merged[key] = part
-            else:
-                merged.pop(key, None)
-        return merged
-
-    def forget(self, names: frozenset[str]) -> None:
-        """Look again where the strengths of these adapters stand: they came or went."""
-        for name in names:
-            self._entries.pop(name, None)
-
-    def write(self, parts: Mapping[Key, Part], rows: Sequence[Row], guidance: int | None = None) -> None:
-        """Set the strength of every adapter everywhere: one row for all samples, or one for each.
+    def write(
+        self,
+        banks: Mapping[Place, Reader],
+        sets: Sequence[Mapping[str, Dial]],
+        guidance: int | None = None,
+        reserved_rows: int = 1,
+    ) -> None:
+        """Set the strength of every adapter in every bank.
 
         Args:
-            parts: all that read from the board.
-            rows: for each sample, adapter to layer to strength; what is not named is off.
+            banks: all that read from the table.
+            sets: the adapters that act: one set for all samples, or one for each. What is not named is off.
             guidance: how often the list of samples stands in a batch, if that is known.
+            reserved_rows: the samples that compiled graphs have room for.
         """
-        before = self.state
-        same = parts is before.parts and len(rows) == len(before.host) and not self._now.moved
-        laid = before if same or before.fits(parts, len(rows)) else _lay_out(parts, len(rows))
-        host = torch.zeros(len(rows), laid.width, dtype=torch.float32, device=CPU)
-        acting: list[set[str]] = [set() for _ in rows]
-        for sample, row, names in zip(host, rows, acting, strict=True):
-            for name, strengths in row.items():
-                entry = self._entry(name, parts)
-                if entry.keys and acts(strengths):
-                    names.add(name)
-                    sample[entry.place(laid.offsets)] = entry.values(strengths)
-        names = tuple(map(frozenset, acting))
-        shown = State(parts, laid.offsets, laid.flats, laid.views, host, names, guidance, laid.width)
-        self._show(shown, linked=same)
+        rows = max(len(sets), reserved_rows)
+        # What is written outside of inference mode can be written to again in any mode.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            if self.stale or rows != self._rows:
+                self._lay_out(banks, rows)
+            host = torch.zeros_like(self.host)
+            for sample, dials in enumerate(sets):
+                for name, dial in dials.items():
+                    columns = self._columns_of(name, banks)
+                    host[columns.index + sample * columns.step] = columns.values(dial)
+            self.host.copy_(host)
+            for flat in self._flats.values():
+                flat.copy_(host)
+            self.names = tuple(frozenset(name for name, dial in dials.items() if dial.acts) for dials in sets)
+            self.guidance, self.version = guidance, self.version + 1
+            self.note_batch(0)
 
-    def restore(self, state: State) -> None:
-        """Show again what was shown before, whatever has happened since."""
-        self._show(state, linked=False)
+    def note_batch(self, images: int) -> None:
+        """Tell compiled graphs how a batch is laid out: the samples, their guidance, the pictures of each prompt."""
+        for layout in self._batches.values():
+            layout.copy_(torch.tensor([len(self.names), self.guidance or 0, images], device=CPU))
 
-    def _show(self, state: State, *, linked: bool) -> None:
-        for flat in state.flats.values():
-            flat.copy_(state.host)
-        if state.acting != self._now.names:  # else every part would look for its rows again
-            self._now.names = state.acting
-        self._now.guidance = state.guidance
-        if not linked:
-            for key, part in state.parts.items():
-                if part.strength is not state.views[key]:
-                    part.link(state.views[key], self._now)
-            self._now.moved = False
-        self.state = state
+    def snapshot(self, memo: dict[int, Any]) -> StrengthTable:
+        """The table for the banks of a copied model: it stays as it is."""
+        if id(self) not in memo:
+            twin = memo[id(self)] = copy.copy(self)
+            twin.host = self.host.clone()
+        return memo[id(self)]
 
-    def _entry(self, name: str, parts: Mapping[Key, Part]) -> Entry:
-        if name not in self._entries:
-            slots = [(key, part.slots[name]) for key, part in parts.items() if name in part.slots]
-            counts = torch.tensor([slot.stop - slot.start for _, slot in slots], dtype=torch.int64, device=CPU)
-            scalings = torch.tensor([slot.scaling for _, slot in slots], dtype=torch.float64, device=CPU)
-            self._entries[name] = Entry(
-                [key for key, _ in slots],
-                torch.tensor([slot.start for _, slot in slots], dtype=torch.int64, device=CPU),
-                counts,
-                scalings,
-                scalings.repeat_interleave(counts),
+    def _lay_out(self, banks: Mapping[Place, Reader], rows: int) -> None:
+        """Give every bank its part of the table; memory stays where it is if no part changes its size or device."""
+        layouts = {place: Layout(bank.content.width, bank.content.down.device) for place, bank in banks.items()}
+        self._columns = {}
+        if layouts != self._layouts or rows != self._rows:
+            self._layouts = {}  # until all of it is there, in case this breaks off
+            total = rows * sum(layout.width for layout in layouts.values())
+            self.host = torch.zeros(total, dtype=torch.float32, device=CPU)
+            devices = {layout.device for layout in layouts.values()}
+            self._flats = {device: torch.zeros(total, dtype=torch.float32, device=device) for device in devices}
+            self._batches = {device: self._batches.get(device, _new_batch(device)) for device in devices}
+            self._layouts, self._rows = layouts, rows
+        start = 0
+        for place, bank in banks.items():
+            width, device = layouts[place]
+            size = rows * width
+            bank.start, bank.batch_layout = start, self._batches[device]
+            bank.strength = self._flats[device][start : start + size].view(rows, width)
+            start += size
+        self.stale = False
+
+    def _columns_of(self, name: str, banks: Mapping[Place, Reader]) -> Columns:
+        if name not in self._columns:
+            runs = [
+                (place, bank.start + run.start, run.stop - run.start, bank.content.width, run.scaling)
+                for place, bank in banks.items()
+                for run in bank.content.columns().get(name, ())
+            ]
+            places, starts, counts, widths, scalings = map(list, zip(*runs, strict=True)) if runs else ([],) * 5
+            number = torch.tensor(counts, dtype=torch.int64, device=CPU)
+            each = [torch.arange(count, device=CPU) + start for start, count in zip(starts, counts, strict=True)]
+            self._columns[name] = Columns(
+                places,
+                number,
+                torch.cat(each) if each else number,
+                torch.tensor(widths, dtype=torch.int64, device=CPU).repeat_interleave(number),
+                torch.tensor(scalings, dtype=torch.float64, device=CPU).repeat_interleave(number),
             )
-        return self._entries[name]
+        return self._columns[name]
 
 
-def _lay_out(parts: Mapping[Key, Part], samples: int) -> State:
-    """Return new tensors with room for the strengths of these parts."""
-    widths = [part.width for part in parts.values()]
-    starts = [0, *accumulate(widths)]
-    devices = {part.device for part in parts.values()}
-    flats = {device: torch.zeros(samples, starts[-1], dtype=torch.float32, device=device) for device in devices}
-    pieces = {device: flat.split(widths, dim=1) for device, flat in flats.items()}
-    views = {key: pieces[part.device][place] for place, (key, part) in enumerate(parts.items())}
-    return State(parts, dict(zip(parts, starts, strict=False)), flats, views, width=starts[-1])
+def _new_batch(device: torch.device) -> Tensor:
+    return torch.zeros(3, dtype=torch.int64, device=device)

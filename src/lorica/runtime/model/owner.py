@@ -1,54 +1,65 @@
-"""How a component of a live model knows whose adapters it carries."""
+"""Mark on a component of a live model: the engine whose adapters it carries."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from lorica.errors import StateError
 
-if TYPE_CHECKING:
-    from lorica.runtime.engine import Engine
-
 ATTRIBUTE = "_lorica_owner"
 
 
-class Owner:
-    """A component's reference to its adapters. A copy of the component is on its own."""
+class OwnerMark:
+    """A component's reference to the engine. A copy or pickle of the component belongs to nobody.
 
-    def __init__(self, loras: Engine | None) -> None:
-        self.loras = loras
+    Args:
+        model: the engine; None on a copy.
+    """
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Owner:
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OwnerMark:
         del memo
-        return Owner(None)
+        return OwnerMark(None)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Owner, (None,))
+        return (OwnerMark, (None,))
 
 
-def mark(component: nn.Module, loras: Engine, *, owned: bool) -> None:
-    """Let a component know its adapters, or forget them if it is theirs."""
-    if owned:
-        component.__dict__[ATTRIBUTE] = Owner(loras)
-    elif (owner := owner_of(component)) is not None and owner.loras is loras:
+def mark(component: nn.Module, model: Any) -> None:
+    """Mark a component as the engine's."""
+    component.__dict__[ATTRIBUTE] = OwnerMark(model)
+
+
+def unmark(component: nn.Module, model: Any) -> None:
+    """Take the mark off, if it is this engine's."""
+    if owner_of(component) is model:
         del component.__dict__[ATTRIBUTE]
 
 
-def owner_of(component: nn.Module) -> Owner | None:
-    """Return the owner of a component, None for one without adapters."""
-    return component.__dict__.get(ATTRIBUTE)
+def owner_of(component: nn.Module) -> Any | None:
+    """The engine that a component belongs to; None if there is none."""
+    found: OwnerMark | None = component.__dict__.get(ATTRIBUTE)
+    return None if found is None else found.model
 
 
-def check_owned(component: nn.Module, loras: Engine) -> None:
-    """Raise if a component carries the adapters of somebody else.
+def is_copy(component: nn.Module) -> bool:
+    """Whether a component is a copy of one that had adapters attached."""
+    found: OwnerMark | None = component.__dict__.get(ATTRIBUTE)
+    return found is not None and found.model is None
+
+
+def check_owned(component: nn.Module, model: Any) -> None:
+    """Raise if a component belongs to another engine.
 
     Raises:
         StateError: if it was attached twice before anything was loaded, and the other one's adapters came first.
     """
     owner = owner_of(component)
-    if owner is not None and owner.loras is not loras:
+    if owner is not None and owner is not model:
         raise StateError(
             f"this {type(component).__name__} already belongs to another attached pipeline or module. Use what "
             "lorica.attach returns now, or call the other one's .detach() first."

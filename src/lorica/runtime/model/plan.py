@@ -8,17 +8,20 @@ from torch import nn
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import LoRAError, ModelError, UnknownNameError
-from lorica.runtime.model.layout import Layout
+from lorica.runtime.model.layers import LayerIndex, Place
 from lorica.runtime.model.projections import join_projections
 from lorica.runtime.model.supported_layers import check_fits
 
-Place = tuple[str, str]  # component, module path
-Plan = dict[Place, AdapterLayer]  # what an adapter changes, by the live model's own paths
 SHOWN = 5  # misfits that a message lists in full
 
 
-def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
-    """Return what the adapter changes, by the paths of the live model as it was last looked at.
+def plan_load(adapter: Adapter, indices: Mapping[str, LayerIndex], name: str) -> dict[Place, AdapterLayer]:
+    """The layers of an adapter by the live model's own paths.
+
+    Args:
+        adapter: what is to be loaded.
+        indices: the live model's layers, by component.
+        name: what the adapter is called, for messages.
 
     Raises:
         ModelError: if the adapter is empty, or a component or module is missing, of another type or shape. It
@@ -26,14 +29,14 @@ def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
     """
     if not len(adapter) and not adapter.embeddings:
         raise ModelError(f"adapter {name!r} changes no module at all; there is nothing to load.")
-    plan: Plan = {}
+    plan: dict[Place, AdapterLayer] = {}
     misfits: list[str] = []
     for component, layers in adapter.components.items():
-        part = _component(component, layout.components, name, alone=len(adapter.components) == 1)
-        tree = layout.tree(part)
+        part = _component(component, indices, name, alone=len(adapter.components) == 1)
+        index = indices[part]
         for path, change in layers.items():
-            fits = tree.shapes.get(path) == change.weight_shape and not isinstance(tree.layers[path], nn.Embedding)
-            found = path if fits else _place(path, change, tree.layers, tree.root)
+            fits = index.shapes.get(path) == change.weight_shape and not isinstance(index.layers[path], nn.Embedding)
+            found = path if fits else _place(path, change, index.layers, index.root)
             if isinstance(found, str) and (part, found) not in plan:
                 plan[part, found] = change
             else:
@@ -41,11 +44,11 @@ def plan_load(adapter: Adapter, layout: Layout, name: str) -> Plan:
                 misfits.append(f"{component}.{path}: {why}")
     if misfits:
         raise ModelError(_misfit_message(name, misfits, len(adapter)))
-    return join_projections(plan, layout)
+    return join_projections(plan, indices)
 
 
 def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module], component: nn.Module) -> str | LoRAError:
-    """Return the live path for one layer, or why it has no place."""
+    """The live path for one layer, or why it has no place."""
     try:
         found = live_path(path, modules)
         check_fits(modules[found], change)
@@ -59,7 +62,7 @@ def _place(path: str, change: AdapterLayer, modules: Mapping[str, nn.Module], co
 def _other_place(
     path: str, change: AdapterLayer, modules: Mapping[str, nn.Module], component: nn.Module
 ) -> str | LoRAError | None:
-    """Return the first path of a layer that stands under several, or why a module is no layer for adapters."""
+    """The first path of a layer that stands under several, or why a module is no layer for adapters."""
     try:
         module = component.get_submodule(path)
         check_fits(module, change)
@@ -71,7 +74,7 @@ def _other_place(
 
 
 def live_path(path: str, modules: Mapping[str, nn.Module]) -> str:
-    """Return a module's path as the live model has it: CLIP text encoders come with and without ``text_model.``.
+    """A module's path as the live model has it: CLIP text encoders come with and without ``text_model.``.
 
     Raises:
         UnknownNameError: if the model has no such layer.
@@ -82,8 +85,8 @@ def live_path(path: str, modules: Mapping[str, nn.Module]) -> str:
     raise UnknownNameError.among_many("module", path, list(modules))
 
 
-def _component(component: str, components: Mapping[str, nn.Module], name: str, *, alone: bool) -> str:
-    """Return the live component for one of the adapter's; a single bare module takes an adapter's only component."""
+def _component(component: str, components: Mapping[str, LayerIndex], name: str, *, alone: bool) -> str:
+    """The live component for one of the adapter's; a single bare module takes an adapter's only component."""
     if component in components:
         return component
     if component == "prior" and "prior_prior" in components:  # as pipelines call it that hold a prior and a decoder

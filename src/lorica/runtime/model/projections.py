@@ -13,7 +13,7 @@ from torch import nn
 
 from lorica.adapters import AdapterLayer, JoinedRows
 from lorica.errors import StateError
-from lorica.runtime.model.layout import Layout
+from lorica.runtime.model.layers import LayerIndex, Place
 from lorica.runtime.model.supported_layers import layer_at, weight_shape
 
 # The fused layer of an attention, and its parts from the first row on.
@@ -23,19 +23,19 @@ WHOLES: dict[str, tuple[str, ...]] = {
     "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
 }
 LEAVES = {*WHOLES, *(part for parts in WHOLES.values() for part in parts)}
-Place = tuple[str, str]
 Rows = tuple[int, int]
 
 
-def join_projections(plan: Mapping[Place, AdapterLayer], layout: Layout) -> dict[Place, AdapterLayer]:
+def join_projections(
+    plan: Mapping[Place, AdapterLayer], indices: Mapping[str, LayerIndex]
+) -> dict[Place, AdapterLayer]:
     """Return the plan with the parts of fused projections joined to changes of the whole."""
     joined: dict[Place, AdapterLayer] = {}
     parts: dict[Place, dict[Rows, AdapterLayer]] = {}
-    parents = {component: layout.tree(component).parents for component in {component for component, _ in plan}}
     for place, change in plan.items():
         component, path = place
         leaf = path.rpartition(".")[2]
-        attention = parents[component][path] if leaf in LEAVES else None
+        attention = indices[component].parent(path) if leaf in LEAVES else None
         whole = attention and _whole_of(attention, leaf)
         if whole is None:
             joined[place] = change
@@ -43,7 +43,7 @@ def join_projections(plan: Mapping[Place, AdapterLayer], layout: Layout) -> dict
             home = (component, f"{path[: -len(leaf)]}{whole}")
             parts.setdefault(home, {})[_rows(attention, whole, leaf)] = change
     for (component, path), found in parts.items():
-        shape = weight_shape(layout.components[component].get_submodule(path))
+        shape = weight_shape(layer_at(indices[component].root, path))
         joined[component, path] = JoinedRows(dict(sorted(found.items())), shape)
     return joined
 
@@ -59,8 +59,8 @@ class Projections:
         self._components = components
         self._attentions: list[tuple[Any, dict[bool, list[Place]]]] = []
 
-    def watch(self, places: Iterable[Place]) -> None:
-        """Look at these layers from now on."""
+    def hold(self, places: Iterable[Place]) -> None:
+        """Check the attentions of these layers, and no others, from now on."""
         found: dict[Place, list[Place]] = {}
         for place in places:
             component, path = place

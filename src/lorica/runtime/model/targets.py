@@ -11,7 +11,8 @@ from torch import nn
 from lorica.adapters.operation import CONVOLUTIONS
 from lorica.errors import ModelError, UnknownNameError
 from lorica.models.target import Target
-from lorica.runtime.model.supported_layers import SERVED, can_serve, weight_shape
+from lorica.runtime.model.layers import index_layers
+from lorica.runtime.model.supported_layers import SUPPORTED
 
 # Components of a pipeline that adapters are never made for.
 LEFT_OUT = ("vae", "vqgan", "movq", "safety_checker", "image_encoder", "feature_extractor")
@@ -37,7 +38,7 @@ PRESETS_BY_TYPE: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 def components_of(model: Any) -> dict[str, nn.Module]:
-    """Return the parts of a pipeline that adapters can act on, by name; a single module is one part.
+    """The parts of a pipeline that adapters can act on, by name; a single module is one part.
 
     A module that stands under two names (a text encoder that a prior and a decoder share) is one part, by the first.
 
@@ -61,30 +62,22 @@ def components_of(model: Any) -> dict[str, nn.Module]:
 
 
 def modules_of(component: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of a component that low-rank adapters can act on, by path."""
-    return {path: module for path, module in component.named_modules() if isinstance(module, SERVED)}
-
-
-def layers_of(component: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of a component that some kind of adapter can act on, by path: norms too."""
-    return {path: module for path, module in component.named_modules() if can_serve(module)}
+    """Layers of a component that low-rank adapters can act on, by path."""
+    return {path: module for path, module in component.named_modules() if isinstance(module, SUPPORTED)}
 
 
 def target_of(model: Any) -> Target:
-    """Return the module paths and weight shapes of a live model, which is all that files are read against."""
+    """Module paths and weight shapes of a live model, which is all that files are read against."""
     return target_of_components(components_of(model), type(model).__name__)
 
 
 def target_of_components(parts: Mapping[str, nn.Module], name: str = "this model") -> Target:
-    """Return the module paths and weight shapes of a live model's components."""
-    shapes = {
-        part: {path: weight_shape(layer) for path, layer in layers_of(root).items()} for part, root in parts.items()
-    }
-    return Target(name, shapes)
+    """Module paths and weight shapes of a live model's components."""
+    return Target(name, {part: index.shapes for part, index in index_layers(parts).items()})
 
 
 def choose_modules(component: nn.Module, patterns: str | Sequence[str]) -> list[str]:
-    """Return the paths of the layers that a preset or globs on module paths name, in the model's order.
+    """Paths of the layers that a preset or globs on module paths name, in the model's order.
 
     Args:
         component: the module to look in.
@@ -105,7 +98,7 @@ def choose_modules(component: nn.Module, patterns: str | Sequence[str]) -> list[
 
 
 def matching(layers: Mapping[str, nn.Module], pattern: str) -> list[str]:
-    """Return the paths of those of some layers that a preset or glob names."""
+    """Paths of those of some layers that a preset or glob names."""
     if pattern in PRESETS_BY_TYPE:
         return [path for path, layer in layers.items() if isinstance(layer, PRESETS_BY_TYPE[pattern])]
     globs: Iterable[str] = PRESETS.get(pattern, (pattern,))
@@ -113,12 +106,12 @@ def matching(layers: Mapping[str, nn.Module], pattern: str) -> list[str]:
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module itself where ``torch.compile`` wrapped it."""
+    """The module itself where ``torch.compile`` wrapped it."""
     return cast("nn.Module", getattr(module, "_orig_mod", module))
 
 
 def _component_name(module: nn.Module) -> str:
-    """Return the name that pipelines give to a module of this class."""
+    """The name that pipelines give to a module of this class."""
     name = type(module).__name__
     if name.startswith("UNet"):
         return "unet"

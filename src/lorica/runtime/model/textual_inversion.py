@@ -1,4 +1,4 @@
-"""The words that adapters bring along: textual-inversion embeddings in tokenizers and text encoders.
+"""Textual inversion: words that adapters bring along, in tokenizers and text encoders.
 
 A tokenizer cannot forget a word. So the pipeline gets a copy of its tokenizer that knows the new words, and the text
 encoder a longer table of embeddings; when the last adapter with words is gone, both get their own objects back.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.errors import ModelError, ShapeError
-from lorica.runtime.bank.bank import CHILD
+from lorica.runtime.model.layers import BANK
 
 Words = Mapping[str, Mapping[str, Tensor]]  # word to component to vectors (n, width)
 
@@ -31,52 +31,40 @@ class Extended:
 
 @dataclass(slots=True)
 class Vocabulary:
-    """The words that the adapters of one model have brought.
+    """The words that the adapters of one model bring.
 
     Args:
         components: the model's parts by name.
-        pipelines: returns the pipelines that share them: they hold the tokenizers.
+        pipelines: the pipelines that share them: they hold the tokenizers.
+        words: record of the words that are there, by adapter; None while they are being changed.
     """
 
     components: Mapping[str, nn.Module]
     pipelines: Callable[[], list[Any]]
-    words: dict[str, Words] = field(default_factory=dict[str, Words])  # by adapter
+    words: Mapping[str, Words] | None = field(default_factory=dict[str, Words])
     _own: dict[str, Extended] = field(default_factory=dict[str, Extended])  # what each text encoder had at first
 
-    def prepare(self, name: str, words: Words) -> dict[str, Extended]:
-        """Return what each text encoder would have with an adapter's words added; nothing is touched yet.
+    def prepare(self, words: Mapping[str, Words]) -> dict[str, Extended] | None:
+        """What each text encoder would have with these words; None if they are just what there is.
 
         Raises:
             ModelError: if there is no such text encoder or tokenizer here, or a word is known already.
             ShapeError: if a vector has another width than the text encoder's embeddings.
         """
-        return self._prepare({**self.words, name: words}) if words else {}
+        known = self.words
+        if known is not None and known.keys() == words.keys() and all(known[name] is words[name] for name in words):
+            return None
+        return self._prepare(words)
 
-    def add(self, name: str, words: Words, prepared: Mapping[str, Extended]) -> None:
-        """Enter an adapter's words, in the place of those that it had, and put in what was prepared for them."""
-        if words:
-            self.words[name] = words
-            self._put(prepared)
-        else:
-            self.remove(name)
-
-    def remove(self, name: str) -> None:
-        """Take an adapter's words out again."""
-        if self.words.pop(name, None) is None:
+    def put(self, words: Mapping[str, Words], prepared: Mapping[str, Extended] | None) -> None:
+        """Put in what was prepared for these words, and the text encoders' own where none are left."""
+        if prepared is None:
             return
-        self._leave_out()
-
-    def restore(self, words: Mapping[str, Words]) -> None:
-        """Let exactly these adapters' words be there, as they were before an operation that failed."""
-        self.words = dict(words)
-        if self._own:
-            self._leave_out()
-
-    def _leave_out(self) -> None:
-        """Put in what the words that there are need, and the text encoders' own where none are left."""
-        left = self._prepare(self.words)
-        self._put({**{part: own for part, own in self._own.items() if part not in left}, **left})
-        self._own = {part: own for part, own in self._own.items() if part in left}
+        self.words = None
+        for part, extended in {**self._own, **prepared}.items():
+            self._put(part, extended)
+        self._own = {part: own for part, own in self._own.items() if part in prepared}
+        self.words = words
 
     def _prepare(self, words: Mapping[str, Words]) -> dict[str, Extended]:
         by_part: dict[str, dict[str, Tensor]] = {}
@@ -101,7 +89,7 @@ class Vocabulary:
         return Extended(_longer(own.table, {ids[token]: row for token, row in tokens.items()}, part), tokenizer)
 
     def _find(self, part: str) -> Extended:
-        """Return what a text encoder has now."""
+        """Table and tokenizer of a text encoder as they are now."""
         name = _tokenizer_name(part)
         tokenizer = next((one for pipe in self.pipelines() if (one := getattr(pipe, name, None)) is not None), None)
         encoder: Any = self.components.get(part)
@@ -111,32 +99,31 @@ class Vocabulary:
                 "pipeline, or load the adapter without its embeddings."
             )
         table = cast("nn.Embedding", encoder.get_input_embeddings())
-        if table.weight.device.type == "meta" or CHILD in dict(table.named_children()):
+        if table.weight.device.type == "meta" or BANK in dict(table.named_children()):
             raise ModelError(
                 f"the embeddings of {part} are away with an offload hook, or carry an adapter themselves, so no words "
                 "can be added. Load this adapter first."
             )
         return Extended(table, tokenizer)
 
-    def _put(self, prepared: Mapping[str, Extended]) -> None:
-        for part, extended in prepared.items():
-            if part not in self._own:
-                self._own[part] = self._find(part)
-            cast("Any", self.components[part]).set_input_embeddings(extended.table)
-            for pipeline in self.pipelines():
-                if getattr(pipeline, _tokenizer_name(part), None) is not None:
-                    setattr(pipeline, _tokenizer_name(part), extended.tokenizer)
+    def _put(self, part: str, extended: Extended) -> None:
+        if part not in self._own:
+            self._own[part] = self._find(part)
+        cast("Any", self.components[part]).set_input_embeddings(extended.table)
+        for pipeline in self.pipelines():
+            if getattr(pipeline, _tokenizer_name(part), None) is not None:
+                setattr(pipeline, _tokenizer_name(part), extended.tokenizer)
 
 
 def _tokens(word: str, vectors: Tensor) -> dict[str, Tensor]:
-    """Return the tokens of a word and the vector of each."""
+    """The tokens of a word, and the vector of each."""
     rows: Iterable[Tensor] = vectors if vectors.ndim == 2 else vectors.unsqueeze(0)
     return {word if index == 0 else f"{word}_{index}": row for index, row in enumerate(rows)}
 
 
 @torch.no_grad()
 def _longer(table: nn.Embedding, rows: Mapping[int, Tensor], part: str) -> nn.Embedding:
-    """Return a table with these rows added, the others as they are."""
+    """A table with these rows added, the others as they are."""
     width = table.embedding_dim
     for row in rows.values():
         if row.shape != (width,):

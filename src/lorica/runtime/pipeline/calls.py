@@ -1,72 +1,68 @@
-"""What surrounds a pipeline's call while adapters are attached: turns among threads, components, schedules."""
+"""What surrounds a pipeline's call while adapters are attached: the thread guard, checks of components, schedules."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from lorica.errors import StateError
-from lorica.runtime.dials import Dials
+from lorica.runtime.bank.batch import context
 from lorica.runtime.model.targets import components_of
-from lorica.runtime.pipeline.batch import here
-from lorica.runtime.pipeline.intercept import Around, listen, listens, silence, unlisten
-from lorica.runtime.pipeline.steps import Courses, Run, inner_pipelines, stages_of
-from lorica.runtime.pipeline.threads import Turns
-
-
-class Scheduled:
-    """Schedules that wait for the next call. In a ``with`` statement they hold for every call within the block."""
-
-    def __init__(self, calls: Calls, courses: Courses) -> None:
-        self.courses, self.stays, self._calls = dict(courses), False, calls
-
-    def end(self) -> None:
-        """Let them act no longer."""
-        self._calls.end(self)
-
-    def __enter__(self) -> Scheduled:
-        self.stays = True
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        self.end()
-
+from lorica.runtime.pipeline.intercept import Around, intercept, is_intercepted, release, release_any
+from lorica.runtime.pipeline.steps import Run, WaitingSchedule, Write, inner_pipelines, stages_of
+from lorica.runtime.pipeline.threads import ThreadGuard
 
 IMAGES = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")  # what pipelines call it
 
-KeptSchedules = tuple[tuple[Scheduled, ...], "Run | None"]
+
+class LiveStrengths(Protocol):
+    """The strengths of the adapters, as a call that follows a schedule needs them."""
+
+    @property
+    def waiting(self) -> WaitingSchedule | None:
+        """The schedules that the next call follows."""
+        ...
+
+    @property
+    def following(self) -> Run | None:
+        """The call that follows schedules just now."""
+        ...
+
+    def begin_run(self, make: Callable[[Write], Run]) -> Any:
+        """Let a run set strengths. Returns what :meth:`end_run` needs to restore those that held before."""
+        ...
+
+    def end_run(self, run: Run, waiting: WaitingSchedule, before: Any) -> None:
+        """End a run, unless ``set`` has ended it: restore strengths, and drop schedules that were for one call."""
+        ...
+
+    def note_images(self, images: int) -> None:
+        """Tell compiled graphs how many pictures of each prompt there are; 0 if that is not known."""
+        ...
 
 
 class Calls:
-    """Listens to the calls of the pipelines that share one set of components.
+    """The calls of the pipelines that share one set of components.
 
     Args:
-        turns: the order among threads.
+        guard: the order among threads.
         components: what the adapters act on.
-        dials: the strengths of the adapters.
+        strengths: of the adapters.
         check: raises if the adapters would not act on the components as they are now.
     """
 
-    def __init__(self, turns: Turns, components: dict[str, nn.Module], dials: Dials, check: Callable[[], None]) -> None:
-        self._turns, self._components, self._dials, self._check = turns, components, dials, check
+    def __init__(
+        self, guard: ThreadGuard, components: dict[str, nn.Module], strengths: LiveStrengths, check: Callable[[], None]
+    ) -> None:
+        self._guard, self._components, self._check = guard, components, check
+        self.strengths = strengths
         self._pipelines: list[weakref.ref[Any]] = []
-        self._listening = False
-        self._scheduled: tuple[Scheduled, ...] = ()  # the last one is for the next call; those before hold in a block
-        self.run: Run | None = None
-
-    @property
-    def waiting(self) -> Scheduled | None:
-        """The schedules that the next call follows, if there are any."""
-        return self._scheduled[-1] if self._scheduled else None
 
     @property
     def pipelines(self) -> list[Any]:
@@ -74,76 +70,33 @@ class Calls:
         return [pipeline for ref in self._pipelines if (pipeline := ref()) is not None]
 
     def follow(self, model: Any) -> None:
-        """Take a pipeline among those that are listened to; a module has no calls to follow."""
+        """Take a pipeline among those that are followed; a module has no calls."""
         if not isinstance(model, nn.Module) and not any(known is model for known in self.pipelines):
             self._pipelines.append(weakref.ref(model))
-            self.listen(on=self._listening)
 
-    def listen(self, *, on: bool) -> None:
-        """Begin to listen to all pipelines, or give them their own classes again."""
-        self._listening = on
+    def intercept(self, *, on: bool) -> None:
+        """Intercept the calls of all pipelines, or leave them to their own classes."""
         for pipeline in self.pipelines:
             for one in (*inner_pipelines(pipeline), pipeline):
-                if on:
-                    if not listens(one, self):
-                        silence(one)  # whoever listened had all its components taken away
-                    listen(one, self, OF_PIPELINES)
-                else:
-                    unlisten(one, self)
-        if not on:
-            self.end()
+                if not on:
+                    release(one, self)
+                    continue
+                if not is_intercepted(one, self):
+                    release_any(one)  # for whom it was intercepted had all its components taken away
+                intercept(one, self, OF_PIPELINES)
 
-    def schedule(self, courses: Courses) -> Scheduled:
-        """Let these schedules wait for the next call, in the place of others; those of a block come back after it.
-
-        Raises:
-            StateError: if there is no pipeline whose steps they could follow.
-        """
-        if not self.pipelines:
-            raise StateError(
-                "a schedule follows the steps of a pipeline, but the adapters were attached to a module. Attach the "
-                "pipeline, or call set() between the steps of your own loop."
-            )
-        scheduled = Scheduled(self, courses)
-        self._scheduled = (*(one for one in self._scheduled if one.stays), scheduled)
-        return scheduled
-
-    def end(self, scheduled: Scheduled | None = None) -> None:
-        """Let no schedule (or not this one) act any longer. Strengths stay as they are."""
-        self._scheduled = () if scheduled is None else tuple(one for one in self._scheduled if one is not scheduled)
-        if scheduled is None:
-            self.run = None
-
-    def keep(self) -> KeptSchedules:
-        """Return what :meth:`restore` needs to let the same schedules act again."""
-        return self._scheduled, self.run
-
-    def restore(self, kept: KeptSchedules) -> None:
-        """Let the same schedules wait, or be followed, as when they were kept; a call that ended since stays ended."""
-        self._scheduled, run = kept
-        if run is not None and not run.over:
-            self.run = run
-
-    def forget(self, name: str) -> None:
-        """Drop the schedules of an adapter that is gone."""
-        for one in self._scheduled:
-            one.courses = {who: course for who, course in one.courses.items() if who[0] != name}
-        if self.run is not None:
-            self.run.forget(name)
-        self._scheduled = tuple(one for one in self._scheduled if one.courses)
-
-    def check_components(self) -> None:
-        """Raise unless every pipeline runs the modules that the adapters act on."""
+    def check_components(self, components: Mapping[str, nn.Module]) -> None:
+        """Raise unless every pipeline runs these modules, which the adapters act on."""
         for pipeline in self.pipelines:
-            check_same(pipeline, self._components)
+            check_same(pipeline, components)
 
-    def pick_up(self, *, replace: bool) -> None:
-        """Take in what pipelines were given since: new components and, if nothing depends on them, replaced ones."""
+    def found_components(self, *, replace: bool) -> dict[str, nn.Module]:
+        """The components as pipelines have them now: with new ones and, if nothing depends on them, replaced ones."""
+        components = dict(self._components)
         for pipeline in self.pipelines:
             found = components_of(pipeline)
-            self._components.update(
-                {name: part for name, part in found.items() if replace or name not in self._components}
-            )
+            components.update({name: part for name, part in found.items() if replace or name not in components})
+        return components
 
     def check_followed(self, component: nn.Module) -> None:
         """Raise if a denoiser runs outside of the calls that are followed while schedules wait for one.
@@ -151,7 +104,7 @@ class Calls:
         Raises:
             StateError: if so: they would not act.
         """
-        if self.waiting is None or self.run is not None:
+        if self.strengths.waiting is None or self.strengths.following is not None:
             return
         name = next((name for name, part in self._components.items() if part is component), None)
         for pipeline in self.pipelines:
@@ -163,6 +116,47 @@ class Calls:
                         "(lorica.attach(pipeline) returns the same adapters), or end the schedule with set()."
                     )
 
+    @contextmanager
+    def around(self, pipeline: Any, images: int) -> Iterator[None]:
+        """Surround one call of a pipeline, which makes so many pictures of each prompt."""
+        outside, context.images = context.images, context.images or images  # the stages of a combined one make no more
+        try:
+            self._check_parts(pipeline)
+            self._check()
+            self.strengths.note_images(context.images)
+            waiting = self.strengths.waiting
+            if waiting is None or self.strengths.following is not None:
+                yield
+            else:
+                with self._following(pipeline, waiting):
+                    yield
+        finally:
+            context.images = outside
+            self.strengths.note_images(outside or 0)
+
+    @contextmanager
+    def _following(self, pipeline: Any, waiting: WaitingSchedule) -> Iterator[None]:
+        stages = stages_of(pipeline, self._components)
+        schedulers = [scheduler for stage in stages for scheduler in stage.schedulers]
+        runs: list[Run] = []
+
+        def make(write: Write) -> Run:
+            runs.append(Run(waiting.courses, stages, write))
+            return runs[0]
+
+        before = self.strengths.begin_run(make)
+        run = runs[0]
+        try:
+            for scheduler in schedulers:
+                intercept(scheduler, self, OF_SCHEDULERS)
+            run.start()
+            yield
+        finally:
+            run.over = True
+            for scheduler in schedulers:
+                release(scheduler, self)
+            self.strengths.end_run(run, waiting, before)
+
     def _check_parts(self, pipeline: Any) -> None:
         """Raise unless a pipeline, or the stage of a combined one, runs the modules that the adapters act on."""
         if any(pipeline is known for known in self.pipelines):
@@ -170,43 +164,14 @@ class Calls:
         else:
             check_stage(pipeline, self._components)
 
-    @contextmanager
-    def around(self, pipeline: Any, images: int = 1) -> Iterator[None]:
-        """Surround one call of a pipeline, which makes so many pictures of each prompt."""
-        self._turns.enter()
-        outside, here.images = here.images, here.images or images  # the stages of a combined pipeline make no more
+    def call(self, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:
+        """One call of a pipeline."""
+        self._guard.enter(sys._getframe())  # pyright: ignore[reportPrivateUsage]
         try:
-            self._check_parts(pipeline)
-            self._check()
-            if self.waiting is None or self.run is not None:
-                yield
-            else:
-                with self._following(pipeline, self.waiting):
-                    yield
+            with self.around(pipeline, _images_of(method, args, kwargs)):
+                return method(*args, **kwargs)
         finally:
-            here.images = outside
-            self._turns.leave()
-
-    @contextmanager
-    def _following(self, pipeline: Any, scheduled: Scheduled) -> Iterator[None]:
-        stages = stages_of(pipeline, self._components)
-        schedulers = [scheduler for stage in stages for scheduler in stage.schedulers]
-        kept = self._dials.keep()
-        self.run = run = Run(scheduled.courses, stages, self._dials.turn)
-        try:
-            for scheduler in schedulers:
-                listen(scheduler, self, OF_SCHEDULERS)
-            run.start()
-            yield
-        finally:
-            run.over = True
-            for scheduler in schedulers:
-                unlisten(scheduler, self)
-            if self.run is run:  # set() within the call ends the schedule, and what it set stays
-                self.run = None
-                self._dials.restore(kept)
-                if not scheduled.stays:
-                    self.end(scheduled)
+            self._guard.leave()
 
 
 def check_same(pipeline: Any, components: Mapping[str, nn.Module]) -> None:
@@ -238,13 +203,8 @@ def _replaced(name: str, pipeline: Any) -> StateError:
     )
 
 
-def _call(calls: Calls, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:
-    with calls.around(pipeline, _images_of(method, args, kwargs)):
-        return method(*args, **kwargs)
-
-
 def _images_of(method: Any, args: Any, kwargs: Any) -> int:
-    """Return how many pictures of each prompt a call makes."""
+    """How many pictures of each prompt a call makes."""
     try:
         given = inspect.signature(method).bind(*args, **kwargs)
     except TypeError:  # the call itself will say what is wrong
@@ -254,26 +214,29 @@ def _images_of(method: Any, args: Any, kwargs: Any) -> int:
 
 
 def _progress_bar(calls: Calls, pipeline: Any, method: Any, args: Any, kwargs: Any) -> Any:
-    if calls.run is not None:
+    run = calls.strengths.following
+    if run is not None:
         iterable = args[0] if args else kwargs.get("iterable")
         entries = len(iterable) if hasattr(iterable, "__len__") else None
-        calls.run.loop(pipeline, kwargs.get("total") if iterable is None else None, entries)
+        run.loop(pipeline, kwargs.get("total") if iterable is None else None, entries)
     return method(*args, **kwargs)
 
 
 def _set_timesteps(calls: Calls, scheduler: Any, method: Any, args: Any, kwargs: Any) -> Any:
     result = method(*args, **kwargs)
-    if calls.run is not None:
-        calls.run.timesteps(scheduler)
+    run = calls.strengths.following
+    if run is not None:
+        run.timesteps(scheduler)
     return result
 
 
 def _step(calls: Calls, scheduler: Any, method: Any, args: Any, kwargs: Any) -> Any:
     result = method(*args, **kwargs)
-    if calls.run is not None:
-        calls.run.stepped(scheduler)
+    run = calls.strengths.following
+    if run is not None:
+        run.stepped(scheduler)
     return result
 
 
-OF_PIPELINES: dict[str, Around] = {"__call__": _call, "progress_bar": _progress_bar}
+OF_PIPELINES: dict[str, Around] = {"__call__": Calls.call, "progress_bar": _progress_bar}
 OF_SCHEDULERS: dict[str, Around] = {"set_timesteps": _set_timesteps, "step": _step}

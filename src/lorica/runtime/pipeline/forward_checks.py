@@ -1,4 +1,7 @@
-"""What surrounds each eager forward of a component that carries adapters: whose turn it is, and whether banks act.
+"""Forward checks: before and after each eager forward of an attached component.
+
+They count forwards by thread, look whether the layers with banks still stand where they stood, and prove that the banks
+act.
 
 A module's weight may be used without calling the module, as ``nn.MultiheadAttention`` uses its ``out_proj``: then the
 bank's hook never fires, and its adapter would do nothing without a word. So the first forward after banks were put in
@@ -10,77 +13,88 @@ parts are compiled one by one is not observed either: watching its operations wo
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from types import FrameType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 
 from lorica.errors import ModelError
-from lorica.runtime.bank.bank import CHILD
+from lorica.runtime.bank.batch import context
+from lorica.runtime.model.layers import BANK, has_hook, remove_hook
 from lorica.runtime.model.owner import owner_of
-from lorica.runtime.pipeline.batch import here
-from lorica.runtime.pipeline.threads import Turns
+from lorica.runtime.pipeline.threads import ThreadGuard
 
 Layers = Mapping[str, nn.Module]
 Halves = Callable[[nn.Module, Any, Any], "int | None"]  # of a component, its arguments and its named arguments
 SHOWN = 3  # silent layers that a message names
 
 
-class Observing(threading.local):
-    """The forwards of one thread that are observed, the innermost last, and the halves outside of all of them."""
+class ThreadForwards(threading.local):
+    """The forwards of one thread that are observed, the innermost last, each with a frame that it lives as long as."""
 
     def __init__(self) -> None:
-        self.outside: list[int | None] = []
-        self.running: list[tuple[nn.Module, Observation]] = []
+        self.observed: list[tuple[nn.Module, Observation, FrameType]] = []
 
 
-class Watch:
-    """Stands around the forwards of the components of one model.
+_here = ThreadForwards()
+
+
+class Outside(threading.local):
+    """For each forward that a thread is inside, the halves outside of it."""
+
+    def __init__(self) -> None:
+        self.halves: list[int | None] = []
+
+
+class ForwardChecks:
+    """Checks around the forwards of the components of one model.
 
     Args:
-        turns: the order among threads.
+        guard: the order among threads.
         check: raises if the adapters would not act in a forward of a component that no call of a pipeline surrounds.
-        halves: returns how often the list of samples stands in the batch of a forward of a component.
+        halves: how often the list of samples stands in the batch of a forward of a component.
     """
 
-    def __init__(self, turns: Turns, check: Callable[[nn.Module], None], halves: Halves) -> None:
-        self._turns, self._check, self._halves = turns, check, halves
-        self._handles: list[RemovableHandle] = []
-        self._components: list[nn.Module] = []
-        self._held: object = None
-        self._unproven: list[nn.Module] = []  # components whose banks have not been seen to run
-        self._here = Observing()
+    def __init__(self, guard: ThreadGuard, check: Callable[[nn.Module], None], halves: Halves) -> None:
+        self._guard, self._check, self._halves = guard, check, halves
+        self._unproven: set[nn.Module] = set()  # components whose banks have not been seen to run
+        self._outside = Outside()
 
-    def begin(self, components: Sequence[nn.Module], held: object) -> None:
-        """Stand around these components' forwards; if the banks hold something else by now, observe the next ones."""
-        for part in components:
-            if not any(part is known for known in self._components):
-                self._components.append(part)
-                self._handles.append(part.register_forward_pre_hook(_before, prepend=True, with_kwargs=True))
-                self._handles.append(part.register_forward_hook(_after, always_call=True))
-        if held is not self._held:
-            self._held, self._unproven = held, list(components)
+    def begin(self, component: nn.Module) -> None:
+        """Register the hooks on a component, if they are not there yet."""
+        if not has_hook(component, _before):
+            component.register_forward_pre_hook(_before, prepend=True, with_kwargs=True)
+        if not has_hook(component, _after):
+            component.register_forward_hook(_after, always_call=True)
 
-    def end(self) -> None:
-        """Take everything off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._components, self._unproven, self._held = [], [], [], None
+    def end(self, component: nn.Module) -> None:
+        """Take the hooks off a component."""
+        remove_hook(component, _before)
+        remove_hook(component, _after)
 
-    def before(self, component: nn.Module, args: Any, kwargs: Any) -> None:
+    def prove(self, components: Iterable[nn.Module]) -> None:
+        """Observe the next forward of these components: their banks have changed."""
+        self._unproven.update(components)
+
+    def before(self, component: nn.Module, args: Any, kwargs: Any, frame: FrameType) -> None:
         """Begin a forward."""
-        self._here.outside.append(here.halves)
-        if self._turns.enter():
+        _end_interrupted(frame)
+        if self._guard.enter(frame):
+            if self._outside.halves:  # an interrupt broke off the last forward
+                self._outside.halves.clear()
+                context.halves = None
             self._check(component)
-        if any(part is component for part in self._unproven) and not has_compiled_parts(component):
-            self._here.running.append((component, Observation(_served(component))))
-        here.halves = self._halves(component, args, kwargs)
+        self._outside.halves.append(context.halves)
+        if component in self._unproven and not has_compiled_parts(component):
+            _here.observed.append((component, Observation(_with_banks(component)), frame))
+        context.halves = self._halves(component, args, kwargs)
 
     def after(self, component: nn.Module, *, whole: bool) -> None:
         """End a forward, whether it ran as a whole or broke off.
@@ -88,17 +102,27 @@ class Watch:
         Raises:
             ModelError: if a weight was used whose bank did not run.
         """
-        self._turns.leave()
-        here.halves = self._here.outside.pop() if self._here.outside else None
-        if self._here.running and self._here.running[-1][0] is component:
-            self._here.running.pop()[1].close(judge=whole)
-            if not whole:
-                return
-            self._unproven = [part for part in self._unproven if part is not component]
+        self._guard.leave()
+        context.halves = self._outside.halves.pop() if self._outside.halves else None
+        if _here.observed and _here.observed[-1][0] is component:
+            _here.observed.pop()[1].close(judge=whole)
+            if whole:
+                self._unproven.discard(component)
+
+
+def _end_interrupted(frame: FrameType) -> None:
+    """Close observations of forwards that an interrupt broke off: torch runs no hook then."""
+    running: set[FrameType] = set()
+    outer: FrameType | None = frame if _here.observed else None
+    while outer is not None:
+        running.add(outer)
+        outer = outer.f_back
+    while _here.observed and _here.observed[-1][2] not in running:
+        _here.observed.pop()[1].close(judge=False)
 
 
 class Observation(TorchFunctionMode):
-    """Sees which weights operations take, and which layers are called, until it is closed."""
+    """Record of the weights that operations take, and of the layers that are called, until it is closed."""
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
@@ -140,20 +164,20 @@ class Observation(TorchFunctionMode):
 
 
 def has_compiled_parts(component: nn.Module) -> bool:
-    """Tell whether parts of a component were compiled by themselves (``block.compile()``, ``torch.compile(block)``)."""
+    """Whether parts of a component were compiled by themselves (``block.compile()``, ``torch.compile(block)``)."""
     return any(
         module._compiled_call_impl is not None or hasattr(module, "_orig_mod")  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         for module in component.modules()
     )
 
 
-def _served(component: nn.Module) -> Layers:
-    """Return the layers of a component that hold banks, by path."""
-    return {path: layer for path, layer in component.named_modules() if CHILD in layer._modules}  # pyright: ignore[reportPrivateUsage]
+def _with_banks(component: nn.Module) -> Layers:
+    """The layers of a component that hold banks, by path."""
+    return {path: layer for path, layer in component.named_modules() if BANK in layer._modules}  # pyright: ignore[reportPrivateUsage]
 
 
 def silent_message(silent: Sequence[str]) -> str:
-    """Say which layers an adapter cannot act on from beside the weights."""
+    """Which layers an adapter cannot act on from beside the weights, and what to do."""
     more = f" and {len(silent) - SHOWN} more" if len(silent) > SHOWN else ""
     return (
         f"the model uses the weight of {', '.join(silent[:SHOWN])}{more} without calling the module, so an adapter "
@@ -173,21 +197,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _before(component: nn.Module, args: Any, kwargs: Any) -> None:
-    if not torch.compiler.is_compiling():
-        watch = _watch_of(component)
-        if watch is not None:
-            watch.before(component, args, kwargs)
+    if not torch.compiler.is_compiling() and (owner := owner_of(component)) is not None:
+        owner.checks.before(component, args, kwargs, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
 
 
 def _after(component: nn.Module, args: Any, output: Any) -> None:
     del args
-    if not torch.compiler.is_compiling():
-        watch = _watch_of(component)
-        if watch is not None:
-            watch.after(component, whole=output is not None)
-
-
-def _watch_of(component: nn.Module) -> Watch | None:
-    """Return who watches a component; a copy of it is watched by nobody."""
-    owner = owner_of(component)
-    return None if owner is None or owner.loras is None else owner.loras.watch
+    if not torch.compiler.is_compiling() and (owner := owner_of(component)) is not None:
+        owner.checks.after(component, whole=output is not None)

@@ -7,8 +7,8 @@ are. A scheduler of higher order evaluates the denoiser several times a step; al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -18,8 +18,27 @@ from lorica.runtime.strengths import Strength
 
 Who = tuple[str, int | None]  # an adapter, in one sample of a batch or wherever it is live
 Courses = Mapping[Who, tuple[Course, Sequence[str]]]  # each with the components that its adapter changes
-Write = Callable[[Mapping[Who, Strength]], None]  # strengths by component
+Write = Callable[[Mapping[Who, Strength]], None]  # sets strengths, by component
 RUNGE_KUTTA = 4  # evaluations of a step that PNDM makes that way
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WaitingSchedule:
+    """Schedules that wait for the next call of a pipeline.
+
+    Args:
+        courses: the schedule of each adapter.
+        key: known to the handle that the user has.
+        stays: whether they hold for every call, within a ``with`` block.
+    """
+
+    courses: Courses
+    key: object
+    stays: bool = False
+
+    def without(self, names: Collection[str]) -> WaitingSchedule:
+        """The same without some adapters."""
+        return replace(self, courses={who: course for who, course in self.courses.items() if who[0] not in names})
 
 
 @dataclass(slots=True)
@@ -86,27 +105,19 @@ class Run:
         self._now = {who: course.before(parts) for who, (course, parts) in self.courses.items()}
         self.write(self._now)
 
-    def forget(self, name: str) -> None:
-        """Let an adapter that is gone follow no longer."""
-        self.courses = {who: course for who, course in self.courses.items() if who[0] != name}
-        self._now = {who: strengths for who, strengths in self._now.items() if who[0] != name}
-        for plan in self._plan.values():
-            for who in [who for who in plan if who[0] == name]:
-                del plan[who]
-
     def loop(self, pipeline: Any, total: int | None, entries: int | None) -> None:
-        """Note that a pipeline opened its progress bar."""
+        """The start of a loop: a pipeline opened its progress bar."""
         for stage in self.stages:
             if stage.pipeline is pipeline and stage.schedulers:
                 self._begin(stage, stage.schedulers[0], total, entries)
 
     def timesteps(self, scheduler: Any) -> None:
-        """Note that a scheduler got new timesteps: a loop without a progress bar begins so."""
+        """New timesteps of a scheduler: a loop without a progress bar begins so."""
         for stage in self._stages_of(scheduler):
             self._begin(stage, scheduler, None, None, check=False)
 
     def stepped(self, scheduler: Any) -> None:
-        """Note that a scheduler has used an evaluation of the denoiser."""
+        """The end of one evaluation of the denoiser: its scheduler made a step."""
         for stage in self._stages_of(scheduler):
             if id(stage) not in self._plan:
                 self._begin(stage, scheduler, None, None)
@@ -137,7 +148,7 @@ class Run:
 
 
 def stages_of(pipeline: Any, components: Mapping[str, nn.Module]) -> list[Stage]:
-    """Return the loops of a pipeline; a combined one has one for each pipeline that it holds.
+    """The loops of a pipeline; a combined one has one for each pipeline that it holds.
 
     Args:
         pipeline: a diffusers pipeline.
@@ -147,7 +158,7 @@ def stages_of(pipeline: Any, components: Mapping[str, nn.Module]) -> list[Stage]
 
 
 def inner_pipelines(pipeline: Any) -> list[Any]:
-    """Return the pipelines that a combined one holds, such as a prior's and a decoder's."""
+    """The pipelines that a combined one holds, such as a prior's and a decoder's."""
     return [part for part in vars(pipeline).values() if part is not pipeline and _is_pipeline(part)]
 
 

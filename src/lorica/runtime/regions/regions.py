@@ -12,27 +12,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from lorica.errors import ModelError, StateError
-from lorica.runtime.bank.products import is_channels_second
+from lorica.runtime.bank.bank import PointFactors
+from lorica.runtime.bank.formula import is_channels_second
+from lorica.runtime.model.layers import Place, has_hook, remove_hook
 from lorica.runtime.model.owner import owner_of
 from lorica.runtime.regions.masks import shrunk
 from lorica.runtime.regions.picture_layers import Side, side_of
 from lorica.runtime.regions.token_grids import Canvas, Grid, canvas_of
 
-if TYPE_CHECKING:
-    from lorica.runtime.bank.bank import Bank, Part
-    from lorica.runtime.banks import Banks
+
+class Limitable(Protocol):
+    """A bank, as the regions see it."""
+
+    limit: PointFactors | None
 
 
-class Passage(threading.local):
-    """What one thread's forward has met so far."""
+class ThreadPictures(threading.local):
+    """What one thread's forward has met so far: its pictures, the adapters asked for, and those that were limited."""
 
     def __init__(self) -> None:
         self.canvases: dict[nn.Module, Canvas | None] = {}
@@ -40,73 +42,57 @@ class Passage(threading.local):
         self.limited: set[str] = set()
 
 
-class Bounds:
+class RegionLimits:
     """The masks of one model's adapters, and what stands in its forwards while there are any.
 
     Args:
-        acting: returns the adapters whose strength is not 0 everywhere.
+        acting: the adapters whose strength is not 0 everywhere.
     """
 
     def __init__(self, acting: Callable[[], Collection[str]]) -> None:
-        self.masks: dict[str, Tensor] = {}
+        self.masks: Mapping[str, Tensor] = {}
         self.elsewhere = 1.0
         self._acting = acting
-        self._passage = Passage()
+        self._here = ThreadPictures()
         self._lines: dict[tuple[str, Grid, torch.device], Tensor] = {}
-        self._handles: list[RemovableHandle] = []
-        self._limits: list[Bank] = []
-        self._held: object = None
+        self._limited: list[tuple[nn.Module, Limitable]] = []
 
-    def set(self, masks: Mapping[str, Tensor], elsewhere: float) -> None:
-        """Take these masks in the place of any others; :meth:`stand` lets them act."""
-        self.masks, self.elsewhere = dict(masks), elsewhere
-        self._lines, self._held = {}, None
+    def put(
+        self,
+        masks: Mapping[str, Tensor],
+        elsewhere: float,
+        components: Mapping[str, nn.Module],
+        banks: Mapping[Place, Limitable],
+    ) -> None:
+        """Limit banks to these masks, in the place of any others.
 
-    def forget(self, name: str) -> None:
-        """Drop the mask of an adapter that is gone."""
-        if name in self.masks:
-            self.set({other: mask for other, mask in self.masks.items() if other != name}, self.elsewhere)
-
-    def check_free(self, names: Iterable[str]) -> None:
-        """Raise if one of these adapters is limited to a region.
-
-        Raises:
-            StateError: if so.
+        Args:
+            masks: adapter to mask.
+            elsewhere: what strengths are multiplied by in layers that do not act on the picture itself.
+            components: the model's parts.
+            banks: those that hold a masked adapter.
         """
-        for name in names:
-            if name in self.masks:
-                raise StateError(
-                    f"{name!r} is limited to a region, and inside the weights it would act everywhere. Leave it live, "
-                    "or end its region first with loras.regions({})."
-                )
-
-    def stand(self, components: Mapping[str, nn.Module], banks: Banks) -> None:
-        """Stand in the forwards of what masked adapters change, as far as banks hold them now."""
-        if banks.plans is self._held or not (self.masks or self._limits or self._handles):
+        if not (banks or self._limited):
+            self.masks, self.elsewhere = masks, elsewhere
             return
-        self._leave()
-        self._held, held = banks.plans, banks.held
-        places = {place for name in self.masks for place in banks.plans.get(name, ())}
-        for part in {place[0] for place in places}:
-            self._handles.append(components[part].register_forward_pre_hook(_before, with_kwargs=True))
-            self._handles.append(components[part].register_forward_hook(_after))
-        for part, path in places & held.keys():
-            bank = held[part, path]
-            self._limits.append(bank)
-            bank.limit = Limit(self, components[part], path)
-
-    def _leave(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for bank in self._limits:
+        for component, bank in self._limited:
+            remove_hook(component, _before)
+            remove_hook(component, _after)
             bank.limit = None
-        self._handles, self._limits = [], []
+        self.masks, self.elsewhere, self._lines, self._limited = masks, elsewhere, {}, []
+        for (part, path), bank in banks.items():
+            component = components[part]
+            self._limited.append((component, bank))
+            bank.limit = LayerLimit(self, component, path)
+            if not has_hook(component, _before):
+                component.register_forward_pre_hook(_before, with_kwargs=True)
+                component.register_forward_hook(_after)
 
     def before(self, component: nn.Module, args: Any, kwargs: Any) -> None:
         """Begin a forward: look at the picture."""
-        passage = self._passage
-        passage.canvases[component] = canvas_of(component, args, kwargs)
-        passage.asked, passage.limited = set(), set()
+        here = self._here
+        here.canvases[component] = canvas_of(component, args, kwargs)
+        here.asked, here.limited = set(), set()
 
     def after(self, component: nn.Module) -> None:
         """End a forward.
@@ -114,9 +100,9 @@ class Bounds:
         Raises:
             ModelError: if an adapter with a mask acted, and none of its layers was limited.
         """
-        passage = self._passage
-        canvas = passage.canvases.pop(component, None)
-        free = sorted((passage.asked - passage.limited) & set(self._acting()))
+        here = self._here
+        canvas = here.canvases.pop(component, None)
+        free = sorted((here.asked - here.limited) & set(self._acting()))
         if canvas is not None and free:
             raise ModelError(
                 f"the mask of {free[0]!r} limits nothing: no layer that the adapter changes in this "
@@ -124,27 +110,27 @@ class Bounds:
             )
 
     def canvas(self, component: nn.Module) -> Canvas | None:
-        """Return the picture of the forward that runs.
+        """The picture of the forward that runs.
 
         Raises:
             StateError: if none runs, because a part of the component was called by itself.
         """
-        if component not in self._passage.canvases:
+        if component not in self._here.canvases:
             raise StateError(
                 f"a part of this {type(component).__name__} was called by itself, so the size of the picture is not "
                 "known, and adapters cannot be limited to a region. Call the whole model, or end the regions with "
                 "loras.regions({})."
             )
-        return self._passage.canvases[component]
+        return self._here.canvases[component]
 
     def note(self, names: Iterable[str], *, limited: bool) -> None:
-        """Note that a layer was asked for these adapters, and whether it has a place for masks."""
-        self._passage.asked.update(names)
+        """Record that a layer was asked for these adapters, and whether it has a place for masks."""
+        self._here.asked.update(names)
         if limited:
-            self._passage.limited.update(names)
+            self._here.limited.update(names)
 
     def line(self, name: str, grid: Grid, device: torch.device) -> Tensor:
-        """Return what the strength of an adapter is multiplied by at each token of a sequence."""
+        """Factor on the strength of an adapter at each token of a sequence."""
         key = (name, grid, device)
         if key not in self._lines:
             plane = shrunk(self.masks[name], grid.rows, grid.columns).flatten().repeat(grid.frames)
@@ -154,44 +140,26 @@ class Bounds:
         return self._lines[key]
 
 
-class Regions:
-    """The regions that :meth:`Loras.regions` set. At the end of a ``with`` block those before hold again.
-
-    Args:
-        put: sets masks and what is multiplied elsewhere, at the caller's turn.
-        before: what held until now.
-    """
-
-    def __init__(
-        self, put: Callable[[Mapping[str, Tensor], float], None], before: tuple[dict[str, Tensor], float]
-    ) -> None:
-        self._put, self._before = put, before
-
-    def __enter__(self) -> Regions:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-        self._put(*self._before)
-
-
-class Limit:
+class LayerLimit:
     """Where the adapters on one layer act.
 
     Args:
-        bounds: the masks.
+        limits: the masks.
         component: what the layer is a part of.
         path: the layer's, there.
     """
 
-    def __init__(self, bounds: Bounds, component: nn.Module, path: str) -> None:
-        self._bounds, self._component, self._path = bounds, component, path
+    def __init__(self, limits: RegionLimits, component: nn.Module, path: str) -> None:
+        self._limits, self._component, self._path = limits, component, path
         self._side = side_of(component, path)
 
-    def factors(self, layer: nn.Module, parts: Iterable[Part], y: Tensor) -> dict[str, Tensor]:
-        """Return what the strength of each adapter with a mask is multiplied by, to be spread over ``y``.
+    def factors(self, layer: nn.Module, names: list[str], y: Tensor) -> dict[str, Tensor]:
+        """Factor on the strength of each adapter with a mask, shaped to spread over ``y``.
+
+        Args:
+            layer: what the bank stands on.
+            names: the adapters that it holds.
+            y: its output.
 
         Raises:
             StateError: in a graph that is being compiled.
@@ -199,19 +167,18 @@ class Limit:
         """
         if torch.compiler.is_compiling():
             raise StateError(COMPILED)
-        held = {name for part in parts for name in part.slots}
-        names = [name for name in self._bounds.masks if name in held]
-        canvas = self._bounds.canvas(self._component)
+        masked = [name for name in self._limits.masks if name in names]
+        canvas = self._limits.canvas(self._component)
         spot = None if canvas is None else self._spot(canvas, layer, y)
-        self._bounds.note(names, limited=spot is not None)
-        return {name: self._factor(name, spot, y) for name in names}
+        self._limits.note(masked, limited=spot is not None)
+        return {name: self._factor(name, spot, y) for name in masked}
 
     def _factor(self, name: str, spot: tuple[Grid, tuple[int, ...]] | None, y: Tensor) -> Tensor:
-        """Return what the strength is multiplied by, shaped to be spread over ``y``."""
+        """Factor on a strength, shaped to spread over ``y``."""
         if spot is None:
-            return torch.full([1] * y.ndim, self._bounds.elsewhere, dtype=torch.float32, device=y.device)
+            return torch.full([1] * y.ndim, self._limits.elsewhere, dtype=torch.float32, device=y.device)
         grid, shape = spot
-        line = self._bounds.line(name, grid, y.device)
+        line = self._limits.line(name, grid, y.device)
         return line.repeat(y.shape[0] // len(line) if shape[0] != 1 else 1).view(shape)
 
     def _spot(self, canvas: Canvas, layer: nn.Module, y: Tensor) -> tuple[Grid, tuple[int, ...]] | None:
@@ -265,18 +232,11 @@ COMPILED = (
 
 
 def _before(component: nn.Module, args: Any, kwargs: Any) -> None:
-    bounds = _bounds_of(component)
-    if bounds is not None and not torch.compiler.is_compiling():
-        bounds.before(component, args, kwargs)
+    if not torch.compiler.is_compiling() and (owner := owner_of(component)) is not None:
+        owner.regions.before(component, args, kwargs)
 
 
 def _after(component: nn.Module, args: Any, output: Any) -> None:
     del args, output
-    bounds = _bounds_of(component)
-    if bounds is not None and not torch.compiler.is_compiling():
-        bounds.after(component)
-
-
-def _bounds_of(component: nn.Module) -> Bounds | None:
-    owner = owner_of(component)
-    return None if owner is None or owner.loras is None else owner.loras.bounds
+    if not torch.compiler.is_compiling() and (owner := owner_of(component)) is not None:
+        owner.regions.after(component)

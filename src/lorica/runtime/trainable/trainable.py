@@ -14,8 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
-from lorica.runtime.bank.products import change_output
-from lorica.runtime.model.supported_layers import SERVED, weight_shape
+from lorica.runtime.bank.formula import change as change_output
+from lorica.runtime.model.supported_layers import SUPPORTED, weight_shape
 from lorica.runtime.model.targets import components_of, modules_of
 from lorica.runtime.trainable.initials import as_plain
 from lorica.runtime.trainable.linear import FlatFactors, TrainedLinear, is_plain
@@ -281,7 +281,7 @@ def _find_layers(parts: Mapping[str, nn.Module], modules: Mapping[str, Sequence[
 
 
 def _factor_shapes(layer: nn.Module, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    if not isinstance(layer, SERVED):
+    if not isinstance(layer, SUPPORTED):
         raise ModelError(f"a {type(layer).__name__} cannot carry a trainable adapter.")
     out, *rest = weight_shape(layer)
     return (rank, *rest), (out, rank)

@@ -9,13 +9,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lorica.data.batches import Random, members
-from lorica.data.bucket_batches import Buckets, bucket_members
+from lorica.data.batches import Buckets, bucket_members, members
 from lorica.data.buckets import SizeConditioning
 from lorica.data.groups import Group
+from lorica.data.images import choose_view
 from lorica.data.items import Item
-from lorica.data.mixture import mixture_members
-from lorica.data.views import choose_view
+from lorica.data.mixture import Random, mixture_members
 from lorica.training.dataset.texts import Texts
 from lorica.training.plan import Plan
 from lorica.training.recipes.recipe import Identities, Latents

@@ -9,14 +9,13 @@ from functools import partial
 
 from torch import Tensor
 
-from lorica.data.bucket_batches import fill_buckets
+from lorica.data.batches import fill_buckets
 from lorica.data.buckets import BucketPlan, Size, size_conditioning
 from lorica.data.cache import Cache, digest_of_bytes, key_of
 from lorica.data.groups import Group, one_group
-from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor
+from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor, views_of
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource, mask_source
-from lorica.data.views import views_of
 from lorica.training.dataset.dataset import Dataset, Example, Sample
 from lorica.training.dataset.framing import Framing
 from lorica.training.dataset.live import LiveExample

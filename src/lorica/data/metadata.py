@@ -1,0 +1,118 @@
+"""``metadata.jsonl``: one JSON object per line with a picture's file name and its caption, read and written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from lorica.errors import DataError, FileError
+from lorica.formats.storage.files import save_text
+
+METADATA = "metadata.jsonl"
+FILE_NAME = "file_name"
+EXAMPLE = '{"file_name": "a.png", "text": "a red heart"}'
+LINE_ENDS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}  # some readers end a line at them
+
+
+class MetadataRow(NamedTuple):
+    """One line: the picture that it names, whether that file exists, and its captions; or the fault of the line."""
+
+    number: int
+    path: Path | None = None
+    exists: bool = False
+    captions: tuple[str, ...] = ()
+    fault: str = ""
+
+
+def parse_rows(text: str, folder: Path, column: str) -> Iterator[MetadataRow]:
+    """Rows of a ``metadata.jsonl`` in ``folder``, numbered from 1; empty lines are skipped.
+
+    A line ends at a newline and nowhere else: a caption may hold other marks that Python counts as ends of lines.
+    """
+    lines = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    return (_row(number, line, folder, column) for number, line in lines)
+
+
+def write_metadata(
+    folder: Path, captions: Mapping[Path, Iterable[str]], *, caption_column: str = "text", overwrite: bool = False
+) -> Path:
+    """Write one line for each caption of each picture, whole or not at all, and return the file.
+
+    Raises:
+        DataError: if a file name cannot be written as text.
+        FileError: if there is a ``metadata.jsonl`` and ``overwrite`` is false, or the folder cannot be written.
+    """
+    path = folder / METADATA
+    refuse_to_overwrite(path, overwrite)
+    rows = ((picture, caption) for picture, several in captions.items() for caption in several)
+    save_text("".join(_line(picture.relative_to(folder), caption_column, caption) for picture, caption in rows), path)
+    return path
+
+
+def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
+    """Raise if a new file must not be written at ``path``.
+
+    Raises:
+        FileError: if there is such a file and ``overwrite`` is false, or there is no folder for it.
+    """
+    if path.exists() and not overwrite:
+        raise FileError(f"there is a file {path} already; move it away, or replace it with --overwrite.")
+    if not path.parent.is_dir():
+        raise FileError(f"cannot write {path}: there is no folder {path.parent}.")
+
+
+def _row(number: int, line: str, folder: Path, column: str) -> MetadataRow:
+    path = None
+    try:
+        fields = _parse_object(line)
+        path = folder / _file_name(fields)
+        return MetadataRow(number, path, path.is_file(), _captions(fields, column))
+    except (DataError, OSError) as error:  # OSError: such as a name that is too long
+        return MetadataRow(number, path, fault=str(error))
+
+
+def _parse_object(line: str) -> dict[str, object]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not valid JSON ({error}); expected a line such as {EXAMPLE}.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"expected an object such as {EXAMPLE}, got {line.strip()[:60]}.")
+    return cast("dict[str, object]", row)
+
+
+def _file_name(row: Mapping[str, object]) -> str:
+    name = _field(row, FILE_NAME)
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{FILE_NAME!r} must be the name of a file, got {name!r}.")
+    return name
+
+
+def _captions(row: Mapping[str, object], column: str) -> tuple[str, ...]:
+    """Caption of a row, or its captions if there is a list of them."""
+    value = _field(row, column, " Name the field of the caption with --caption_column.")
+    captions = cast("list[object]", value) if isinstance(value, list) else [value]
+    if not captions or not all(isinstance(caption, str) for caption in captions):
+        raise DataError(f"{column!r} must be a text or a list of texts, got {value!r}.")
+    return tuple(cast("list[str]", captions))
+
+
+def _field(row: Mapping[str, object], name: str, advice: str = "") -> object:
+    if name in row:
+        return row[name]
+    near = get_close_matches(name, row, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    columns = ", ".join(repr(column) for column in row)
+    raise DataError(f"there is no field {name!r}{hint} It holds: {columns or 'nothing'}.{advice}")
+
+
+def _line(name: Path, column: str, caption: str) -> str:
+    try:
+        name.as_posix().encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the file name {name.as_posix()!r} is not UTF-8; rename it.") from error
+    line = json.dumps({"file_name": name.as_posix(), column: caption}, ensure_ascii=False)
+    return line.translate(LINE_ENDS) + "\n"

@@ -1,0 +1,367 @@
+"""The live model, and ``apply``: the only function that changes it, from one state to another."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorica.adapters import AdapterLayer
+from lorica.errors import LoRAError, ModelError
+from lorica.models.target import Target
+from lorica.runtime.bank.bank import Bank
+from lorica.runtime.bank.batch import halves_of
+from lorica.runtime.bank.build import rebuilt, with_room, write_reserved
+from lorica.runtime.bank.content import Content, Record
+from lorica.runtime.bank.reserve import Overflow
+from lorica.runtime.bank.share import Casts, Road, Share, share_of, size_of
+from lorica.runtime.bank.strength_table import StrengthTable
+from lorica.runtime.fusing.weights import Weights
+from lorica.runtime.model.layers import HeldLayers, LayerIndex, Place, target_of_layers
+from lorica.runtime.model.owner import check_owned, mark, owner_of, unmark
+from lorica.runtime.model.projections import Projections
+from lorica.runtime.model.textual_inversion import Vocabulary
+from lorica.runtime.pipeline.calls import Calls
+from lorica.runtime.pipeline.forward_checks import ForwardChecks
+from lorica.runtime.pipeline.steps import Run, WaitingSchedule, Write
+from lorica.runtime.pipeline.threads import ThreadGuard
+from lorica.runtime.regions.regions import RegionLimits
+from lorica.runtime.regions.token_grids import batch_of
+from lorica.runtime.state import Loaded, State
+
+Held = Mapping[str, Record]  # what a bank is to hold, by adapter
+
+
+class LiveModel:
+    """A model with the engine on it: its state, and all that stands on its layers and around its forwards.
+
+    What stands there keeps a record of what was put in. ``apply`` compares with those records, never with the state
+    that an operation started from: so it also mends what an operation that broke off has left.
+
+    Args:
+        components: the model's parts by name.
+    """
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self.components = dict(components)
+        self.state = State(dict(components), attached=False)
+        self.held_layers = HeldLayers(self.components)
+        self.projections = Projections(self.components)
+        self.weights = Weights(self.held_layers.find, self.components)
+        self.banks: dict[Place, Bank] = {}
+        self.table = StrengthTable()
+        self.replaced: dict[Place, Content] = {}  # what banks held before the operation that runs now
+        self.guard = ThreadGuard()
+        self.calls = Calls(self.guard, self.components, self, self.check_layers)
+        self.vocabulary = Vocabulary(self.components, lambda: self.calls.pipelines)
+        self.checks = ForwardChecks(self.guard, self._check_forward, self._halves)
+        self.regions = RegionLimits(lambda: {name for names in self.table.names for name in names})
+        self.loras: Any = None  # what attach returns for this model
+        self._target = Target("this model", {})
+
+    # ---- changes
+
+    def change(self, new: State) -> None:
+        """Change the model to another state, whole or not at all."""
+        with self.guard.changing():
+            self.projections.check()
+            old, new = self.state, new.with_residents(self._size_of)
+            try:
+                apply(self, old, new)
+                self.state = replace(new, frozen=frozenset(place for place in new.frozen if new.fused_at(place)))
+            except BaseException:
+                self.state = old
+                apply(self, new, old)
+                raise
+            finally:
+                self.replaced = {}
+            self.weights.give_up(new.frozen, left=new.frozen - self.state.frozen)
+
+    def turn(self, run: Run, strengths: Mapping[tuple[str, int | None], Any]) -> None:
+        """Set the strengths of a step, unless ``set`` has ended the run or an adapter is gone."""
+        if self.state.following is run:
+            there = {who: value for who, value in strengths.items() if who[0] in self.state.loaded}
+            self.change(self.state.with_turned(there))
+
+    # ---- what a pipeline's call needs (LiveStrengths)
+
+    @property
+    def waiting(self) -> WaitingSchedule | None:
+        """The schedules that the next call follows."""
+        return self.state.schedules[-1] if self.state.schedules else None
+
+    @property
+    def following(self) -> Run | None:
+        """The call that follows schedules just now."""
+        return self.state.following
+
+    def begin_run(self, make: Callable[[Write], Run]) -> State:
+        """Let a run set strengths. Returns the state before."""
+        before = self.state
+        run = make(lambda strengths: self.turn(run, strengths))
+        self.change(replace(before, following=run))
+        return before
+
+    def end_run(self, run: Run, waiting: WaitingSchedule, before: State) -> None:
+        """End a run, unless ``set`` has ended it: restore strengths, and drop schedules that were for one call."""
+        if self.state.following is not run:
+            return
+        left = tuple(one for one in self.state.schedules if one.key is not waiting.key or one.stays)
+        self.change(replace(self.state.with_live_of(before), schedules=left, following=None))
+
+    def note_images(self, images: int) -> None:
+        """Tell compiled graphs how many pictures of each prompt there are; 0 if that is not known."""
+        self.table.note_batch(images)
+
+    # ---- what is on the model
+
+    def target(self, indices: Mapping[str, LayerIndex]) -> Target:
+        """Module paths and weight shapes of the live model, by which files are read and written."""
+        self._target = target_of_layers(indices, self._target)
+        return self._target
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether anything is loaded or reserved."""
+        return bool(self.state.loaded or self.state.room.rank)
+
+    def check_live(self, components: Mapping[str, nn.Module]) -> None:
+        """Raise if adapters would not act on these components, or one of them is another engine's."""
+        for part in components.values():
+            check_owned(part, self)
+        self.calls.check_components(components)
+
+    def claim(self, components: Mapping[str, nn.Module]) -> None:
+        """Take components from engines that hold nothing."""
+        for part in components.values():
+            owner: LiveModel | None = owner_of(part)
+            if owner is not None and owner is not self and not owner.is_in_use:
+                owner.change(State(owner.state.components, attached=False))
+
+    def check_layers(self) -> None:
+        """Raise if the model no longer has the layers that adapters were put on, or does not call them."""
+        self.projections.check()
+        self.held_layers.check()
+
+    def _check_forward(self, component: nn.Module) -> None:
+        self.check_layers()
+        self.calls.check_followed(component)
+
+    def _halves(self, component: nn.Module, args: Any, kwargs: Any) -> int | None:
+        """How often the list of samples stands in the batch of a forward, if there is one and that tells."""
+        state = self.state
+        batch = batch_of(component, args, kwargs) if state.per_sample else None
+        return None if batch is None else halves_of(len(state.live), batch, state.guidance)
+
+    def _size_of(self, loaded: Loaded) -> int:
+        return sum(size_of(self.held_layers.find(place), change) for place, change in loaded.layers.items())
+
+
+def apply(model: LiveModel, old: State, new: State) -> None:
+    """Change a live model from one state to another; ``apply(model, new, old)`` undoes it, wherever it broke off.
+
+    All that may be refused is refused before anything is changed. States only limit where is looked; what is there is
+    known from the records on the model.
+
+    Raises:
+        LoRAError: if an adapter cannot be there; see :meth:`Weights.check`, :class:`Overflow` and
+            :meth:`Vocabulary.prepare`.
+    """
+    _put_components(model, new)
+    places = _changed_places(old, new)
+    fused = {place: wanted for place in places if _differs(model.weights, place, wanted := new.fused_at(place), new)}
+    model.weights.check(fused)
+    if new.backup == "reload":
+        model.weights.expect_stored(fused)
+    words = {name: one.adapter.embeddings for name, one in new.loaded.items() if one.adapter.embeddings}
+    prepared = model.vocabulary.prepare(words)
+    contents = _plan_banks(model, new, places)
+
+    for place, wanted in fused.items():
+        model.weights.write(place, wanted)
+    _put_banks(model, contents)
+    model.table.write(model.banks, new.acting, new.guidance, new.room.samples)
+    model.vocabulary.put(words, prepared)
+    if contents or fused:
+        model.held_layers.hold({*model.banks, *model.weights.fused})
+        model.projections.hold({*model.banks, *model.weights.fused})
+        model.checks.prove(model.components.values())
+    _put_around_forwards(model, old, new)
+
+
+def _changed_places(old: State, new: State) -> list[Place]:
+    """Places where banks or weights may have to change."""
+    changed: dict[Place, None] = {}
+    for name in {*old.loaded, *new.loaded}:
+        before, after = old.loaded.get(name), new.loaded.get(name)
+        same = before is after and (name in old.resident) == (name in new.resident)
+        if not same or old.fused.get(name) is not new.fused.get(name):
+            for one in (before, after):
+                changed.update(dict.fromkeys(one.layers if one is not None else ()))
+    if old.room is not new.room:
+        changed.update(dict.fromkeys(sorted(old.room.places | new.room.places)))
+    return list(changed)
+
+
+# ---- weights
+
+
+def _differs(weights: Weights, place: Place, wanted: Mapping[str, tuple[AdapterLayer, float]], new: State) -> bool:
+    """Whether a weight holds something else than it is to hold."""
+    if place in new.frozen and not new.attached:  # its original is given up, and what is fused stays
+        return False
+    held = weights.fused.get(place)
+    if held is None:
+        return bool(wanted) or place in weights.originals
+    same = held.keys() == wanted.keys()
+    return not same or any(held[name][0] is not wanted[name][0] or held[name][1] != wanted[name][1] for name in held)
+
+
+# ---- banks
+
+
+@torch.no_grad()
+def _plan_banks(model: LiveModel, new: State, places: Iterable[Place]) -> dict[Place, Content | None]:
+    """What banks are to hold where they hold something else; None where no bank is to be. The model is not touched."""
+    wanted: dict[Place, Held] = {}
+    fresh: dict[Place, dict[str, AdapterLayer]] = {}  # what banks do not hold yet
+    for place in places:
+        layers, beside = new.held_at(place), bool(new.fused_at(place))
+        wanted[place] = {name: Record(id(one), beside and one.reads_weight) for name, one in layers.items()}
+        known = model.banks[place].content.held if place in model.banks else {}
+        fresh[place] = {name: one for name, one in layers.items() if known.get(name) != wanted[place][name]}
+    casts = Casts(tensor for layers in fresh.values() for one in layers.values() for tensor in one.tensors.values())
+    overflow = Overflow(list(dict.fromkeys(name for layers in fresh.values() for name in layers)))
+    contents: dict[Place, Content | None] = {}
+    with torch.inference_mode(mode=False):  # else what is made here could never be written to outside of that mode
+        for place, held in wanted.items():
+            room = new.room.rank if place in new.room.places else 0
+            content = _content_for(model, place, held, fresh[place], room, casts)
+            if content is _AS_IT_IS:
+                continue
+            if content is not None and new.room.rank and fresh[place]:
+                overflow.note(place, _room_at(model, place, room), content)
+            if not overflow.is_some:
+                contents[place] = _with_reserved_memory(model, place, content, room)
+    overflow.check()
+    return contents
+
+
+_AS_IT_IS: Any = object()
+
+
+def _content_for(
+    model: LiveModel, place: Place, held: Held, fresh: Mapping[str, AdapterLayer], room: int, casts: Casts
+) -> Content | None:
+    """What a bank is to hold, with just as many rows as it needs; ``_AS_IT_IS`` where nothing differs."""
+    bank = model.banks.get(place)
+    before = model.replaced.get(place)
+    if before is not None and not before.room and _matches(before, held, room):
+        return before  # an operation is undone: memory and digits as they were
+    if bank is not None and _matches(bank.content, held, room):
+        return _AS_IT_IS
+    if not held and not room:
+        return None if bank is not None else _AS_IT_IS
+    content = Content.empty(model.held_layers.find(place)) if bank is None else bank.content
+    beside = any(record.beside_fused for record in held.values())
+    shares = _shares(model, place, fresh, Road(in_weights=beside, reserved=bool(room)), casts)
+    return rebuilt(content, held, shares)
+
+
+def _with_reserved_memory(model: LiveModel, place: Place, content: Content | None, room: int) -> Content | None:
+    """A content in memory with room for more rows, unless the bank has such memory, which is then written to."""
+    if content is None or not room:
+        return content
+    needed = max(room, len(content.down))
+    bank = model.banks.get(place)
+    if bank is not None and bank.content.room >= needed:
+        return content
+    return with_room(model.held_layers.find(place), content, needed)
+
+
+def _room_at(model: LiveModel, place: Place, room: int) -> int:
+    """Rows that a bank has room for: more than are reserved by now, if it was made for more."""
+    bank = model.banks.get(place)
+    return room if bank is None or not room else max(room, bank.content.room)
+
+
+def _matches(content: Content, held: Held, room: int) -> bool:
+    """Whether a content holds just these adapters, in this order, with at least this room."""
+    same = list(content.held.items()) == list(held.items())
+    return same and (content.room >= room if room else not content.room)
+
+
+def _shares(
+    model: LiveModel, place: Place, fresh: Mapping[str, AdapterLayer], road: Road, casts: Casts
+) -> dict[str, Share]:
+    layer, shares = model.held_layers.find(place), dict[str, Share]()
+    try:
+        for name, change in fresh.items():
+            why = f"an adapter of kind {change.kind!r} is computed from it"
+            shares[name] = share_of(layer, change, partial(model.weights.base, place, why=why), casts, road)
+    except LoRAError as error:
+        raise ModelError(f"{'.'.join(place)}: {error}") from error
+    return shares
+
+
+@torch.no_grad()
+def _put_banks(model: LiveModel, contents: Mapping[Place, Content | None]) -> None:
+    """Give banks what was planned; the record of a bank is empty while reserved rows are written."""
+    if any((place in model.banks) == (content is None) for place, content in contents.items()):
+        _forget_graphs()
+    for place, content in contents.items():
+        bank = model.banks.get(place)
+        if bank is not None:
+            model.replaced.setdefault(place, bank.content)
+        model.table.stale = True
+        if content is None:
+            if bank is not None:
+                del model.banks[place]  # first: a bank that is half off is put on anew if this breaks off
+                bank.take_off()
+        elif bank is None:
+            layer = model.held_layers.find(place)
+            bank = model.banks[place] = Bank(layer, content, model.table, training=layer.training)
+            bank.put_on()
+        elif bank.content.room and not content.room:
+            reserved = bank.content
+            bank.hold(replace(reserved, held={}))
+            bank.hold(write_reserved(reserved, content))
+        else:
+            bank.hold(content)
+
+
+def _forget_graphs() -> None:
+    """Compile anew: the guards of a graph do not notice a hook that was put on a module, or taken off."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+
+
+# ---- components, and what stands around forwards
+
+
+def _put_components(model: LiveModel, new: State) -> None:
+    if model.components != new.components:
+        model.components.clear()
+        model.components.update(new.components)
+
+
+def _put_around_forwards(model: LiveModel, old: State, new: State) -> None:
+    """Register what stands around forwards and calls as long as the engine is attached."""
+    parts = list(model.components.values()) if new.attached else []
+    for part in (*old.components.values(), *new.components.values()):
+        if not any(part is one for one in parts):
+            model.checks.end(part)
+            unmark(part, model)
+    for part in parts:
+        if owner_of(part) is not model:
+            mark(part, model)
+        model.checks.begin(part)
+    masks = {name: mask for name, mask in new.masks.by_name.items() if name in new.resident}
+    limited = {place: bank for place, bank in model.banks.items() if masks.keys() & bank.content.held.keys()}
+    model.regions.put(masks, new.masks.elsewhere, model.components, limited)
+    model.calls.intercept(on=new.attached)
