@@ -20,7 +20,7 @@ from lorica.adapters import Adapter, AdapterLayer, DoRA, Full, LoRA
 from lorica.errors import FormatError
 from lorica.formats import FORMATS
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.storage.files import Stored
+from lorica.formats.storage.files import FileContents
 from lorica.models import Target
 from lorica.runtime.model.targets import target_of
 from sample_kinds import SAMPLES
@@ -80,10 +80,10 @@ def check(seed: int) -> None:
             tensors, metadata = FORMATS[name].compose(adapter, model)
         except FormatError:
             continue
-        stored = Stored("the file", tensors, metadata)
+        stored = FileContents("the file", tensors, metadata)
         dialect = recognise(stored, FORMATS)
         again = interpret(stored, dialect, model, strict=True)
-        assert (dialect.NAME, again) == (name, adapter)
+        assert (dialect.name, again) == (name, adapter)
         second, _ = dialect.compose(again, model)
         assert second.keys() == tensors.keys()
         assert all(torch.equal(second[key], tensor) for key, tensor in tensors.items())

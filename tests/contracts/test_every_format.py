@@ -13,7 +13,7 @@ import lorica
 from lorica.adapters import KINDS, Adapter, AdapterLayer, LoCon, LoRA
 from lorica.errors import FormatError, LoRAError
 from lorica.formats import FORMATS
-from lorica.formats.keys import Keys
+from lorica.formats.keys_to_modules import Keys
 from lorica.models import FAMILIES, Target
 from sample_kinds import SAMPLES
 

@@ -23,7 +23,7 @@ HALF_NOISE = {torch.float16: 4e-3, torch.bfloat16: 5e-2}  # worst measured 1.7e-
 STORED = (torch.float16, torch.bfloat16, torch.float64)
 
 # On which layers a road exists is part of a method: kinds that are not named here have none.
-BYPASSES = {"vera", "full", "joined_rows", "lokr", "glora", "ia3", "oft", "oft_v2", "boft", "norm"}
+BYPASSES = {"lokr", "glora", "ia3", "oft", "oft_v2", "boft", "vera", "full", "norm", "joined_rows"}
 THIN = {"lora", "locon", "loha", "lokr", "glora", "vera", "joined_rows"}
 
 every_sample = pytest.mark.parametrize("sample", [pytest.param(name, id=name.replace(" ", "-")) for name in SAMPLES])

@@ -10,7 +10,9 @@ from safetensors import safe_open
 import lorica
 from lorica.adapters import Adapter, LoRA
 from lorica.errors import FormatError
-from lorica.formats.dialects.diffusers import split_key
+from lorica.formats.account import Account
+from lorica.formats.dialects.diffusers import split_processor
+from lorica.formats.keys_to_modules import split_dotted
 
 
 def lora(alpha: float | None = None, rank: int = 3) -> LoRA:
@@ -34,11 +36,15 @@ def lora(alpha: float | None = None, rank: int = 3) -> LoRA:
     ],
 )
 def test_each_spelling_is_taken_apart(key: str, path: str, leaf: str) -> None:
-    assert split_key(key) == (path, leaf)
+    account = Account("diffusers", "the file")
+    assert list(split_dotted([key], account, split_processor)) == [(key, path, leaf)]
+    assert not account.unused
 
 
-def test_an_ending_of_another_format_is_none() -> None:
-    assert split_key("unet.a.to_q.weight") is None
+def test_an_ending_of_another_format_is_left() -> None:
+    account = Account("diffusers", "the file")
+    assert not list(split_dotted(["unet.a.to_q.weight"], account, split_processor))
+    assert account.unused == {"unet.a.to_q.weight": "its ending is none that this format knows."}
 
 
 def config_of(file: Path) -> dict[str, object]:

@@ -10,14 +10,14 @@ from lorica.adapters import OFT, AdapterLayer, DoRA, Full, LoKr, LoRA
 from lorica.errors import FormatError
 from lorica.formats.methods.fused import join, split
 from lorica.formats.methods.rows import take_rows
-from lorica.formats.places import Place
+from lorica.formats.names import Location
 from lorica.models.spellings import Part
 
 # q, k and v of 4, 3 and 5 rows in one weight of 12.
 ROWS = {"q": (0, 4), "k": (4, 7), "v": (7, 12)}
-QKV = Place("transformer", tuple(Part(path, rows) for path, rows in ROWS.items()))
+QKV = Location("transformer", tuple(Part(path, rows) for path, rows in ROWS.items()))
 # A modulation whose halves stand the other way round.
-SWAPPED = Place("transformer", (Part("norm", (0, 6), (6, 12)), Part("norm", (6, 12), (0, 6))))
+SWAPPED = Location("transformer", (Part("norm", (0, 6), (6, 12)), Part("norm", (6, 12), (0, 6))))
 WIDTH = 7
 
 
@@ -130,7 +130,7 @@ def test_a_method_that_no_rows_can_be_taken_of_is_refused() -> None:
     class Other(Full):
         kind = "other"
 
-    with pytest.raises(FormatError, match="a other layer cannot be cut"):
+    with pytest.raises(FormatError, match="no file holds a other layer, so it cannot be cut"):
         take_rows(Other(torch.randn(4, 3)), [(0, 2)])
 
 
@@ -157,7 +157,7 @@ def test_parts_that_do_not_fit_over_each_other_are_refused(name: str) -> None:
 
 
 def test_stored_rotations_are_cut_and_stacked_between_their_blocks() -> None:
-    pair = Place("transformer", (Part("one", (0, 4)), Part("two", (4, 12))))
+    pair = Location("transformer", (Part("one", (0, 4)), Part("two", (4, 12))))
     whole = OFT(rotations=torch.randn(3, 4, 4), constraint=0.5)  # which means nothing here
     parts = split(whole, pair)
     assert {path: part.weight_shape[0] for path, part in parts.items()} == {"one": 4, "two": 8}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from lorica.formats.keys import Keys
+from lorica.formats.keys_to_modules import Keys
 
 KEYS = Keys.of(["a.0.lora1.up", "a.11.lora1.up", "b2.#.down"])
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lorica.adapters import Adapter, LoRA
-from lorica.formats.looks import families_of, family_of, modules_in, sentence
+from lorica.formats.base_model import families_of, family_of, modules_in, sentence
 from lorica.models import FAMILIES, Target
 
 HALVES = [

@@ -12,13 +12,10 @@ from lorica.adapters import KINDS, Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats.account import Account
 from lorica.formats.dialects.dialect import Parsed
-from lorica.formats.kinds import Kinds
-from lorica.formats.layout import split_flat
-from lorica.formats.methods.layers import group
-from lorica.formats.methods.recipes import with_alpha
+from lorica.formats.keys_to_modules import FileModules, split_flat
 from lorica.formats.modules import ModuleReader
-from lorica.formats.places import Place, whole
-from lorica.formats.storage.files import Stored, load, peek
+from lorica.formats.names import Location
+from lorica.formats.storage.files import FileContents, load, peek
 from lorica.models import FAMILIES, Target
 from lorica.models.spellings import Part
 
@@ -111,19 +108,20 @@ def test_the_same_tensors_on_another_shape_of_weight_are_looked_at_again() -> No
     assert {"(640, 640), but the model has (1280, 1280)" in left.reason for left in report.unused} == {True}
 
 
-def read_alike(places: dict[str, Place], **meaning: Any) -> tuple[dict[str, Tensor], dict[str, AdapterLayer]]:
+def read_alike(places: dict[str, Location], **meaning: Any) -> tuple[dict[str, Tensor], dict[str, AdapterLayer]]:
     """Read modules of one kind that stand in given places, each for a weight of the same shape."""
     leaves = {"lora_down.weight": (3, 5), "lora_up.weight": (4, 3)}
     tensors = {f"{name}.{leaf}": tensor for name in places for leaf, tensor in module_of(leaves).items()}
     paths = [path for place in places.values() for path in place.paths()]
     target = Target("a model", {"unet": dict.fromkeys(paths, (4, 5))})
-    parsed = Parsed(group(split_flat(tensors), "the file"), places.__getitem__, target, **meaning)
-    return tensors, ModuleReader(Stored("the file", tensors), parsed, Account("kohya", "the file")).read()["unet"]
+    contents = FileContents("the file", tensors)
+    parsed = Parsed(FileModules(contents, split_flat(tensors)), places.__getitem__, target, **meaning)
+    return tensors, ModuleReader(contents, parsed, Account("kohya", "the file")).read()["unet"]
 
 
 def test_a_module_whose_rows_stand_in_another_order_is_not_made_like_one_as_a_whole() -> None:
     halves = Part("turned", rows=(0, 2), own_rows=(2, 4)), Part("turned", rows=(2, 4), own_rows=(0, 2))
-    places = {"a": whole("unet", "first"), "b": Place("unet", halves), "c": whole("unet", "last")}
+    places = {"a": Location.of("unet", "first"), "b": Location("unet", halves), "c": Location.of("unet", "last")}
     tensors, layers = read_alike(places)
     assert list(layers) == ["first", "turned", "last"]
     assert torch.equal(layers["last"].tensors["up"], tensors["c.lora_up.weight"])
@@ -133,9 +131,11 @@ def test_a_module_whose_rows_stand_in_another_order_is_not_made_like_one_as_a_wh
 def test_a_module_that_its_configuration_means_otherwise_is_not_made_like_another() -> None:
     def revise(path: str, layer: AdapterLayer, shape: tuple[int, ...] | None) -> AdapterLayer | str:
         assert shape == (4, 5)
-        return with_alpha(layer, 7.0) if path == "other" else "no such thing." if path == "none" else layer
+        if path == "none":
+            return "no such thing."
+        return lorica.LoRA(**layer.tensors, alpha=7.0) if path == "other" else layer
 
-    places = {name: whole("unet", name) for name in ("first", "other", "none", "last")}
+    places = {name: Location.of("unet", name) for name in ("first", "other", "none", "last")}
     _, layers = read_alike(places, revise=revise)
     assert {path: layer.alpha for path, layer in layers.items()} == {"first": 3.0, "other": 7.0, "last": 3.0}
 
@@ -160,12 +160,6 @@ def test_the_kinds_of_unread_tensors_are_those_of_read_ones(tmp_path: Path) -> N
     tensors[f"{NAMES[1]}.lora_up.weight"] = tensors[f"{NAMES[1]}.lora_up.weight"].half()
     tensors[f"{NAMES[2]}.lora_down.weight"] = torch.randn(4, WIDTH)
     file = lorica.write(lorica.read(file_of(LORA)), tmp_path / "file.safetensors", format="kohya")
-    for stored in (load(file), peek(file)):
-        modules = group(split_flat(stored.tensors), "the file")
-        assert set(Kinds(stored, modules).of.values()) == {0}
-    stored = load(file)
-    mixed = type(stored)("the file", tensors)
-    modules = group(split_flat(tensors), "the file")
-    kinds = Kinds(mixed, modules)
-    assert list(kinds.of.values()) == [0, 1, 2, 0]
-    assert [leaves["alpha"] for leaves in kinds.samples] == [f"{name}.alpha" for name in NAMES[:3]]
+    for contents in (load(file), peek(file)):
+        assert set(FileModules(contents, split_flat(contents.tensors)).kinds.values()) == {0}
+    assert list(FileModules(FileContents("the file", tensors), split_flat(tensors)).kinds.values()) == [0, 1, 2, 0]

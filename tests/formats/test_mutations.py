@@ -15,7 +15,7 @@ from formats_fixtures import NAMES, READ_ONLY, describe, filled
 from lorica.errors import LoRAError
 from lorica.formats import FORMATS
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.storage.files import Stored, load, save
+from lorica.formats.storage.files import FileContents, load, save
 from lorica.models import FAMILIES
 
 Tensors = dict[str, Tensor]
@@ -103,7 +103,7 @@ def check(name: str, draw: st.DataObject) -> None:
         if tensors:
             draw.draw(st.sampled_from(MUTATIONS))(tensors, draw.draw(st.sampled_from(sorted(tensors))), draw)
     target = FAMILIES[facts["fits"]].target if facts["fits"] and draw.draw(st.booleans()) else None
-    stored = Stored("the file", tensors, facts["metadata"])
+    stored = FileContents("the file", tensors, facts["metadata"])
     try:
         dialect = recognise(stored, FORMATS)
         adapter = interpret(stored, dialect, target, strict=True)
@@ -112,7 +112,7 @@ def check(name: str, draw: st.DataObject) -> None:
         return
     assert adapter.report is not None
     assert set(adapter.report.used) == set(tensors)
-    if dialect.NAME not in READ_ONLY:
+    if dialect.name not in READ_ONLY:
         again, _ = dialect.compose(adapter, target)
         assert again.keys() == tensors.keys()
         for key, tensor in tensors.items():

@@ -3,10 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lorica.errors import FormatError
-from lorica.formats.dialects import kohya
-from lorica.formats.dialects.kohya import PREFIXES
-from lorica.formats.names import flat_name, flat_names, name_table
-from lorica.formats.places import whole
+from lorica.formats.dialects.kohya import KOHYA
+from lorica.formats.names import Location, flat_name, flat_names, name_table
 from lorica.models import FAMILIES, Target
 
 
@@ -22,8 +20,8 @@ def test_two_paths_with_one_flat_name_are_refused_naming_both() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_module_of_every_family_has_its_own_flat_name(name: str) -> None:
     target = FAMILIES[name].target
-    wholes = {(place.component, place.parts[0].path) for place in kohya.NAMING.table(target).values() if place.is_whole}
-    known = set(kohya.PREFIXES)
+    wholes = {(place.component, place.parts[0].path) for place in KOHYA.table(target).values() if place.is_whole}
+    known = set(KOHYA.prefixes)
     assert wholes == {(component, path) for component, path, _ in target.modules() if component in known}
 
 
@@ -34,4 +32,6 @@ def test_a_text_encoder_is_found_in_both_spellings_whatever_the_live_one() -> No
         ((_, path, _),) = target.modules()
         for prefix in ("lora_te", "lora_te1"):
             for spelling in ("text_model_encoder_layers_0_mlp_fc1", "encoder_layers_0_mlp_fc1"):
-                assert name_table(target, PREFIXES, "_")[f"{prefix}_{spelling}"] == whole("text_encoder", path)
+                assert name_table(target, KOHYA.prefixes, "_")[f"{prefix}_{spelling}"] == Location.of(
+                    "text_encoder", path
+                )

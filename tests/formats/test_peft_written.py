@@ -15,9 +15,9 @@ from torch import nn
 import lorica
 from lorica.adapters import IA3, Adapter, AdapterLayer, DoRA, Full, LoHa, LoKr, LoRA, OFTv2, VeRA
 from lorica.errors import FormatError
-from lorica.formats.methods.peft_lokr import taken
+from lorica.formats.methods.lokr import taken
 from lorica.formats.reading import interpret
-from lorica.formats.storage.files import Stored
+from lorica.formats.storage.files import FileContents
 from lorica.models import Target
 from sample_layers import relative_error
 
@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[dict[str, AdapterLayer], str]] = {
     ),
     "a method that PEFT has not": (
         {"a.k": LoRA(matrix(2, 12), matrix(40, 2)), "a.q": Full(matrix(16, 24))},
-        r"nothing was written\.\n  unet\.a\.q: full, and it is written for lora, .* layers alone",
+        r"nothing was written\.\n  unet\.a\.q: it is a full layer, and the format is written for lora, .* layers alone",
     ),
     "two methods": (
         {"a.q": LoRA(matrix(2, 24), matrix(16, 2)), "a.k": IA3(matrix(40, 1), on_input=False, is_factor=True)},
@@ -302,7 +302,7 @@ def test_a_bias_is_stored_over_its_scaling_where_that_gives_it_again(alpha: floa
     adapter = Adapter({"unet": {"a.q": LoRA(*halves, alpha, bias=matrix(16).to(dtype))}})
     for name in ("peft", "diffusers"):
         tensors, metadata = lorica.formats.FORMATS[name].compose(adapter, TARGET)
-        stored = Stored("a file", tensors, metadata)
+        stored = FileContents("a file", tensors, metadata)
         assert interpret(stored, lorica.formats.FORMATS[name], TARGET, strict=True) == adapter
 
 

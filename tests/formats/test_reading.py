@@ -11,9 +11,9 @@ from formats_fixtures import NAMES, READ_ONLY, describe, filled
 from lorica.adapters import Adapter, LoCon, LoRA
 from lorica.errors import FormatError, LoRAError, ModelError, ShapeError, UnknownNameError
 from lorica.formats import FORMATS
-from lorica.formats.methods.recipes import WITHOUT_ALPHA, untold_alpha
+from lorica.formats.methods.layers import has_alpha, untold_alpha
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.storage.files import Stored
+from lorica.formats.storage.files import FileContents
 from lorica.models import FAMILIES, Target
 
 SD1 = FAMILIES["sd1"].target
@@ -36,7 +36,7 @@ def test_every_kind_of_file_is_read_completely_and_bit_for_bit(name: str, with_t
     facts = describe(name)
     tensors = filled(facts["tensors"])
     target = FAMILIES[facts["fits"]].target if with_target and facts["fits"] else None
-    stored = Stored("the state dict", tensors, facts["metadata"])
+    stored = FileContents("the state dict", tensors, facts["metadata"])
     adapter = interpret(stored, recognise(stored, FORMATS), target, strict=True)
     assert adapter.report is not None
     assert (adapter.report.format, adapter.report.base_model) == (facts["format"], facts["base_model"])
@@ -47,7 +47,7 @@ def test_every_kind_of_file_is_read_completely_and_bit_for_bit(name: str, with_t
     held = [tensor for _, _, layer in adapter.layers() for tensor in layer.tensors.values()] + words
     places = {tensor.untyped_storage().data_ptr() for tensor in held}
     assert places == {tensor.data_ptr() for tensor in tensors.values() if tensor.numel() > 1}  # views of it, no copies
-    of_rank = [layer for _, _, layer in adapter.layers() if layer.kind not in WITHOUT_ALPHA]
+    of_rank = [layer for _, _, layer in adapter.layers() if has_alpha(layer)]
     stored_alpha = {1.5 * RANKS.get(facts["format"], 1)} if any(key.endswith(".alpha") for key in tensors) else set()
     assert {layer.alpha for layer in of_rank} == (stored_alpha or {untold_alpha(layer) for layer in of_rank})
 
@@ -59,7 +59,7 @@ RANKS = {"hcp": 3}  # where the stored number is the scaling itself
 def test_a_file_that_was_read_is_written_back_bit_for_bit_in_its_own_spelling(name: str) -> None:
     facts = describe(name)
     tensors = filled(facts["tensors"])
-    stored = Stored("the state dict", tensors, facts["metadata"])
+    stored = FileContents("the state dict", tensors, facts["metadata"])
     for target in (None, FAMILIES[facts["fits"]].target if facts["fits"] else None):
         adapter = interpret(stored, recognise(stored, FORMATS), target, strict=True)
         again, _ = FORMATS[facts["format"]].compose(adapter, target)

@@ -84,7 +84,7 @@ def fused_file(style: str) -> dict[str, Tensor]:
     Without ``linear1``: stock diffusers cuts it at the sizes of the published model, whatever the model's are.
     """
     _, target = flux_target()
-    names = FORMATS["comfyui"].NAMING.table(target)  # type: ignore[attr-defined]
+    names = FORMATS["comfyui"].table(target)  # type: ignore[attr-defined]
     shapes = target.components["transformer"]
     wanted = ("attn.qkv", "attn.proj", "mlp.0", "mlp.2", "mod.lin", "linear2", "modulation.lin")
     tensors: dict[str, Tensor] = {}

@@ -15,7 +15,7 @@ from lorica.errors import ShapeError
 
 ANY = -1  # stands in ``weight_shape`` for a size that the tensors of a layer do not tell
 Layer = TypeVar("Layer", bound="AdapterLayer")
-Copied = Callable[[Tensor, "torch.device", "torch.dtype"], Tensor]  # makes the copy of a tensor
+Copied = Callable[[Tensor, "torch.device", "torch.dtype"], Tensor]  # in quotes: inspect reads without torch, 0012
 _put = object.__setattr__  # a layer's own refuses, because a layer is immutable
 
 

@@ -7,24 +7,21 @@ from pathlib import Path
 
 from lorica.adapters import Adapter
 from lorica.errors import FileError, FormatError, ModelError, UnknownNameError
-from lorica.formats.dialects import (
-    bfl_control,
-    cloneofsimo,
-    comfyui,
-    control_lora,
-    diffusers,
-    hcp,
-    kohya,
-    lycoris,
-    omi,
-    onetrainer,
-    peft,
-    uso,
-    wan_fun,
-    xlabs,
-)
+from lorica.formats.dialects.bfl_control import BFL_CONTROL
+from lorica.formats.dialects.cloneofsimo import CLONEOFSIMO
+from lorica.formats.dialects.comfyui import COMFYUI
+from lorica.formats.dialects.control_lora import CONTROL_LORA
 from lorica.formats.dialects.dialect import Dialect
-from lorica.formats.dialects.naming import Naming, model_for
+from lorica.formats.dialects.diffusers import DIFFUSERS
+from lorica.formats.dialects.hcp import HCP
+from lorica.formats.dialects.kohya import KOHYA
+from lorica.formats.dialects.lycoris import LYCORIS
+from lorica.formats.dialects.omi import OMI
+from lorica.formats.dialects.onetrainer import ONETRAINER, ONETRAINER_METADATA
+from lorica.formats.dialects.peft import PEFT
+from lorica.formats.dialects.uso import USO
+from lorica.formats.dialects.wan_fun import WAN_FUN
+from lorica.formats.dialects.xlabs import XLABS
 from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.storage.files import save, save_text
@@ -33,21 +30,23 @@ from lorica.formats.storage.sources import FILE_NAME, PEFT_FILE, Source, open_so
 from lorica.models import Target
 from lorica.models.clip import spellings
 
-_DIALECTS: tuple[Dialect, ...] = (
-    diffusers, kohya, peft, comfyui, lycoris, onetrainer, omi, wan_fun,
-    xlabs, uso, bfl_control, control_lora, hcp, cloneofsimo,
-)  # fmt: skip
-FORMATS: dict[str, Dialect] = {dialect.NAME: dialect for dialect in _DIALECTS}
+FORMATS: dict[str, Dialect] = {
+    dialect.name: dialect
+    for dialect in (
+        DIFFUSERS, KOHYA, PEFT, COMFYUI, LYCORIS, ONETRAINER, OMI, WAN_FUN, XLABS, USO, BFL_CONTROL, CONTROL_LORA, HCP,
+        CLONEOFSIMO,
+    )
+}  # fmt: skip
 
 # Metadata that is true of the tensors of one file only, and not written with others.
 HASHES = (MODEL_HASH, LEGACY_HASH, "modelspec.hash_sha256")
-OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, *onetrainer.METADATA)  # what says how the tensors of one file are named
+OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, *ONETRAINER_METADATA)  # what says how the tensors of one file are named
 
 __all__ = ["FORMATS", "Dialect", "Source", "model_named_by", "read", "write"]
 
 
 def read(source: Source, *, target: Target | None = None, strict: bool = True) -> Adapter:
-    """Return the adapter that a source holds; ``adapter.report`` says what became of every key.
+    """The adapter that a source holds; ``adapter.report`` says what became of every key.
 
     Tensors are exactly those of the file, memory-mapped. Module paths are the target's own; without a target, those
     that files carry (a CLIP text encoder's begin with ``text_model.``).
@@ -62,8 +61,8 @@ def read(source: Source, *, target: Target | None = None, strict: bool = True) -
         FormatError: if the format is not recognised, a value is NaN or infinite or, when strict, a key has no use.
         ShapeError: if the tensors of a module do not fit each other.
     """
-    stored = open_source(source)
-    return interpret(stored, recognise(stored, FORMATS), target, strict=strict)
+    contents = open_source(source)
+    return interpret(contents, recognise(contents, FORMATS), target, strict=strict)
 
 
 def write(
@@ -97,24 +96,23 @@ def write(
         raise FormatError("the adapter has no layers; there is nothing to write.")
     if target is not None:
         _check_fits(adapter, target)
-    place = _file_for(Path(path).expanduser(), PEFT_FILE if format == peft.NAME else FILE_NAME)
+    place = _file_for(Path(path).expanduser(), PEFT_FILE if format == PEFT.name else FILE_NAME)
     tensors, needed = FORMATS[format].compose(adapter, target)
     own = {name: value for name, value in adapter.metadata.items() if name not in (*OF_ONE_FORMAT, *HASHES)}
     texts = _texts({**own, **(metadata or {}), **needed, "format": "pt"})
-    save(tensors, place, texts, OWN_HASHES if format == kohya.NAME else None)
+    save(tensors, place, texts, OWN_HASHES if format == KOHYA.name else None)
     if CONFIG_FILE in needed and place.name == PEFT_FILE:
         save_text(needed[CONFIG_FILE], place.with_name(CONFIG_FILE))
     return place
 
 
 def model_named_by(adapter: Adapter, format: str) -> Target | None:  # noqa: A002  # the word that users know
-    """Return the model whose names a file in a format gets, if the adapter alone is asked; None if any will do.
+    """The model whose names a file in a format gets, if the adapter alone is asked; None if any will do.
 
     Raises:
         FormatError: if it may be for several models whose modules the format names differently.
     """
-    naming = getattr(FORMATS[format], "NAMING", None)
-    return model_for(adapter, None, naming) if isinstance(naming, Naming) else None
+    return FORMATS[format].model_for(adapter, None)
 
 
 def _file_for(path: Path, usual: str) -> Path:

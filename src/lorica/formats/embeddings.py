@@ -12,12 +12,10 @@ from torch import Tensor
 
 from lorica.adapters import Adapter
 from lorica.errors import FormatError
-from lorica.formats.account import Account
-from lorica.formats.methods.layers import twice
-from lorica.formats.spelling import Spelling
-from lorica.formats.storage.files import Stored
+from lorica.formats.account import Account, FileSpelling
+from lorica.formats.keys_to_modules import EMBEDDINGS, twice
+from lorica.formats.storage.files import FileContents
 
-START = "bundle_emb."
 _ANY = "string_to_param.*"  # A1111: of the only text encoder
 _PARAMETERS = "emb_params"  # the same of a .safetensors file that was packed into the bundle
 _COMPONENTS = {_ANY: "text_encoder", _PARAMETERS: "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
@@ -25,27 +23,27 @@ _OUT = "_out"
 Embeddings = Mapping[str, Mapping[str, Tensor]]  # token to component to vectors
 
 
-def read_embeddings(stored: Stored, account: Account) -> Embeddings:
-    """Return the embeddings of a file, and count their keys as used.
+def read_embeddings(contents: FileContents, account: Account) -> Embeddings:
+    """The embeddings of a file, whose keys count as used.
 
     Raises:
         FormatError: if two keys are the vectors of one token for one text encoder, or one holds no vectors.
     """
-    if START not in "\n".join(stored.tensors):
+    if EMBEDDINGS not in "\n".join(contents.tensors):
         return {}
     found: dict[str, dict[str, Tensor]] = {}
     owner: dict[tuple[str, str], str] = {}
-    for key, vectors in stored.tensors.items():
-        if not key.startswith(START):
+    for key, vectors in contents.tensors.items():
+        if not key.startswith(EMBEDDINGS):
             continue
         token, leaf = split_embedding(key)
-        component = _component_of(leaf, has_clip_g=f"{START}{token}.clip_g" in stored.tensors)
+        component = _component_of(leaf, has_clip_g=f"{EMBEDDINGS}{token}.clip_g" in contents.tensors)
         other = owner.setdefault((token, component), key)
         if other != key:
-            raise twice(stored.source, other, key, f"vectors of {token!r} for the {component}")
+            raise twice(contents.source, other, key, f"vectors of {token!r} for the {component}")
         if vectors.ndim not in (1, 2) or not vectors.is_floating_point():
             raise FormatError(
-                f"{stored.source}: {key!r} is {tuple(vectors.shape)} of {vectors.dtype}; expected the vectors of "
+                f"{contents.source}: {key!r} is {tuple(vectors.shape)} of {vectors.dtype}; expected the vectors of "
                 "a token, of shape (n, width)."
             )
         found.setdefault(token, {})[component] = vectors
@@ -55,16 +53,16 @@ def read_embeddings(stored: Stored, account: Account) -> Embeddings:
 
 
 def split_embedding(key: str) -> tuple[str, str]:
-    """Return the token and the leaf of a key; a token may hold dots."""
-    rest = key.removeprefix(START)
+    """The token and the leaf of a key; a token may hold dots."""
+    rest = key.removeprefix(EMBEDDINGS)
     if rest.endswith(f".{_ANY}"):
         return rest.removesuffix(f".{_ANY}"), _ANY
     token, _, leaf = rest.rpartition(".")
     return token, leaf
 
 
-def embedding_tensors(adapter: Adapter, spelling: Spelling, *, alone: str = "clip_l") -> dict[str, Tensor]:
-    """Return the vectors under the keys that they were read from, or those that the programs look for.
+def embedding_tensors(adapter: Adapter, spelling: FileSpelling, *, alone: str = "clip_l") -> dict[str, Tensor]:
+    """The vectors under the keys that they were read from, or those that the programs look for.
 
     Args:
         adapter: the adapter whose embeddings they are.
@@ -72,7 +70,8 @@ def embedding_tensors(adapter: Adapter, spelling: Spelling, *, alone: str = "cli
         alone: the leaf for the only text encoder of a model.
     """
     return {
-        spelling.embeddings.get((token, component)) or f"{START}{token}.{_leaf_of(component, adapter, alone)}": vectors
+        spelling.embeddings.get((token, component))
+        or f"{EMBEDDINGS}{token}.{_leaf_of(component, adapter, alone)}": vectors
         for token, parts in adapter.embeddings.items()
         for component, vectors in parts.items()
     }

@@ -21,8 +21,6 @@ from lorica.models.clip import spellings, without_wrapper
 METADATA_KEY = "lora_adapter_metadata"
 CONFIG_FILE = "adapter_config.json"
 DEFAULT_ALPHA = 8  # PEFT's, where a configuration names none
-SERIES_SINCE = "0.18.0"  # the version of PEFT that changed the series of its OFT to the one that it has now
-COFT_EPS = 6e-5  # PEFT's, for the constraint of an OFT
 # The settings that decide what the layers are; PEFT writes many more, and other versions other ones.
 _MEANING = (
     "peft_type", "r", "rank_pattern", "lora_alpha", "alpha", "alpha_pattern", "use_rslora", "feedforward_modules",
@@ -141,8 +139,6 @@ def make_config(layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int] | N
         "alpha_pattern": alphas,
         "target_modules": make_targets(layers),
     }
-    if any(layer.kind == "dora" for layer in layers.values()):
-        config["use_dora"] = True
     if any("bias" in layer.tensors for layer in layers.values()):
         config["lora_bias"] = True
     return config

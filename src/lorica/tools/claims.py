@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lorica.adapters import Adapter
-from lorica.formats import looks
+from lorica.formats.base_model import candidates_for, families_of
 from lorica.formats.reading import BASE_MODEL_FIELDS
 from lorica.models import FAMILIES
 from lorica.models.detect import Candidate
@@ -71,7 +71,7 @@ def base_of(adapter: Adapter) -> Claim:
     shown = report.evidence if report else ()
     candidates: Sequence[Candidate] = ()
     if not shown and len(adapter):
-        candidates = looks.candidates_for(adapter)
+        candidates = candidates_for(adapter)
         shown = candidates[0].evidence if candidates else ("none of its modules is known of any base model here.",)
         fitting = [candidate.family for candidate in candidates if candidate.fits]
         if named not in fitting and len(fitting) == 1:
@@ -79,7 +79,7 @@ def base_of(adapter: Adapter) -> Claim:
     evidence = (*_stated(adapter.metadata), *shown)
     if named is not None:
         return Claim(named, FAMILIES[named].title, evidence)
-    titles = [family.title for family in looks.families_of(adapter, candidates)]
+    titles = [family.title for family in families_of(adapter, candidates)]
     if not titles:
         return Claim(None, "unknown", evidence)
     return Claim(None, " or ".join(titles), (*evidence, f"it fits {' and '.join(titles)} alike."))

@@ -16,7 +16,7 @@ from lorica.atomic import atomic_write
 from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
 from lorica.formats import FORMATS, Source, model_named_by, read, write
-from lorica.formats.dialects import control_lora
+from lorica.formats.dialects.control_lora import CONTROL_LORA, no_adapter
 from lorica.formats.storage.sources import FILE_NAME
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings
@@ -111,8 +111,8 @@ def convert(
     base = open_base(model) if model is not None else None
     original = read(source, target=base.target if base else None)
     report = original.report
-    if report and report.format == control_lora.NAME:
-        raise control_lora.no_adapter(report.source, to)
+    if report and report.format == CONTROL_LORA.name:
+        raise no_adapter(report.source, to)
     target = base.target if base else _target_of(original, to)
     cast = dtype_named(dtype)
     held, changed = _LoraFallback(to, target, base, approximate, cast).fit(_cast(original, cast) if cast else original)

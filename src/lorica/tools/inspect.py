@@ -14,7 +14,7 @@ from lorica.adapters import Adapter
 from lorica.errors import FileError, FormatError, LoRAError, ShapeError
 from lorica.formats import FORMATS
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.storage.files import PICKLED, Stored, peek, tensors_of
+from lorica.formats.storage.files import PICKLED, FileContents, peek, tensors_of
 from lorica.formats.storage.sources import PREFERRED, SUFFIXES, Source, locate, with_config
 from lorica.formats.storage.unread import Unread
 from lorica.models import Target
@@ -94,25 +94,25 @@ def adapter_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
-def _open(source: Source) -> tuple[Stored, Path | None]:
+def _open(source: Source) -> tuple[FileContents, Path | None]:
     if isinstance(source, Mapping):
-        return Stored("the state dict", tensors_of(source, "the state dict")), None
+        return FileContents("the state dict", tensors_of(source, "the state dict")), None
     path = locate(source)
     return with_config(peek(path)), path
 
 
-def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: bool) -> Facts:
+def _facts(stored: FileContents, path: Path | None, target: Target | None, *, norms: bool) -> Facts:
     dialect = recognise(stored, FORMATS)
-    read = _read(stored, dialect.NAME, target)
+    read = _read(stored, dialect.name, target)
     adapter, report = read.adapter, read.adapter.report
     layers = [layer for _, _, layer in adapter.layers()]
     measured = _measure(adapter) if norms else {}
     return Facts(
         source=stored.source,
         size=path.stat().st_size if path else None,
-        format=dialect.NAME,
+        format=dialect.name,
         base=base_of(adapter),
-        trainer=trainer_of(stored.tensors, stored.metadata, dialect.NAME),
+        trainer=trainer_of(stored.tensors, stored.metadata, dialect.name),
         methods=_counted(layer.kind for layer in layers),
         dtypes=_dtypes(stored),
         parameters=sum(map(prod, map(attrgetter("shape"), stored.tensors.values()))),
@@ -128,7 +128,7 @@ def _facts(stored: Stored, path: Path | None, target: Target | None, *, norms: b
         training=training_of(stored.metadata),
         metadata=dict(stored.metadata),
         hashes=unchecked(stored.metadata),
-        fit=_fit(stored, dialect.NAME, target, adapter) if target else None,
+        fit=_fit(stored, dialect.name, target, adapter) if target else None,
     )
 
 
@@ -145,7 +145,7 @@ class _Interpretation:
         return len(self.adapter.report.unused) if self.adapter.report else 0
 
 
-def _read(stored: Stored, format_name: str, target: Target | None) -> _Interpretation:
+def _read(stored: FileContents, format_name: str, target: Target | None) -> _Interpretation:
     """Interpretation of the file alone, or with the given model where that explains more of it."""
     alone = _interpret(None, stored, format_name)
     if target is None or not (alone.problem or alone.unused):
@@ -153,7 +153,7 @@ def _read(stored: Stored, format_name: str, target: Target | None) -> _Interpret
     return min(alone, _interpret(target, stored, format_name), key=lambda read: (read.problem is not None, read.unused))
 
 
-def _interpret(target: Target | None, stored: Stored, format_name: str) -> _Interpretation:
+def _interpret(target: Target | None, stored: FileContents, format_name: str) -> _Interpretation:
     try:
         return _Interpretation(interpret(stored, FORMATS[format_name], target, strict=False, check_values=False))
     except (FormatError, ShapeError) as error:
@@ -175,7 +175,7 @@ def _broken(norms: Norms) -> str | None:
     )
 
 
-def _fit(stored: Stored, format_name: str, target: Target, alone: Adapter) -> Fit:
+def _fit(stored: FileContents, format_name: str, target: Target, alone: Adapter) -> Fit:
     """Fit of a file to a model: the number of its modules that the model has, and what is wrong with the others."""
     try:
         adapter = interpret(stored, FORMATS[format_name], target, strict=False, check_values=False)
@@ -185,7 +185,7 @@ def _fit(stored: Stored, format_name: str, target: Target, alone: Adapter) -> Fi
     return Fit(target.name, max(len(alone), len(adapter)), len(adapter), {each.key: each.reason for each in left})
 
 
-def _dtypes(stored: Stored) -> dict[str, int]:
+def _dtypes(stored: FileContents) -> dict[str, int]:
     """Number of tensors of each dtype."""
     unread = isinstance(next(iter(stored.tensors.values())), Unread)  # all of them are, or none
     counts = _counted(map(attrgetter("stored_dtype" if unread else "dtype"), stored.tensors.values()))

@@ -11,21 +11,17 @@ A ``.pt`` file is the bare list, up and down by turns: read as these names, of t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-from torch import Tensor
-
-from lorica.adapters import Adapter
 from lorica.errors import FormatError
 from lorica.formats.account import Account
-from lorica.formats.dialects.dialect import Parsed, read_only
-from lorica.formats.keys import Keys
-from lorica.formats.methods.layers import Leaves, group
-from lorica.formats.places import Place, Shape, whole
-from lorica.formats.storage.files import Stored
+from lorica.formats.dialects.dialect import Dialect, Parsed
+from lorica.formats.keys_to_modules import FileModules, Keys, Leaves, Split
+from lorica.formats.names import Location
+from lorica.formats.storage.files import FileContents
 from lorica.models import FAMILIES, Target
+from lorica.models.folding import Shape
 
-NAME = "cloneofsimo"
 _KEY = re.compile(r"(?P<component>unet|text_encoder):(?P<number>\d+):(?P<half>up|down)")
 _FIRST = {"unet:0:up", "text_encoder:0:up", "unet:0:down", "text_encoder:0:down"}
 _EMBEDDING = "<embed>"  # the metadata's value for a token's vectors, which have the token for a key
@@ -36,72 +32,66 @@ _EXTENDED = re.compile(rf"{_LINEAR.pattern}|.+\.resnets\.\d+\.(conv1|conv2|time_
 _TEXT = re.compile(r".+\.self_attn\.(q|k|v|out)_proj")
 
 
-def recognises(keys: Keys) -> bool:
-    """Tell whether the first of the numbered layers is there."""
-    return keys.hold_key(*_FIRST)
+class _Cloneofsimo(Dialect):
+    def recognises(self, keys: Keys) -> bool:
+        return keys.hold_key(*_FIRST)
+
+    def parse(self, contents: FileContents, target: Target | None, account: Account) -> Parsed:
+        modules = FileModules(contents, _split(contents, account))
+        models = [target] if target else [FAMILIES["sd1"].target, FAMILIES["sd2"].target]
+        found = next(filter(None, (_walk(contents, modules.leaves, model) for model in models)), None)
+        if found is None:
+            raise FormatError(
+                f"{contents.source} numbers its {len(modules.leaves)} layers in the order of the model's modules, and "
+                f"no order of {' or '.join(model.name for model in models)} has their sizes. "
+                f"{'It is for another model.' if target else 'Pass target= for its base model.'}"
+            )
+        model, locations = found
+        missing = f"the model has only {len(locations)} modules in that order."
+        embeddings = {
+            key: {"text_encoder": tensor}
+            for key, tensor in contents.tensors.items()
+            if contents.metadata.get(key) == _EMBEDDING
+        }
+        account.used.extend(embeddings)
+        return Parsed(modules, lambda name: locations.get(name, missing), model, embeddings=embeddings)
 
 
-def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
-    """Return the meaning of the keys: the modules in the order in which their sizes fit."""
-    modules = group(_split(stored, account), stored.source)
-    models = [target] if target else [FAMILIES["sd1"].target, FAMILIES["sd2"].target]
-    found = next(filter(None, (_walk(stored, modules, model) for model in models)), None)
-    if found is None:
-        raise FormatError(
-            f"{stored.source} numbers its {len(modules)} layers in the order of the model's modules, and no order of "
-            f"{' or '.join(model.name for model in models)} has their sizes. "
-            f"{'It is for another model.' if target else 'Pass target= for its base model.'}"
-        )
-    model, places = found
-    missing = f"the model has only {len(places)} modules in that order."
-    embeddings = {
-        key: {"text_encoder": tensor}
-        for key, tensor in stored.tensors.items()
-        if stored.metadata.get(key) == _EMBEDDING
-    }
-    account.used.extend(embeddings)
-    return Parsed(modules, lambda name: places.get(name, missing), model, embeddings=embeddings)
-
-
-def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Refuse: files in this format are only read."""
-    del adapter, target
-    raise read_only(NAME)
-
-
-def _split(stored: Stored, account: Account) -> Iterator[tuple[str, str, str]]:
-    for key in stored.tensors:
+def _split(contents: FileContents, account: Account) -> Split:
+    for key in contents.tensors:
         found = _KEY.fullmatch(key)
         if found:
             yield key, f"{found['component']}:{found['number']}", f"lora.{found['half']}"
-        elif stored.metadata.get(key) != _EMBEDDING:
+        elif contents.metadata.get(key) != _EMBEDDING:
             account.leave([key], "it is neither a numbered layer nor an embedding that the metadata names.")
 
 
-def _walk(stored: Stored, modules: Mapping[str, Leaves], model: Target) -> tuple[Target, dict[str, Place]] | None:
-    """Return the places of the numbered layers, or None if no order of the model's modules has their sizes."""
-    places: dict[str, Place] = {}
+def _walk(
+    contents: FileContents, modules: Mapping[str, Leaves], model: Target
+) -> tuple[Target, dict[str, Location]] | None:
+    """The locations of the numbered layers, or None if no order of the model's modules has their sizes."""
+    locations: dict[str, Location] = {}
     for component in dict.fromkeys(name.partition(":")[0] for name in modules):
         shapes = model.components.get(component, {})
         for order in ORDERS[component]:
             paths = order(list(shapes))
             named = {f"{component}:{number}": path for number, path in enumerate(paths)}
             if all(
-                _fits(stored, leaves, shapes.get(named.get(name, "")))
+                _fits(contents, leaves, shapes.get(named.get(name, "")))
                 for name, leaves in modules.items()
                 if name.startswith(f"{component}:")
             ):
-                places.update({name: whole(component, path) for name, path in named.items()})
+                locations.update({name: Location.of(component, path) for name, path in named.items()})
                 break
         else:
             return None
-    return model, places
+    return model, locations
 
 
-def _fits(stored: Stored, leaves: Leaves, shape: Shape | None) -> bool:
+def _fits(contents: FileContents, leaves: Leaves, shape: Shape | None) -> bool:
     if shape is None or not {"lora.up", "lora.down"} <= leaves.keys():
         return False
-    up, down = stored.tensors[leaves["lora.up"]], stored.tensors[leaves["lora.down"]]
+    up, down = contents.tensors[leaves["lora.up"]], contents.tensors[leaves["lora.down"]]
     return up.ndim > 1 and down.ndim > 1 and (up.shape[0], down.shape[1]) == tuple(shape[:2])
 
 
@@ -137,3 +127,6 @@ ORDERS: dict[str, tuple[Callable[[list[str]], list[str]], ...]] = {
     "unet": (_then(_LINEAR), _now(_LINEAR), _then(_EXTENDED), _now(_EXTENDED)),
     "text_encoder": (_now(_TEXT),),
 }
+
+
+CLONEOFSIMO = _Cloneofsimo(name="cloneofsimo")

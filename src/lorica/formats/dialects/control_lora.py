@@ -6,63 +6,49 @@ which the base does not have. They are read as replaced weights of the component
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
-from torch import Tensor
-
-from lorica.adapters import Adapter
 from lorica.errors import FormatError
 from lorica.formats.account import Account
-from lorica.formats.dialects.dialect import Parsed, read_only
-from lorica.formats.keys import Keys
-from lorica.formats.methods.layers import group
-from lorica.formats.places import whole
-from lorica.formats.storage.files import Stored
+from lorica.formats.dialects.dialect import Dialect, Parsed
+from lorica.formats.keys_to_modules import FileModules, Keys, Split
+from lorica.formats.names import Location
+from lorica.formats.storage.files import FileContents
 from lorica.models import Target
 
-NAME = "control_lora"
 MARK = "lora_controlnet"
 COMPONENT = "controlnet"
-_LEAVES = {"down": "lora.down", "up": "lora.up", "weight": "set_weight.weight"}
+_NEW = "set_weight.weight"  # what the layers of the control net itself are: weights that take the place of the base's
+_LEAVES = {"down": "lora.down", "up": "lora.up", "weight": _NEW}
 
 
-def recognises(keys: Keys) -> bool:
-    """Tell whether the mark is there."""
-    return keys.hold_key(MARK)
+class _ControlLoRA(Dialect):
+    def recognises(self, keys: Keys) -> bool:
+        return keys.hold_key(MARK)
 
-
-def parse(stored: Stored, target: Target | None, account: Account) -> Parsed:
-    """Return the meaning of the keys; the names are the original model's, and nothing is looked up.
-
-    Raises:
-        FormatError: if it is to be put on a model that is no control net.
-    """
-    if target is not None and COMPONENT not in target.components:
-        raise FormatError(
-            f"{stored.source} is a ControlLoRA: it makes a control net of a copy of the base model, with layers of its "
-            f"own, and is no adapter for {target.name} itself. Nothing here draws with a control net."
-        )
-    account.used.append(MARK)
-    return Parsed(group(_split(stored), stored.source), lambda name: whole(COMPONENT, name), None)
-
-
-def compose(adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    """Refuse: files in this format are only read."""
-    del adapter, target
-    raise read_only(NAME)
+    def parse(self, contents: FileContents, target: Target | None, account: Account) -> Parsed:
+        if target is not None and COMPONENT not in target.components:
+            raise FormatError(
+                f"{contents.source} is a ControlLoRA: it makes a control net of a copy of the base model, with layers "
+                f"of its own, and is no adapter for {target.name} itself. Nothing here draws with a control net."
+            )
+        account.used.append(MARK)
+        modules = FileModules(contents, _split(contents))
+        return Parsed(modules, lambda name: Location.of(COMPONENT, name), None)
 
 
 def no_adapter(source: str, to: str) -> FormatError:
-    """Return the error for writing a ControlLoRA in another format."""
+    """The error for writing a ControlLoRA in another format."""
     return FormatError(
         f"{source} is a ControlLoRA, a control net in the form of changes to its base model, which the {to} format "
         "cannot hold."
     )
 
 
-def _split(stored: Stored) -> Iterator[tuple[str, str, str]]:
-    """Yield each key with its module's name and its meaning. A bias is a weight of its own: it replaces, not adds."""
-    for key in stored.tensors:
+def _split(contents: FileContents) -> Split:
+    """Each key with its module's name and its meaning. A bias is a weight of its own: it replaces, not adds."""
+    for key in contents.tensors:
         name, _, leaf = key.rpartition(".")
         if key != MARK:
-            yield (key, name, _LEAVES[leaf]) if leaf in _LEAVES else (key, key, "set_weight.weight")
+            yield (key, name, _LEAVES[leaf]) if leaf in _LEAVES else (key, key, _NEW)
+
+
+CONTROL_LORA = _ControlLoRA(name="control_lora")

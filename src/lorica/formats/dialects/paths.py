@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from lorica.formats.names import BARE_MODULE
-from lorica.formats.places import Place, whole
+from lorica.formats.names import BARE_MODULE, Location
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings, with_wrapper
 
@@ -23,20 +22,20 @@ class Paths:
         self._components = components
 
     def known(self) -> list[str]:
-        """Return every path that could have been used."""
+        """Every path that could have been used."""
         if self._target is None:
             return []
         return [f"{component}.{path}" for component, path, _ in self._target.modules()]
 
-    def find(self, path: str) -> Place | str:
-        """Return where a path stands, or the reason why there is no such module."""
+    def find(self, path: str) -> Location | str:
+        """The location of a path, or the reason why there is no such module."""
         found = self._find(path)
-        return found if isinstance(found, str) else whole(*found)
+        return found if isinstance(found, str) else Location.of(*found)
 
-    def find_in(self, component: str, path: str) -> Place | str:
-        """Return where a path of a component stands, or the reason why there is no such module."""
+    def find_in(self, component: str, path: str) -> Location | str:
+        """The location of a path of a component, or the reason why there is no such module."""
         found = self._find_in(component, path)
-        return found if isinstance(found, str) else whole(*found)
+        return found if isinstance(found, str) else Location.of(*found)
 
     def _find(self, path: str) -> tuple[str, str] | str:
         bare = _bare(path)
@@ -58,7 +57,7 @@ class Paths:
         return f"the model has no module of this path in its {home}."
 
     def _find_anywhere(self, path: str) -> tuple[str, str] | str:
-        """Return where a path without a component belongs: the only component that has it."""
+        """The only component that has a path without a component, and the path as it is there; or why there is none."""
         targets = [self._target] if self._target else [family.target for family in FAMILIES.values()]
         homes = {
             (component, spelling)
@@ -76,7 +75,7 @@ class Paths:
 
 
 def _bare(path: str) -> str:
-    """Return a path without what programs wrap a model in while they train it."""
+    """A path without what programs wrap a model in while they train it."""
     bare = path.replace(_COMPILED, "") if _COMPILED in path else path
     while wrapper := next((wrapper for wrapper in _WRAPPERS if bare.startswith(wrapper)), None):
         bare = bare.removeprefix(wrapper)

@@ -17,26 +17,23 @@ import torch
 from torch import Tensor
 
 from lorica.adapters import AdapterLayer
-from lorica.formats.methods.recipes import leaves_of, rebuild
+from lorica.formats.methods.layers import inner_of, leaves_of, method_of, rebuild
 from lorica.formats.methods.rows import Pieces, put_rows, rows_of, take_rows
-from lorica.formats.places import Rows
+from lorica.models.spellings.part import RowRange
 
-# Method to its pairs of factors, (up, down).
-_PAIRS = {
-    "lora": (("lora.up", "lora.down"),),
-    "loha": (("loha.w1_a", "loha.w1_b"), ("loha.w2_a", "loha.w2_b")),
-}
 _BITS = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}  # bytes to the whole numbers of as many
 
 
 def pairs_of(layer: AdapterLayer) -> tuple[tuple[str, str], ...]:
-    """Return the pairs of leaves, up and down, that make the layer's change; nothing if it is not low-rank."""
-    kind = layer.inner.kind if layer.kind == "dora" else layer.kind  # type: ignore[attr-defined]
-    return () if "t1" in layer.tensors else _PAIRS.get(kind, ())
+    """The pairs of leaves, up and down, that make the layer's change; nothing if it is not low-rank."""
+    method, inner = method_of(layer), inner_of(layer)
+    if not method.can_be_cut:
+        return ()
+    return method.pairs(layer) if inner is None else pairs_of(inner)
 
 
 def split_diagonal(layer: AdapterLayer, pieces: Mapping[str, Pieces]) -> dict[str, AdapterLayer] | None:
-    """Return the layers of the parts of a block-diagonal layer by path, each of its own rank.
+    """The layers of the parts of a block-diagonal layer by path, each of its own rank.
 
     A part without a block is left out: it does not change.
 
@@ -59,7 +56,7 @@ def split_diagonal(layer: AdapterLayer, pieces: Mapping[str, Pieces]) -> dict[st
 
 
 def join_diagonal(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Pieces]) -> AdapterLayer | None:
-    """Return one layer of the fused weight, or None if the parts have different scalings or are not low-rank.
+    """One layer of the fused weight, or None if the parts have different scalings or are not low-rank.
 
     Args:
         layers: path to layer, of one method; some parts may be missing.
@@ -75,7 +72,7 @@ def join_diagonal(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Piece
     for up, down in pairs:
         joined[down] = torch.cat([leaves[down] for leaves in parts.values()])
         joined[up] = _diagonal({path: leaves[up] for path, leaves in parts.items()}, pieces, rank)
-    for leaf in {"magnitude", "bias"} & leaves_of(first).keys():
+    for leaf in leaves_of(first).keys() - joined.keys():  # a bias, magnitudes
         if len(layers) < len(pieces):
             return None  # those of the missing parts are not known
         joined[leaf] = put_rows({path: leaves[leaf] for path, leaves in parts.items()}, pieces, 1)
@@ -97,8 +94,8 @@ def _diagonal(ups: Mapping[str, Tensor], pieces: Mapping[str, Pieces], rank: int
     return whole
 
 
-def _block(layer: AdapterLayer, rows: Pieces, columns: Rows) -> AdapterLayer:
-    """Return the layer of one part: its rows of ``up``, and only its own columns."""
+def _block(layer: AdapterLayer, rows: Pieces, columns: RowRange) -> AdapterLayer:
+    """The layer of one part: its rows of ``up``, and only its own columns."""
     own = take_rows(layer, rows)
     leaves, start, stop = leaves_of(own), *columns
     for up, down in pairs_of(layer):
@@ -107,7 +104,7 @@ def _block(layer: AdapterLayer, rows: Pieces, columns: Rows) -> AdapterLayer:
 
 
 def _share(alpha: float, count: float) -> float:
-    """Return ``alpha / count``; of the neighbouring floats that give alpha again, the one that is written shortest.
+    """``alpha / count``; of the neighbouring floats that give alpha again, the one that is written shortest.
 
     So an alpha of 0.1 comes back from its triple, which a division alone would make 0.10000000000000002.
     """
@@ -116,8 +113,8 @@ def _share(alpha: float, count: float) -> float:
     return min(again, key=lambda share: len(repr(share)), default=near)
 
 
-def _blocks(ups: Sequence[Tensor], pieces: Sequence[Pieces]) -> list[Rows] | None:
-    """Return the columns of each part, if every part has zeros (exactly +0.0) everywhere else.
+def _blocks(ups: Sequence[Tensor], pieces: Sequence[Pieces]) -> list[RowRange] | None:
+    """The columns of each part, if every part has zeros (exactly +0.0) everywhere else.
 
     Where zeros within a block leave a choice, blocks of one size are preferred.
     """
@@ -133,13 +130,13 @@ def _blocks(ups: Sequence[Tensor], pieces: Sequence[Pieces]) -> list[Rows] | Non
 
 
 def _choices(used: Sequence[Tensor], busy: Sequence[bool], rank: int) -> list[list[int]]:
-    """Return the sizes of blocks to try: equal ones for all parts, for those in use, and just as many as are used."""
+    """Sizes of blocks to try: equal ones for all parts, for those in use, and just as many columns as are in use."""
     even = [[rank // len(busy)] * len(busy)]
     among_busy = [[rank // sum(busy) if here else 0 for here in busy]] if any(busy) else []
     return [*even, *among_busy, [int(columns.sum()) for columns in used]]
 
 
-def _within(columns: Tensor, block: Rows) -> bool:
+def _within(columns: Tensor, block: RowRange) -> bool:
     return not columns[: block[0]].any() and not columns[block[1] :].any()
 
 

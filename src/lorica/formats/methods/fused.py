@@ -15,53 +15,53 @@ from lorica.adapters import AdapterLayer
 from lorica.adapters.base import same
 from lorica.errors import FormatError, ShapeError
 from lorica.formats.methods.diagonal import join_diagonal, split_diagonal
-from lorica.formats.methods.recipes import WITHOUT_ALPHA, leaves_of, rebuild
+from lorica.formats.methods.layers import has_alpha, leaves_of, method_of, rebuild
 from lorica.formats.methods.rows import Pieces, count_rows, heights_of, put_rows, take_rows
-from lorica.formats.places import Place
+from lorica.formats.names import Location
 
 
-def split(layer: AdapterLayer, place: Place) -> dict[str, AdapterLayer]:
-    """Return the layers, by path, of the modules that a fused layer of a file stands for.
+def split(layer: AdapterLayer, location: Location) -> dict[str, AdapterLayer]:
+    """The layers, by path, of the modules that a fused layer of a file stands for.
 
-    A part whose full difference is zero is left out: it does not change.
+    A part that changes nothing is left out.
 
     Raises:
         FormatError: if the method cannot be cut there without changing it.
     """
-    pieces = place.rows()
+    pieces = location.rows()
     parts = split_diagonal(layer, pieces) or {path: take_rows(layer, rows) for path, rows in pieces.items()}
-    changing = {path: part for path, part in parts.items() if part.kind != "full" or part.tensors["diff"].any()}
+    changing = {path: part for path, part in parts.items() if method_of(part).changes(part)}
     return changing or parts
 
 
-def join(layers: Mapping[str, AdapterLayer], place: Place) -> AdapterLayer | str:
-    """Return the fused layer of which :func:`split` makes the given ones, or the reason why there is none."""
+def join(layers: Mapping[str, AdapterLayer], location: Location) -> AdapterLayer | str:
+    """The fused layer of which :func:`split` makes the given ones, or the reason why there is none."""
     kinds = {layer.kind for layer in layers.values()}
     if len(kinds) > 1:
         return (
             f"the format has one layer for all of them, and they are of several methods ({', '.join(sorted(kinds))})."
         )
-    pieces = place.rows()
+    pieces = location.rows()
     ordered = {path: layers[path] for path in pieces if path in layers}
     for make in (_stack, join_diagonal):
         try:
             joined = make(ordered, pieces)
         except (FormatError, ShapeError):
             continue  # they do not fit over each other
-        if joined is not None and _gives_back(joined, place, ordered):
+        if joined is not None and _gives_back(joined, location, ordered):
             return joined
     return f"the format has one layer for all of them, and {kinds.pop()} layers like these cannot be joined exactly."
 
 
-def _gives_back(joined: AdapterLayer, place: Place, layers: Mapping[str, AdapterLayer]) -> bool:
+def _gives_back(joined: AdapterLayer, location: Location, layers: Mapping[str, AdapterLayer]) -> bool:
     try:
-        return split(joined, place) == dict(layers)
+        return split(joined, location) == dict(layers)
     except (FormatError, ShapeError):
         return False
 
 
 def _stack(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Pieces]) -> AdapterLayer | None:
-    """Return the parts over each other where they share everything that is not a row of their own, or None.
+    """The parts over each other where they share everything that is not a row of their own, or None.
 
     A missing part has rows of zeros.
 
@@ -84,11 +84,11 @@ def _stack(layers: Mapping[str, AdapterLayer], pieces: Mapping[str, Pieces]) -> 
 
 
 def _alpha(layer: AdapterLayer) -> float | None:
-    return None if layer.kind in WITHOUT_ALPHA else layer.alpha
+    return layer.alpha if has_alpha(layer) else None
 
 
 def _shared(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the tensor that all parts have.
+    """The tensor that all parts have.
 
     Raises:
         FormatError: if they differ.

@@ -1,172 +1,185 @@
-"""From the named tensors of one module to its adapter layer, and the checks that every format shares."""
+"""From the leaves of a module to its layer, and from a layer to its leaves, whatever the method."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from math import isfinite
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
 
 from torch import Tensor
 
 from lorica.adapters import AdapterLayer
 from lorica.errors import FormatError, ShapeError
-from lorica.formats.methods.recipes import build, leaves_of, rebuild
-from lorica.formats.storage.files import Stored
-
-FLOATS = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2")
-TOLD = ("alpha", "scale", "reshape")  # leaves that say something of a layer and are no part of it
-NUMBERS = (*TOLD, "ia3.on_input", "oft_v2.scaled")  # leaves that may be of any dtype, and are kept as they are
-WHOLE = ("lora.bias_indices", "lora.bias_size")  # leaves of whole numbers
-PEFT_MAGNITUDE = "lora_magnitude_vector"  # always of outputs, also where its shape could be of inputs
-Leaves = dict[str, str]  # meaning (lora.down, alpha, ...) to the key that holds it
+from lorica.formats.methods import METHODS
+from lorica.formats.methods.leaves import FOREIGN, TOLD, as_written
+from lorica.formats.methods.method import BIAS, Form, Method, ModuleTensors, Wrapper
+from lorica.models.folding import Shape
 
 
-def group(split_keys: Iterable[tuple[str, str, str]], source: str) -> dict[str, Leaves]:
-    """Return the keys of each module by its name in the file.
+def build(leaves: Mapping[str, Tensor], alpha: float | None, shape: Shape | None) -> AdapterLayer:
+    """The layer that the leaves of a module make.
 
     Args:
-        split_keys: key, module's name, meaning.
-        source: what to call the file in messages.
+        leaves: meaning to tensor, without those that only tell something.
+        alpha: the alpha; None stands for the rank.
+        shape: the shape of the weight, if it is known.
 
     Raises:
-        FormatError: if two keys are the same tensor of the same module in two spellings.
-    """
-    modules: dict[str, Leaves] = {}
-    for key, name, meaning in split_keys:
-        leaves = modules.get(name)
-        if leaves is None:
-            modules[name] = {meaning: key}
-        elif leaves.setdefault(meaning, key) != key:
-            raise twice(source, leaves[meaning], key, f"{meaning.rpartition('.')[2]} of {name}")
-    return modules
-
-
-def twice(source: str, first: str, second: str, what: str) -> FormatError:
-    """Return the error for two keys that mean one thing."""
-    return FormatError(f"{source}: {first!r} and {second!r} are both the {what}; a file may hold it once.")
-
-
-def make_layer(stored: Stored, leaves: Leaves, alpha: float | None, shape: tuple[int, ...] | None) -> AdapterLayer:
-    """Return the layer that the tensors of one module make.
-
-    Raises:
-        FormatError: if they are not numbers that a layer can hold.
+        FormatError: if they make none.
         ShapeError: if they do not fit each other.
     """
-    check_numbers(stored, leaves)
-    tensors = {meaning: stored.tensors[key] for meaning, key in leaves.items() if meaning not in TOLD}
-    axis = "output" if PEFT_MAGNITUDE in leaves.get("magnitude", "") else None
+    methods = methods_for(leaves)
+    if isinstance(methods, str):
+        raise FormatError(methods)
+    method = next((method for method in methods if method.is_of(leaves)), methods[0])
+    if isinstance(method, Wrapper):
+        own = method.meanings()
+        inner = build({meaning: tensor for meaning, tensor in leaves.items() if meaning not in own}, alpha, shape)
+        return method.build_on(inner, _by_name(leaves, own))
+    return method.build(ModuleTensors(_by_name(leaves, leaves.keys() - {BIAS}), alpha, leaves.get(BIAS), shape))
+
+
+def methods_for(leaves: Iterable[str]) -> tuple[Method[Any], ...] | str:
+    """The methods whose layers the leaves of a module may be, or the reason why they make none.
+
+    Where several have the same leaves, the tensors tell which it is.
+
+    Args:
+        leaves: what the leaves mean, such as ``lora.down`` and ``alpha``.
+    """
+    return _methods_for(frozenset(leaves).difference(TOLD), tuple(METHODS.values()))
+
+
+def size_of(leaves: Mapping[str, Tensor]) -> Shape | None:
+    """Outputs and inputs of the weight that a module changes, or None if its tensors make no layer or do not tell.
+
+    One number is the size of a norm; ``ANY`` stands for what the tensors of a method do not tell. By its sizes a base
+    model is known.
+    """
+    own = {meaning: tensor for meaning, tensor in leaves.items() if meaning not in TOLD}
     try:
-        return build(tensors, alpha, shape, axis)
-    except ShapeError as error:
-        keys = " and ".join(leaves[meaning] for meaning in tensors)
-        raise ShapeError(f"{stored.source}: {keys}: {error}") from error
-
-
-def alpha_in(stored: Stored, leaves: Leaves) -> float:
-    """Return the alpha that a module's own key holds.
-
-    That of a LoKr of two whole factors may be infinite: it means nothing, and trainers that store 9999999999 overflow
-    in half precision.
-
-    Raises:
-        FormatError: if it is not one number, or not finite where it counts.
-    """
-    alpha = one_number(stored, leaves["alpha"])
-    if isfinite(alpha) or (alpha > 0 and {"lokr.w1", "lokr.w2"} <= leaves.keys()):
-        return alpha
-    raise FormatError(f"{stored.source}: {leaves['alpha']!r} is {alpha}; expected a number, such as the rank.")
-
-
-def one_number(stored: Stored, key: str) -> float:
-    """Return the number that a key holds.
-
-    Raises:
-        FormatError: if it is not one number.
-    """
-    tensor = stored.tensors[key]
-    if tensor.numel() != 1 or tensor.is_complex():
-        raise FormatError(
-            f"{stored.source}: {key!r} has shape {tuple(tensor.shape)} of {tensor.dtype}; expected one number."
-        )
-    return float(tensor.item())
-
-
-def other_shape(stored: Stored, leaves: Leaves, layer: AdapterLayer) -> str | None:
-    """Return what is wrong if a module is for a weight that was padded to another shape than its tensors change."""
-    key = leaves.get("reshape")
-    if key is None:
+        layer = build(own, 1.0, None)
+    except (FormatError, ShapeError):
         return None
-    told = tuple(stored.tensors[key].flatten().tolist())
-    if told == layer.weight_shape:
-        return None
-    return f"its reshape_weight is {told}, but its other tensors change a weight of shape {layer.weight_shape}."
+    return layer.weight_shape[:2] if method_of(layer).tells_size(own) else None
 
 
-def fitted(layer: AdapterLayer, shape: tuple[int, ...]) -> AdapterLayer | None:
-    """Return the layer for a weight of the given shape, or None if it cannot be.
-
-    A Linear and a 1 x 1 convolution hold the same numbers, and some models have the one where their files have the
-    other (``proj_in`` of Stable Diffusion 2): trailing ones are added or taken away.
-    """
-    if layer.fits(shape):
-        return layer
-    if _bare(layer.weight_shape) != _bare(shape):
-        return None
-    ones = [1] * (len(shape) - 2)
-    own = leaves_of(layer)
-    leaves = {leaf: tensor if leaf in WHOLE else _with_ones(tensor, ones) for leaf, tensor in own.items()}
-    again = rebuild(layer, leaves, layer.alpha, shape)
-    return again if again.fits(shape) else None
-
-
-def check_finite(stored: Stored, modules: Mapping[str, Leaves]) -> None:
-    """Refuse tensors that hold NaN or infinity; alphas are looked at where they are used, or mean nothing.
-
-    One sum over each block of the file: an infinite or undefined element makes the sum so too. A half-precision sum may
-    also overflow, so after a suspect sum every tensor is looked at.
+def method_of(layer: AdapterLayer) -> Method[Any]:
+    """The method of a layer.
 
     Raises:
-        FormatError: naming the first such key.
+        FormatError: if files have no such method.
     """
-    if stored.blocks and all(_sums_up(block) for block in stored.blocks):
-        return
-    alphas = {leaves["alpha"] for leaves in modules.values() if "alpha" in leaves}
-    for key, tensor in stored.tensors.items():
-        if key in alphas or _sums_up(tensor):
-            continue
-        finite = _wide(tensor).isfinite()
-        if not finite.all():
-            raise FormatError(
-                f"{stored.source}: {key!r} holds {int((~finite).sum())} values of {tensor.numel()} that are "
-                "NaN or infinite; the training that made it diverged, or the file is broken."
-            )
+    if layer.kind not in METHODS:
+        raise FormatError(f"no file holds a {layer.kind} layer, so it cannot be cut or written.")
+    return METHODS[layer.kind]
 
 
-def check_numbers(stored: Stored, leaves: Leaves) -> None:
-    """Refuse a module whose tensors are not of floating-point numbers; a single number may be a whole one.
+def inner_of(layer: AdapterLayer) -> AdapterLayer | None:
+    """The layer that a layer stands on, if it stands on one."""
+    return getattr(layer, "inner", None)
+
+
+def forms(layer: AdapterLayer) -> Iterator[Form]:
+    """The tensors of a layer by their meaning, without the alpha, in the ways in which files hold them.
 
     Raises:
-        FormatError: naming the key.
+        FormatError: if files have no such method.
     """
-    for meaning, key in leaves.items():
-        tensor = stored.tensors[key]
-        if meaning not in (*NUMBERS, *WHOLE) and not tensor.is_floating_point():
-            raise FormatError(f"{stored.source}: {key!r} holds {tensor.dtype} numbers. Readable: {', '.join(FLOATS)}.")
+    inner = inner_of(layer)
+    below = [Form()] if inner is None else list(forms(inner))
+    for own in method_of(layer).forms(layer):
+        yield from ({**rest, **own} for rest in below)
 
 
-def _with_ones(tensor: Tensor, ones: list[int]) -> Tensor:
-    return tensor.reshape(*tensor.shape[:2], *ones) if tensor.ndim > 1 else tensor
+def leaves_of(layer: AdapterLayer) -> Form:
+    """The tensors of a layer by their meaning, in the usual way: what :func:`rebuild` takes, changed."""
+    return next(forms(layer))
 
 
-def _sums_up(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() or bool(_wide(tensor).sum().isfinite())
+def rebuild(layer: AdapterLayer, leaves: Mapping[str, Tensor], alpha: float, shape: Shape) -> AdapterLayer:
+    """A layer of the same method and settings, of other tensors.
+
+    Args:
+        layer: the layer as it is.
+        leaves: its leaves by meaning, as :func:`leaves_of` gives them, changed.
+        alpha: the alpha.
+        shape: the shape of the weight that the new layer changes.
+    """
+    method, inner = method_of(layer), inner_of(layer)
+    if inner is None or not isinstance(method, Wrapper):
+        return method.rebuild(layer, _by_name(leaves, leaves.keys()), alpha, shape)
+    return method.build_on(rebuild(inner, leaves, alpha, shape), _by_name(leaves, method.meanings()), layer)
 
 
-def _wide(tensor: Tensor) -> Tensor:
-    """Return the numbers in a dtype that can be summed, which 8-bit floats cannot."""
-    return tensor if tensor.element_size() > 1 else tensor.float()
+def alike(one: AdapterLayer, other: AdapterLayer) -> bool:
+    """Whether two layers are of one method, settings, alpha and shapes of tensors."""
+    inner = inner_of(one), inner_of(other)
+    if one.kind != other.kind or not (inner[0] is None or inner[1] is None or alike(inner[0], inner[1])):
+        return False
+    settings = [{name: value for name, value in layer.settings.items() if name != "inner"} for layer in (one, other)]
+    shapes = [{name: tuple(tensor.shape) for name, tensor in layer.tensors.items()} for layer in (one, other)]
+    same_alpha = one.alpha == other.alpha or not has_alpha(one)
+    return settings[0] == settings[1] and same_alpha and shapes[0] == shapes[1]
 
 
-def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a weight's shape without its kernel, if that is all ones."""
-    return shape[:2] if all(size == 1 for size in shape[2:]) else shape
+def has_alpha(layer: AdapterLayer) -> bool:
+    """Whether the strength of a layer depends on an alpha."""
+    return method_of(layer).alpha is not None
+
+
+def untold_alpha(layer: AdapterLayer) -> float:
+    """The alpha of a layer of whose alpha a file says nothing: the rank, and no constraint for a rotation."""
+    return 0.0 if method_of(layer).zero_alpha else float(layer.rank)
+
+
+def unwritable(layer: AdapterLayer, meaning: str) -> str:
+    """The reason why a format cannot hold a layer, if it has no spelling for one of its tensors."""
+    method, inner = method_of(layer), inner_of(layer)
+    if inner is not None and meaning not in method.meanings():
+        return unwritable(inner, meaning)
+    return method.unwritable(layer, meaning)
+
+
+def _by_name(leaves: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Some of the tensors by what their method calls them."""
+    return {meaning.rpartition(".")[2]: tensor for meaning, tensor in leaves.items() if meaning in own}
+
+
+@lru_cache(maxsize=256)
+def _methods_for(meanings: frozenset[str], methods: tuple[Method[Any], ...]) -> tuple[Method[Any], ...] | str:
+    known = frozenset({BIAS}).union(*(method.meanings() for method in methods))
+    if not meanings <= known:
+        return _reason_unknown(min(meanings - known))
+    biases = sorted(meaning for meaning in meanings if meaning.rpartition(".")[2] == BIAS)
+    if len(biases) > 1:
+        return f"its module holds the change of its bias twice, as {' and as '.join(biases)}."
+    for method in methods:
+        own = meanings & method.meanings()
+        if own and isinstance(method, Wrapper):
+            inner = _methods_for(meanings - own, methods)
+            reason = inner if isinstance(inner, str) else method.refuses(inner[0])
+            return reason or ((method,) if method.takes(own) else _reason_incomplete(own, (method,)))
+    groups = sorted({meaning.partition(".")[0] for meaning in meanings if "." in meaning})
+    if len(groups) > 1:
+        return f"its module holds the leaves of several methods ({' and '.join(groups)}); a module has one."
+    taking = tuple(method for method in methods if method.takes(meanings))
+    return taking or _reason_incomplete(meanings, methods)
+
+
+def _reason_unknown(meaning: str) -> str:
+    leaf = as_written(meaning)
+    known = f", which is of {FOREIGN[leaf]} and cannot be read" if leaf in FOREIGN else ", which is not known here"
+    return f"its module holds {leaf!r}{known}; without it the rest of the module would be wrong."
+
+
+def _reason_incomplete(meanings: frozenset[str], methods: tuple[Method[Any], ...]) -> str:
+    patterns = [needs for method in methods for needs, _ in method.needs() if needs & meanings]
+    lacking = min((_names(needs - meanings) for needs in patterns), key=len, default=[])
+    if lacking:
+        return f"its module has no {' and no '.join(lacking)} tensor."
+    return f"its module holds {', '.join(_names(meanings)) or 'no tensors'}, which make no layer."
+
+
+def _names(meanings: Iterable[str]) -> list[str]:
+    return sorted(meaning.rpartition(".")[2] for meaning in meanings)

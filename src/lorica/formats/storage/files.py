@@ -40,7 +40,7 @@ _OBJECT = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")  # in what torch say
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class FileContents:
     """The content of one file.
 
     Args:
@@ -56,7 +56,7 @@ class Stored:
     blocks: tuple[Tensor, ...] = ()
 
 
-def load(path: Path) -> Stored:
+def load(path: Path) -> FileContents:
     """Return what a file holds. Tensors of a safetensors file are views of the file: pages are read when used.
 
     Raises:
@@ -65,13 +65,13 @@ def load(path: Path) -> Stored:
     """
     try:
         if path.suffix.lower() in PICKLED:
-            return Stored(str(path), _load_pickled(path))
+            return FileContents(str(path), _load_pickled(path))
         return _load_safetensors(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 
 
-def peek(path: Path) -> Stored:
+def peek(path: Path) -> FileContents:
     """Return what a file holds without reading a tensor: each is :class:`Unread` until something needs its numbers.
 
     Raises:
@@ -84,7 +84,7 @@ def peek(path: Path) -> Stored:
         content, header = _map(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    return Stored(str(path), _unread(content, header), header.metadata)
+    return FileContents(str(path), _unread(content, header), header.metadata)
 
 
 class Stamp(NamedTuple):
@@ -172,10 +172,10 @@ def _finish_header(written: Path, path: Path, metadata: Mapping[str, str], stamp
         file.write(text.ljust(length))
 
 
-def _load_safetensors(path: Path) -> Stored:
+def _load_safetensors(path: Path) -> FileContents:
     content, header = _map(path)
     tensors = {entry.name: view(content, entry) for entry in header.entries}
-    return Stored(str(path), tensors, header.metadata, tuple(view(content, run) for run in _runs(header.entries)))
+    return FileContents(str(path), tensors, header.metadata, tuple(view(content, run) for run in _runs(header.entries)))
 
 
 def _map(path: Path) -> tuple[mmap.mmap | bytes, Header]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorica.errors import FileError, FormatError
 from lorica.formats.peft_config import CONFIG_FILE, differing
-from lorica.formats.storage.files import PICKLED, Stored, load, tensors_of
+from lorica.formats.storage.files import PICKLED, FileContents, load, tensors_of
 
 Source = str | Path | Mapping[str, Tensor]
 
@@ -27,7 +27,7 @@ _JOIN = "An adapter is read from one file: put the tensors of all parts into one
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[^\\]+)?")
 
 
-def open_source(source: Source) -> Stored:
+def open_source(source: Source) -> FileContents:
     """Return the tensors that a source stands for.
 
     Args:
@@ -38,29 +38,29 @@ def open_source(source: Source) -> Stored:
         FormatError: if it is not a file of tensors.
     """
     if isinstance(source, Mapping):
-        return Stored("the state dict", tensors_of(source, "the state dict"))
+        return FileContents("the state dict", tensors_of(source, "the state dict"))
     return with_config(load(locate(source)))
 
 
-def with_config(stored: Stored) -> Stored:
+def with_config(contents: FileContents) -> FileContents:
     """Return a file of PEFT's with the configuration that lies beside it, as a part of its metadata.
 
     Raises:
         FileError: if the configuration cannot be read.
         FormatError: if the file's own configuration means something else.
     """
-    path = Path(stored.source)
+    path = Path(contents.source)
     beside = path.with_name(CONFIG_FILE)
     if path.stem != PEFT_STEM or not beside.is_file():
-        return stored
+        return contents
     try:
         text = beside.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read {beside}, which lies beside {path.name}: {error}.") from error
-    if CONFIG_FILE in stored.metadata:
-        _check_same(stored.metadata[CONFIG_FILE], text, path)
-        return stored
-    return replace(stored, metadata={**stored.metadata, CONFIG_FILE: text})
+    if CONFIG_FILE in contents.metadata:
+        _check_same(contents.metadata[CONFIG_FILE], text, path)
+        return contents
+    return replace(contents, metadata={**contents.metadata, CONFIG_FILE: text})
 
 
 def _check_same(own: str, beside: str, path: Path) -> None:

@@ -1,4 +1,8 @@
-"""What base model a file looks like, from its names and shapes alone."""
+"""The base model that a file is for, from its names and shapes alone; also with a wider first layer.
+
+FLUX.1 Canny and Depth take the picture and the hint together (128 channels in place of 64), inpainting models the mask
+and what is behind it (9 in place of 4). The weights of the base are padded with zeros there; all else is the family's.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 
 from lorica.adapters import ANY, Adapter, AdapterLayer
-from lorica.formats.widened import FIRST_LAYERS, is_wider
+from lorica.formats.names import BARE_MODULE
 from lorica.models import FAMILIES, Family, Target
 from lorica.models.detect import Candidate, detect
+from lorica.models.folding import Shape
 from lorica.models.index import reaches_of
 
-ANY_COMPONENT = "model"
+FIRST_LAYERS = ("conv_in", "x_embedder", "patch_embedding", "pos_embed.proj")
 _CROSS_KEYS = ("attn2.to_k", "attn2_to_k")
 _CROSS_NAME = "down_blocks_*_attentions_*_transformer_blocks_*_attn2_to_k"  # as the index writes it
 _UNET = re.compile(r"(^|[._])(down_blocks|mid_block|up_blocks|input_blocks|middle_block|output_blocks)[._]")
@@ -26,10 +31,10 @@ _START = re.compile(
 
 
 def sentence(tensors: Mapping[str, Tensor], target: Target | None) -> str:
-    """Return what the file looks like and what the model has in its place, or nothing if that says nothing new."""
+    """A sentence on what the file looks like and what the model has in its place, or nothing if that is nothing new."""
     width, wanted = _width_of_file(tensors), None if target is None else cross_attention_width(target)
     if width is None:
-        candidates = detect({ANY_COMPONENT: modules_in(tensors)})
+        candidates = detect({BARE_MODULE: modules_in(tensors)})
         best = [each.title for each in candidates if each.fitting == candidates[0].fitting > 0]
         return f"This file looks like {_either(best)}." if best else ""
     if width == wanted:
@@ -39,7 +44,7 @@ def sentence(tensors: Mapping[str, Tensor], target: Target | None) -> str:
 
 
 def modules_in(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Return the modules that have both thin factors, whatever the format: bare name to outputs and inputs."""
+    """The modules that have both thin factors, whatever the format: bare name to outputs and inputs."""
     modules: dict[str, tuple[int, int]] = {}
     for key, down in tensors.items():
         half = next((half for half in _HALVES if half[0] in key), None)
@@ -51,7 +56,7 @@ def modules_in(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
 
 
 def candidates_for(adapter: Adapter) -> list[Candidate]:
-    """Return the families that an adapter may be for, the best fitting first, by the index of all of them.
+    """The families that an adapter may be for, the best fitting first, by the index of all of them.
 
     If it fits none, the inputs of a first layer do not count: a model for inpainting or control has more of them.
     """
@@ -71,7 +76,7 @@ def candidates_for(adapter: Adapter) -> list[Candidate]:
 
 
 def families_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: Target | None = None) -> list[Family]:
-    """Return the families all of whose named modules and shapes the adapter fits.
+    """The families all of whose named modules and shapes the adapter fits.
 
     Args:
         adapter: what was read.
@@ -84,7 +89,7 @@ def families_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: 
 
 
 def likeliest_families(adapter: Adapter) -> list[Family]:
-    """Return the families that an adapter fits as a whole, without those whose last blocks it reaches less than others.
+    """The families that an adapter fits as a whole, without those whose last blocks it reaches less than others.
 
     An adapter of all blocks of Flux also fits HunyuanVideo, which has more of the same.
     """
@@ -95,13 +100,13 @@ def likeliest_families(adapter: Adapter) -> list[Family]:
 
 
 def family_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: Target | None = None) -> Family | None:
-    """Return the only family that the adapter fits as a whole, or None if none or several do."""
+    """The only family that the adapter fits as a whole, or None if none or several do."""
     fitting = families_of(adapter, candidates, fitted)
     return fitting[0] if len(fitting) == 1 else None
 
 
 def fits(adapter: Adapter, target: Target) -> bool:
-    """Tell whether each layer of an adapter has a module of its shape in the target, if only with fewer inputs."""
+    """Whether each layer of an adapter has a module of its shape in the target, if only with fewer inputs."""
     return bool(len(adapter)) and all(
         _fits(path, layer, target.components.get(component, {}).get(path, ()))
         for component, path, layer in adapter.layers()
@@ -112,8 +117,38 @@ def _fits(path: str, layer: AdapterLayer, shape: tuple[int, ...]) -> bool:
     return layer.fits(shape) or (len(shape) > 1 and is_wider(path, layer.weight_shape, shape))
 
 
+def widened(model: Target, sizes: Iterable[tuple[str, str, Shape | None]]) -> Target:
+    """A model with as many inputs in its first layer as an adapter has there, if those are more.
+
+    Args:
+        model: the model of a family.
+        sizes: component, path, and outputs and inputs of the adapter's modules, as far as they are told.
+    """
+    for component, path, size in sizes:
+        own = model.components.get(component, {}).get(path) if path in FIRST_LAYERS else None
+        if own is not None and size is not None and is_wider(path, size, own):
+            wide = {**model.components[component], path: (own[0], size[1], *own[2:])}
+            return Target(f"{model.name} with {size[1]} inputs in {path}", {**model.components, component: wide})
+    return model
+
+
+def is_wider(path: str, size: Shape, own: Shape) -> bool:
+    """Whether a weight is that of a model's first layer with more inputs."""
+    return path in FIRST_LAYERS and size[:1] == own[:1] and size[1:2] > own[1:2]
+
+
+def too_narrow(path: str, size: Shape, own: Shape) -> str:
+    """Advice for a model whose first layer takes fewer inputs than an adapter's, or nothing."""
+    if not is_wider(path, size, own):
+        return ""
+    return (
+        f" It is for a model whose {path} takes {size[1]} inputs, such as the picture and what controls it: load it on "
+        "a model that was made or widened for it (for Flux, the transformer of diffusers' FluxControlPipeline)."
+    )
+
+
 def cross_attention_width(target: Target) -> int | None:
-    """Return the width of the text states that a model's denoiser attends to, or None if it has no such attention."""
+    """The width of the text states that a model's denoiser attends to, or None if it has no such attention."""
     widths = (
         shape[1]
         for component, path, shape in target.modules()
