@@ -87,7 +87,7 @@ def lazy_names(package: str) -> dict[str, str] | None:
     tree = parse(modules()[package])
     if not any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
         return None
-    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module in modules()]
     return {alias.name: str(node.module) for node in imports for alias in node.names}
 
 
