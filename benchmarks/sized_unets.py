@@ -17,6 +17,15 @@ from torch import nn
 import lorica
 
 SIZES: dict[str, dict[str, Any]] = {
+    "least": {  # of ``--small``: nothing is measured with it
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 24,
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+    },
     "tiny": {
         "block_out_channels": (32, 64),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -37,7 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 2816,
     },
 }
-DTYPES = {"tiny": torch.float32, "sd15": torch.float32, "sdxl": torch.bfloat16}
+DTYPES = {"least": torch.float32, "tiny": torch.float32, "sd15": torch.float32, "sdxl": torch.bfloat16}
 COVERAGES = {"attention": 16, "full": 32}  # and the rank of each
 PATTERNS = {"attention": ["*attn*.to_q", "*attn*.to_k", "*attn*.to_v", "*attn*.to_out.0"], "full": ["all"]}
 

@@ -3,7 +3,7 @@
 ``sys.setprofile`` tells every Python function that is called. Counted are those of ``src/lorica``, each once, by its
 file and qualified name; comprehensions and lambdas count as functions. The adapters are Kohya files, written without
 Lorica, on tiny UNets. The first load of the process, of a small file, also makes tables and imports what is imported
-late; ``load`` is the next one, of a larger file on a fresh UNet.
+late; ``load`` is the next one, of a larger file on a fresh UNet. The rest is done with the small file, on attention.
 
 Run: python benchmarks/walk.py [--names] [--json] [--small] [--out FOLDER]. Prints a table; ``--names`` adds the
 functions in the order in which they are entered; ``--json`` prints one JSON object in place of the table. Writes
@@ -75,17 +75,19 @@ def step_of(code: CodeType) -> Step | None:
 @torch.no_grad()
 def walks(folder: Path) -> dict[str, list[Step]]:
     """Every operation with the functions that it passes."""
-    other, unet, given = make_unet("tiny"), make_unet("tiny"), inputs("tiny", 8)
-    small, file = (kohya_file(unet, coverage, folder) for coverage in ("attention", "full"))
-    loras = lorica.attach(other)
-    found = {"load, the first of the process": walk(lambda: loras.load(small, name="a"))}
-    loras = lorica.attach(unet)
-    found["load"] = walk(lambda: loras.load(file, name="a"))
+    unet, other, given = make_unet("tiny"), make_unet("tiny"), inputs("tiny", 8)
+    small, large = (kohya_file(unet, coverage, folder) for coverage in ("attention", "full"))
+    loras, others = lorica.attach(unet), lorica.attach(other)
+    found = {
+        "load, the first of the process": walk(lambda: loras.load(small, name="a")),
+        "load": walk(lambda: others.load(large, name="a")),
+    }
     loras.set({"a": 1.0})
     found["set"] = walk(lambda: loras.set({"a": 0.5}))
-    unet(**given)
-    unet(**given)
-    found["forward"] = walk(lambda: unet(**given))
+    for name, model in (("forward", unet), ("forward, with convolutions", other)):
+        model(**given)
+        model(**given)
+        found[name] = walk(lambda model=model: model(**given))
     found["fuse"] = walk(lambda: loras.fuse({"a": 1.0}))
     found["unfuse"] = walk(loras.unfuse)
     return found
