@@ -9,7 +9,7 @@ only if both are.
 Memory is what the process holds more, with no file behind it, after an adapter was loaded and acted.
 
 Run: python benchmarks/against_commit.py OTHER_CHECKOUT [--size tiny|sd15|sdxl] [--coverage attention|full]
-[--rounds 15] [--only load set ...] [--small] [--out FOLDER]. Prints a table; writes
+[--rounds 15] [--threads 1] [--only load set ...] [--small] [--out FOLDER]. Prints a table; writes
 benchmarks/results/against_commit_SIZE_COVERAGE.json.
 """
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
 from checkout_worker import COMPILED_SWAP, OPERATIONS
 from reporting import parser_of, results_file, store
 from sized_unets import COVERAGES, SIZES
@@ -155,10 +156,13 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--coverage", choices=COVERAGES, default="full")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=1, help="of each worker; more than one waits for the slowest")
     parser.add_argument("--only", choices=ALL, nargs="+", default=ALL, metavar="OPERATION")
     given = parser.parse_args()
     if given.small:
         given.size, given.rounds = "least", 1
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    torch.set_num_threads(given.threads)  # so that the results say it
     times = compare(given.other, given.size, given.coverage, given.only, given.rounds)
     show(times)
     commits = {"other": commit_of(given.other), "this": commit_of(HERE.parent)}
