@@ -1,40 +1,36 @@
 """Operations on a live UNet: ours beside diffusers with PEFT, in one process, in turn.
 
 Floors, measured in the same run: reading the file and casting it; one in-place ``addmm`` for each weight, summed in
-float32; copying the originals back.
+float32; copying as many weights as unfusing restores.
 
 Run: python benchmarks/adapter_ops.py [--size tiny|sd15|sdxl] [--coverage attention|full] [--repeats 7]
-[--parts load fifth swap unload set fuse1 fuse2 memory] [--add].
+[--parts load fifth swap unload set fuse1 fuse2 memory] [--add] [--small] [--out FOLDER].
 Prints medians and ratios; writes benchmarks/results/adapter_ops_SIZE_COVERAGE.json. ``--add`` keeps what
 else the file holds already, so that long parts can be measured in several runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
-import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from reporting import parser_of, results_file, store
 from safetensors.torch import load_file
 from sized_unets import COVERAGES, DTYPES, SIZES, inputs, make_unet, milliseconds, write_files
 from torch import Tensor, nn
 
 import lorica
-from lorica.runtime.fusing import fuse
 
 ADAPTERS = 5
 PARTS = ("load", "fifth", "swap", "unload", "set", "fuse1", "fuse2", "memory")
 ROWS_AT_ONCE = 1 << 20  # numbers of a bfloat16 weight that the floor of fusing widens to float32 at a time
 UNIT = "milliseconds; memory in MB"
-PAGE = 4096  # bytes
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative; that both sides do the same work
 
 
@@ -76,14 +72,10 @@ class Ours:
         """Take everything off."""
         return milliseconds(self.loras.detach)
 
-    def layers(self, name: str) -> list[tuple[nn.Module, Any]]:
-        """Return the layers that an adapter changes, and its part for each."""
-        return [(self.unet.get_submodule(path), change) for _, path, change in self.loras[name].layers()]
-
-    def originals(self) -> list[tuple[Tensor, Tensor]]:
-        """Return each weight that was fused into, and its original."""
-        kept = self.loras._fused.originals.kept
-        return [(self.unet.get_submodule(path).weight.data, kept[part, path]["weight"]) for part, path in kept]
+    def layers(self, number: int) -> dict[str, tuple[nn.Module, Any]]:
+        """Layers that an adapter changes by path, each with its part of the adapter."""
+        changes = lorica.read(self.files[number]).layers()
+        return {path: (self.unet.get_submodule(path), change) for _, path, change in changes}
 
 
 class Peft:
@@ -202,39 +194,24 @@ def add_products(layers: list[tuple[nn.Module, list[Any]]]) -> float:
     return milliseconds(floor)
 
 
-def copy_back(pairs: list[tuple[Tensor, Tensor]]) -> float:
-    """Measure the floor of unfusing: copying the originals."""
+def copy_weights(pairs: list[tuple[nn.Module, nn.Module]]) -> float:
+    """Measure the floor of unfusing: copying as many weights. The fused ones are overwritten; unfusing follows."""
 
     def floor() -> None:
-        for weight, original in pairs:
-            weight.copy_(original)
+        for layer, other in pairs:
+            layer.weight.data.copy_(other.weight.data)
 
     return milliseconds(floor)
 
 
-@contextmanager
-def memory_apart() -> Iterator[list[float]]:
-    """Let fusing touch fresh memory before it computes; give the list of how long each weight's took."""
-    spent: list[float] = []
-    room_for = fuse.room_for
-
-    def touched(parameter: nn.Parameter) -> Tensor | None:
-        found: list[Tensor | None] = []
-
-        def touch() -> None:
-            found.append(room_for(parameter))
-            if found[0] is not None:
-                step = PAGE // found[0].itemsize
-                found[0].as_strided((found[0].numel() // step,), (step,)).zero_()
-
-        spent.append(milliseconds(touch))
-        return found[0]
-
-    fuse.room_for = touched
-    try:
-        yield spent
-    finally:
-        fuse.room_for = room_for
+def check_same(ours: Ours, peft: Peft, size: str) -> None:
+    """Raise if the two sides do not do the same work."""
+    given = inputs(size, 8)
+    with torch.no_grad():
+        a, b = (side.unet(**given, return_dict=False)[0].float() for side in (ours, peft))
+    difference = ((a - b).norm() / b.norm()).item()
+    if not difference < TOLERANCE[DTYPES[size]]:
+        raise RuntimeError(f"the two sides differ by {difference}")
 
 
 Times = dict[str, dict[str, list[float]]]  # operation to side to milliseconds
@@ -247,11 +224,11 @@ class Comparison:
         size: of the UNet.
         coverage: of the adapters.
         folder: where their files are put.
-        where: the file of results; it is written after each measurement, so that a long run can be stopped.
+        where: the file of results, if any; it is written after each measurement, so that a long run can be stopped.
         times: what was measured before; what is measured again takes its place.
     """
 
-    def __init__(self, size: str, coverage: str, folder: Path, where: Path, times: Times) -> None:
+    def __init__(self, size: str, coverage: str, folder: Path, where: Path | None, times: Times) -> None:
         unet = make_unet(size)
         self.size, self.files = size, write_files(unet, coverage, ADAPTERS, folder)
         self.ours, self.peft = Ours(unet, self.files), Peft(make_unet(size), self.files)
@@ -265,8 +242,7 @@ class Comparison:
             self.times.pop(operation, None)
         for side, time in spent.items():
             self.times.setdefault(operation, {}).setdefault(side, []).append(round(time, 3))
-        machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
-        self.where.write_text(json.dumps({"unit": UNIT, "measured": self.times, **machine}) + "\n")
+        store(self.where, {"unit": UNIT, "measured": self.times}, indent=None)
 
     def rounds(self, operation: str, run: Callable[[Side], float], repeats: int) -> None:
         """Measure both sides in turn, so that what disturbs the machine disturbs both."""
@@ -301,7 +277,7 @@ class Comparison:
     def set(self, repeats: int) -> None:
         """New strengths, switch, off."""
         self._load_two()
-        self.check_same()
+        check_same(self.ours, self.peft, self.size)
         turns = iter(range(10**6))
         self.rounds("set two strengths", lambda side: side.set({"a0": 0.1 + next(turns) % 7, "a1": 0.3}), 4 * repeats)
         for _ in range(4 * repeats):
@@ -324,9 +300,9 @@ class Comparison:
 
     def _fuse(self, names: list[str], count: str, repeats: int) -> None:
         self._load_two()
-        layers = [(layer, [change]) for layer, change in self.ours.layers("a0")]
-        for (_, changes), (_, change) in zip(layers, self.ours.layers("a1"), strict=True):
-            changes.extend([change] * (len(names) - 1))
+        adapters = [self.ours.layers(number) for number in range(len(names))]
+        layers = [(layer, [one[path][1] for one in adapters]) for path, (layer, _) in adapters[0].items()]
+        twins = [(layer, self.peft.unet.get_submodule(path).base_layer) for path, (layer, _) in adapters[0].items()]
         for _ in range(repeats):
             floor = add_products(layers)
             before = [layer.weight.clone() for layer, _ in layers[:3]]
@@ -334,14 +310,10 @@ class Comparison:
             self.note(f"fuse {count}, with fresh memory", ours=ours, peft=peft, floor=floor)
             again = milliseconds(lambda: self.ours.loras.fuse(dict.fromkeys(names, 0.5)))
             self.note(f"fuse {count} at other strengths", ours=again, peft=peft, floor=floor)
-            back = copy_back(self.ours.originals())
+            back = copy_weights(twins)
             self.note(f"unfuse {count}", ours=self.ours.unfuse(), peft=self.peft.unfuse(), floor=back)
             if not all(torch.equal(layer.weight, was) for (layer, _), was in zip(layers, before, strict=False)):
                 raise RuntimeError("unfusing was not exact")
-            with memory_apart() as taken:
-                ours = self.ours.fuse(names)
-            self.note(f"fuse {count}", ours=ours - sum(taken), peft=peft, floor=floor)
-            self.ours.unfuse()
         self._unload()
 
     def memory(self) -> None:
@@ -359,15 +331,6 @@ class Comparison:
             self.note("memory", **{name: anonymous_megabytes() - before})
             side.unload()
 
-    def check_same(self) -> None:
-        """Raise if the two sides do not do the same work."""
-        given = inputs(self.size, 8)
-        with torch.no_grad():
-            a, b = (side.unet(**given, return_dict=False)[0].float() for side in (self.ours, self.peft))
-        difference = ((a - b).norm() / b.norm()).item()
-        if not difference < TOLERANCE[DTYPES[self.size]]:
-            raise RuntimeError(f"the two sides differ by {difference}")
-
     def _load_two(self) -> None:
         for side in (self.ours, self.peft):
             side.load(0)
@@ -380,7 +343,7 @@ class Comparison:
 
 
 def anonymous_megabytes() -> float:
-    """Return how much memory this process has that no file stands behind."""
+    """Memory of this process that no file stands behind."""
     gc.collect()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("RssAnon"))
@@ -399,16 +362,17 @@ def print_row(name: str, times: dict[str, list[float]]) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--coverage", choices=COVERAGES, default="full")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)
     parser.add_argument("--add", action="store_true")
     given = parser.parse_args()
-    where = Path(__file__).parent / "results" / f"adapter_ops_{given.size}_{given.coverage}.json"
-    where.parent.mkdir(exist_ok=True)
-    times: Times = json.loads(where.read_text())["measured"] if given.add and where.exists() else {}
+    if given.small:
+        given.size, given.repeats = "least", 1
+    where = results_file(given, f"adapter_ops_{given.size}_{given.coverage}")
+    times: Times = json.loads(where.read_text())["measured"] if given.add and where and where.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         comparison = Comparison(given.size, given.coverage, Path(folder), where, times)
         if "memory" in given.parts:  # before anything else was loaded

@@ -3,17 +3,14 @@
 Both sides prepare their model for a swap, load an adapter, compile the whole UNet as one graph, and run it. Then each
 round puts another file of the same rank in the place of the adapter, and runs the UNet once more.
 
-Run: python benchmarks/compiled_swap.py [--size tiny] [--coverage attention|full] [--repeats 15].
-Prints medians, ratios and how many graphs were compiled after the first forward of each side; writes
+Run: python benchmarks/compiled_swap.py [--size tiny] [--coverage attention|full] [--repeats 15] [--small]
+[--out FOLDER]. Prints medians, ratios and how many graphs were compiled after the first forward of each side; writes
 benchmarks/results/compiled_swap_SIZE_COVERAGE.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import platform
 import statistics
 import tempfile
 from abc import ABC, abstractmethod
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reporting import parser_of, results_file, store
 from sized_unets import COVERAGES, DTYPES, PATTERNS, SIZES, inputs, make_unet, milliseconds, write_files
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -35,11 +33,11 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # relative; that both s
 class Side(ABC):
     """One way to swap, on a compiled UNet of its own."""
 
-    def __init__(self, size: str, coverage: str, files: list[Path]) -> None:
+    def __init__(self, size: str, coverage: str, files: list[Path], backend: str) -> None:
         self.unet: Any = make_unet(size)
         self.files, self.given = files, inputs(size, SIDE)
         self.prepare(coverage)
-        self.compiled = torch.compile(self.unet, fullgraph=True)
+        self.compiled = torch.compile(self.unet, fullgraph=True, backend=backend)
         self.output()
         self.graphs = 0  # compiled after the first forward
 
@@ -103,14 +101,14 @@ class Peft(Side):
 
 
 def graphs() -> int:
-    """Return how many graphs were compiled so far."""
+    """Number of graphs compiled so far."""
     return counters["stats"]["unique_graphs"]
 
 
-def compare(size: str, coverage: str, repeats: int, folder: Path) -> dict[str, Any]:
-    """Return all times, and how many graphs each side compiled after its first forward."""
+def compare(size: str, coverage: str, repeats: int, folder: Path, backend: str) -> dict[str, Any]:
+    """All times, and how many graphs each side compiled after its first forward."""
     files = write_files(make_unet(size), coverage, FILES, folder)
-    sides = {"ours": Ours(size, coverage, files), "peft": Peft(size, coverage, files)}
+    sides = {"ours": Ours(size, coverage, files, backend), "peft": Peft(size, coverage, files, backend)}
     times: dict[str, dict[str, list[float]]] = {"swap": {}, "forward after it": {}}
     for turn in range(repeats + 1):  # the first is not counted
         for name, side in sides.items():
@@ -131,20 +129,22 @@ def check_same(sides: dict[str, Side], dtype: torch.dtype) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--coverage", choices=COVERAGES, default="full")
     parser.add_argument("--repeats", type=int, default=15)
     given = parser.parse_args()
+    backend = "inductor"
+    if given.small:
+        given.size, given.repeats, backend = "least", 1, "eager"  # graphs are made and guarded, and no C++ is compiled
     with tempfile.TemporaryDirectory() as folder:
-        result = compare(given.size, given.coverage, given.repeats, Path(folder))
+        result = compare(given.size, given.coverage, given.repeats, Path(folder), backend)
     for what, times in result["measured"].items():
         ours, peft = (statistics.median(times[side]) for side in ("ours", "peft"))
         print(f"{what:20} ours {ours:9.3f}   peft {peft:9.3f}   {peft / ours:6.1f} x")
     print(f"graphs compiled again: {result['graphs compiled again']}")
-    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
-    where = Path(__file__).parent / "results" / f"compiled_swap_{given.size}_{given.coverage}.json"
-    where.write_text(json.dumps({"unit": "milliseconds", **result, **machine}) + "\n")
+    where = results_file(given, f"compiled_swap_{given.size}_{given.coverage}")
+    store(where, {"unit": "milliseconds", **result}, indent=None)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ The file is made up: Stable Diffusion XL, every linear and convolution layer of 
 
 Once in a process the tables of the base model are made, which is *once* and in none of the others.
 
-Run: python benchmarks/file_load.py [--repeats 9] [--small] [--cpu]. Prints medians and ratios; writes
+Run: python benchmarks/file_load.py [--repeats 9] [--cpu] [--small] [--out FOLDER]. Prints medians and ratios; writes
 benchmarks/results/file_load.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -32,6 +31,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from reporting import parser_of, results_file
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -43,7 +43,6 @@ from lorica.formats.storage.files import FileContents
 from lorica.models import FAMILIES
 from lorica.models.spellings import spellings_of
 
-RESULTS = Path(__file__).parent / "results"
 WANTED = {"map": "at least 3 times as fast", "read": "no slower", "header": "at most 30 ms", "process": "under 0.5 s"}
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
 
@@ -173,13 +172,12 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print, and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--small", action="store_true", help="rank 2 and two repeats: to see that it runs")
     parser.add_argument("--cpu", action="store_true", help="processor time, for a machine that is busy otherwise")
     options = parser.parse_args()
     clock = time.process_time if options.cpu else time.perf_counter
-    rank, process_rank, repeats = (2, 1, 2) if options.small else (32, 25, options.repeats)
+    rank, process_rank, repeats = (2, 1, 1) if options.small else (32, 25, options.repeats)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), rank, process_rank, repeats, clock)
     found["clock"] = "processor" if options.cpu else "wall"
@@ -188,9 +186,9 @@ def main() -> None:
         "torch": torch.__version__, "diffusers": diffusers.__version__, "load": os.getloadavg()[0],
     }  # fmt: skip
     show(found)
-    if not options.small:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "file_load.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    where = results_file(options, "file_load")
+    if where is not None:
+        where.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ What counts is the time above the base model. Also: ten adapters loaded and one 
 sample has an adapter of its own, beside the same batch with one adapter for all.
 
 Run: python benchmarks/forward.py [--size tiny|sd15|sdxl] [--coverage attention|full] [--side 16] [--repeats 7]
-[--device cpu|cuda] [--part peft|loaded|batch]. Prints medians, and ratios within rounds; writes
-benchmarks/results/forward_SIZE_COVERAGE_SIDE.json.
+[--device cpu|cuda] [--part peft|loaded|batch] [--small] [--out FOLDER]. Prints medians, and ratios within
+rounds; writes benchmarks/results/forward_SIZE_COVERAGE_SIDE.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +21,7 @@ import torch
 from accelerate import init_empty_weights
 from adapter_ops import Ours, Peft, check_same
 from diffusers import UNet2DConditionModel
+from reporting import parser_of, results_file, store
 from sized_unets import COVERAGES, SIZES, inputs, make_unet, milliseconds, write_files
 from torch import nn
 
@@ -141,7 +140,7 @@ def _ratio(times: Mapping[str, list[float]], name: str, other: str) -> float:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = parser_of(__doc__)
     parser.add_argument("--size", choices=SIZES, default="tiny")
     parser.add_argument("--coverage", choices=COVERAGES, default="full")
     parser.add_argument("--side", type=int, default=16)
@@ -149,15 +148,15 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--part", choices=PARTS, action="append", help="measure only this; the default is everything")
     given = parser.parse_args()
-    where = Path(__file__).parent / "results" / f"forward_{given.size}_{given.coverage}_{given.side}.json"
-    where.parent.mkdir(exist_ok=True)
-    stored = json.loads(where.read_text()) if where.exists() else {"milliseconds": {}}
+    if given.small:
+        given.size, given.side, given.repeats = "least", 8, 1
+    where = results_file(given, f"forward_{given.size}_{given.coverage}_{given.side}")
+    stored = json.loads(where.read_text()) if where and where.exists() else {"milliseconds": {}}
     for part in given.part or PARTS:
         times = measure(part, given.size, given.coverage, given.side, given.repeats, given.device)
         print_results(times)
         stored["milliseconds"] |= {name: [round(one, 3) for one in spent] for name, spent in times.items()}
-    machine = {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.platform()}
-    where.write_text(json.dumps({**stored, **machine}, indent=1) + "\n")
+    store(where, stored)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,17 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 import lorica
-from lorica.adapters import Adapter, LoRA
-from lorica.runtime import choose_modules
 
 SIZES: dict[str, dict[str, Any]] = {
+    "least": {  # of ``--small``: nothing is measured with it
+        "block_out_channels": (8, 16),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 24,
+        "attention_head_dim": 4,
+        "norm_num_groups": 4,
+    },
     "tiny": {
         "block_out_channels": (32, 64),
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -38,17 +46,18 @@ SIZES: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 2816,
     },
 }
-DTYPES = {"tiny": torch.float32, "sd15": torch.float32, "sdxl": torch.bfloat16}
+DTYPES = {"least": torch.float32, "tiny": torch.float32, "sd15": torch.float32, "sdxl": torch.bfloat16}
 COVERAGES = {"attention": 16, "full": 32}  # and the rank of each
 PATTERNS = {"attention": ["*attn*.to_q", "*attn*.to_k", "*attn*.to_v", "*attn*.to_out.0"], "full": ["all"]}
 
 
 def make_unet(size: str, device: str = "cpu") -> nn.Module:
-    """Return a UNet with random weights."""
+    """UNet with random weights."""
     torch.manual_seed(0)
     with init_empty_weights():
         unet = UNet2DConditionModel(**SIZES[size])
-    unet = unet.to(DTYPES[size]).to_empty(device=device).eval().requires_grad_(False)
+    unet = nn.Module.to(unet, DTYPES[size])  # diffusers' own ``to`` warns of modules to keep in float32; there are none
+    unet = unet.to_empty(device=device).eval().requires_grad_(False)
     for parameter in unet.parameters():
         parameter.data.normal_(0, 0.02) if parameter.ndim > 1 else parameter.data.fill_(0.5)
     return unet
@@ -60,19 +69,26 @@ def write_files(unet: nn.Module, coverage: str, count: int, folder: Path) -> lis
     return [lorica.write(_adapter(unet, coverage, rank, seed), folder / f"{seed}.safetensors") for seed in range(count)]
 
 
-def _adapter(unet: nn.Module, coverage: str, rank: int, seed: int) -> Adapter:
+def paths_of(unet: nn.Module, coverage: str) -> list[str]:
+    """Paths of the linear and convolution layers that adapters of a coverage change."""
+    layers = [path for path, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    patterns = PATTERNS[coverage]
+    return [path for path in layers if patterns == ["all"] or any(fnmatchcase(path, one) for one in patterns)]
+
+
+def _adapter(unet: nn.Module, coverage: str, rank: int, seed: int) -> lorica.Adapter:
     source = torch.Generator().manual_seed(seed)
-    layers: dict[str, LoRA] = {}
-    for path in choose_modules(unet, PATTERNS[coverage]):
+    layers: dict[str, lorica.AdapterLayer] = {}
+    for path in paths_of(unet, coverage):
         out, *rest = unet.get_submodule(path).weight.shape
         down = torch.empty(rank, *rest, dtype=torch.float16).normal_(0, 0.02, generator=source)
         up = torch.empty(out, rank, *[1] * (len(rest) - 1), dtype=torch.float16).normal_(0, 0.02, generator=source)
-        layers[path] = LoRA(down, up)
-    return Adapter({"unet": layers})
+        layers[path] = lorica.LoRA(down, up)
+    return lorica.Adapter({"unet": layers})
 
 
 def inputs(size: str, side: int, batch: int = 1, device: str = "cpu") -> dict[str, Any]:
-    """Return what a denoising step gives the UNet."""
+    """Arguments of the UNet at a denoising step."""
     dtype, width = DTYPES[size], SIZES[size]["cross_attention_dim"]
     given: dict[str, Any] = {
         "sample": torch.randn(batch, 4, side, side, dtype=dtype, device=device),
@@ -86,7 +102,7 @@ def inputs(size: str, side: int, batch: int = 1, device: str = "cpu") -> dict[st
 
 
 def milliseconds(run: Callable[[], object]) -> float:
-    """Return how long one call takes."""
+    """Duration of one call."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()

@@ -1,6 +1,6 @@
 """How far apart the ways of weakening DoRA and BOFT are, and what a wrong axis costs: the numbers of decision 0010.
 
-    python benchmarks/strength_conventions.py
+Run: python benchmarks/strength_conventions.py [--small]. Prints the numbers, and stores nothing.
 
 Every number is relative to the size of the change at strength 1. Seeded; one second on a CPU.
 """
@@ -8,21 +8,24 @@ Every number is relative to the size of the change at strength 1. Seeded; one se
 from __future__ import annotations
 
 import torch
+from reporting import parser_of
 from torch import Tensor
 
 from lorica.adapters import BOFT, DoRA, LoRA
 from lorica.adapters.rotation import butterfly, cayley, skew
 from lorica.models import FAMILIES
 
-SIZE, RANK, STRENGTHS = 320, 8, (0.0, 0.25, 0.5, 1.0)
+SIZE, SMALL, RANK, STRENGTHS = 320, 64, 8, (0.0, 0.25, 0.5, 1.0)
+STAGES, BLOCK = 4, 8  # of the butterfly
 
 
 def main() -> None:
     """Print the tables."""
+    size = SMALL if parser_of(__doc__).parse_args().small else SIZE
     torch.manual_seed(0)
-    weight = torch.randn(SIZE, SIZE) / SIZE**0.5
-    inner = LoRA(torch.randn(RANK, SIZE) / 8, torch.randn(SIZE, RANK) / 20, RANK)
-    magnitude = torch.linalg.vector_norm(weight, dim=1, keepdim=True) * (1 + 0.1 * torch.randn(SIZE, 1))
+    weight = torch.randn(size, size) / size**0.5
+    inner = LoRA(torch.randn(RANK, size) / 8, torch.randn(size, RANK) / 20, RANK)
+    magnitude = torch.linalg.vector_norm(weight, dim=1, keepdim=True) * (1 + 0.1 * torch.randn(size, 1))
     print_dora(weight, inner, magnitude)
     print_boft(weight)
     for family in ("sd1", "sdxl"):
@@ -51,7 +54,7 @@ def print_dora(weight: Tensor, inner: LoRA, magnitude: Tensor) -> None:
 
 def print_boft(weight: Tensor) -> None:
     """Print how far turning every stage part of the way is from the straight line."""
-    layer = BOFT(torch.randn(4, 40, 8, 8) * 0.05)
+    layer = BOFT(torch.randn(STAGES, len(weight) // BLOCK, BLOCK, BLOCK) * 0.05)
     change, q = layer.delta(weight), skew(layer.tensors["blocks"])
     for s in STRENGTHS:
         stages = butterfly(weight.T, s * cayley(q)).T

@@ -5,15 +5,14 @@ anew here from its behaviour: it encodes pictures and captions at every step (*a
 The floor is forward plus backward to the inputs, without any adapter. The sides take turns, step by step; ours with
 gradient checkpointing comes after them. Memory is the most that torch holds during a step beyond what it held before.
 
-Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1] [--remember_less]
+Run: python benchmarks/train_step.py [--model bundled|sd15] [--steps 15] [--batch 1] [--remember_less] [--small]
+[--out FOLDER]
 Prints medians, ratios and the split of the steps; writes benchmarks/results/train_step_MODEL_BATCH.json.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import platform
 import statistics
 import time
@@ -30,6 +29,7 @@ from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from peft import LoraConfig
 from PIL import Image
+from reporting import parser_of, results_file, store
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
@@ -300,9 +300,7 @@ def compare(model: str, steps: int, batch: int, *, less: bool = False) -> dict[s
         "batch": batch,
         "steps": steps,
         "remember_less": less,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.processor() or platform.machine(),
+        "processor": platform.processor() or platform.machine(),
         "milliseconds": {name: round(statistics.median(row), 2) for name, row in times.items()},
         "fastest": {name: round(min(row), 2) for name, row in times.items()},
         "peak_megabytes": {name: round(value, 1) for name, value in memory.items()},
@@ -336,18 +334,18 @@ def report(figures: dict[str, Any]) -> None:
 
 def main() -> None:
     """Read the options, compare, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", choices=SIDES, default="bundled")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--remember_less", action="store_true")
     options = parser.parse_args()
+    if options.small:
+        options.model, options.steps = "bundled", 1
     figures = compare(options.model, options.steps, options.batch, less=options.remember_less)
     report(figures)
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    name = f"train_step_{options.model}_{options.batch}{'_remember_less' * options.remember_less}.json"
-    (results / name).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    name = f"train_step_{options.model}_{options.batch}{'_remember_less' * options.remember_less}"
+    store(results_file(options, name), figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Run two LoRAs at once, each at a strength of its own, and stronger in one part of the model than in another.
 
-Run: python examples/02_two_at_once.py subject.safetensors style.safetensors
+Run: python examples/02_two_at_once.py [subject.safetensors style.safetensors]
+(without files it takes two samples, which are trained the first time)
 """
 
 import sys
@@ -8,17 +9,19 @@ import sys
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from sample_adapters import sample_adapter
 
 import lorica
 
+SUBJECT, STYLE = sys.argv[1:3] or (sample_adapter("subject"), sample_adapter("style"))
 PROMPT = "a large orange zorblin on a navy background"
 
 pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())
 pipe.set_progress_bar_config(disable=True)
 
 loras = lorica.attach(pipe)
-loras.load(sys.argv[1], name="subject")
-loras.load(sys.argv[2], name="style")
+loras.load(SUBJECT, name="subject")
+loras.load(STYLE, name="style")
 
 choices = {
     "base": {},

@@ -1,15 +1,18 @@
 """Put two LoRAs into the weights, take one of them out again, then the other: the original weights, bit for bit.
 
-Run: python examples/03_fuse_and_unfuse.py subject.safetensors style.safetensors
+Run: python examples/03_fuse_and_unfuse.py [subject.safetensors style.safetensors]
+(without files it takes two samples, which are trained the first time)
 """
 
 import sys
 
 import torch
 from diffusers import StableDiffusionPipeline
+from sample_adapters import sample_adapter
 
 import lorica
 
+SUBJECT, STYLE = sys.argv[1:3] or (sample_adapter("subject"), sample_adapter("style"))
 PROMPT = "a large orange zorblin on a navy background"
 
 pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())
@@ -27,8 +30,8 @@ before = {name: tensor.clone() for name, tensor in pipe.unet.state_dict().items(
 base = draw("base")
 
 loras = lorica.attach(pipe)
-loras.load(sys.argv[1], name="subject")
-loras.load(sys.argv[2], name="style")
+loras.load(SUBJECT, name="subject")
+loras.load(STYLE, name="style")
 
 loras.fuse({"subject": 0.8, "style": 0.7})  # inside the weights: no cost at any step
 draw("both")

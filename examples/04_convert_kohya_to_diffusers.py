@@ -1,13 +1,16 @@
 """Turn a Kohya file (A1111, ComfyUI, sd-scripts) into a diffusers file, and say what became of every key.
 
-Run: python examples/04_convert_kohya_to_diffusers.py kohya.safetensors diffusers.safetensors
+Run: python examples/04_convert_kohya_to_diffusers.py [kohya.safetensors diffusers.safetensors]
+(without files it converts a sample, which is trained the first time)
 """
 
 import sys
 
+from sample_adapters import sample_adapter
+
 import lorica
 
-source, destination = sys.argv[1:3]
+source, destination = sys.argv[1:3] or (sample_adapter("style"), "diffusers.safetensors")
 
 adapter = lorica.read(source)  # any format; a key without a use would be an error
 report = adapter.report

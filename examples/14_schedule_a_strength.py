@@ -1,16 +1,19 @@
 """Let the strength of a LoRA change from step to step of one picture, by a list, a function, a shape or a prompt's tag.
 
-Run: python examples/14_schedule_a_strength.py folder_of_adapters style
+Run: python examples/14_schedule_a_strength.py [folder_of_adapters style]
+(without them it takes a sample, which is trained the first time)
 """
 
 import sys
+from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from sample_adapters import sample_adapter
 
 import lorica
 
-FOLDER, NAME = sys.argv[1], sys.argv[2]
+FOLDER, NAME = sys.argv[1:3] or (Path(sample_adapter("style")).parent, "style")
 PROMPT, STEPS = "a large orange zorblin on a navy background", 10
 
 pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())

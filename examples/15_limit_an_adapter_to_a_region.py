@@ -1,6 +1,7 @@
 """Limit a LoRA to a region: draw its mask, let it act there alone, and compare with the base and the whole adapter.
 
-Run: python examples/15_limit_an_adapter_to_a_region.py my-lora/pytorch_lora_weights.safetensors
+Run: python examples/15_limit_an_adapter_to_a_region.py [my-lora/pytorch_lora_weights.safetensors]
+(without a file it takes a sample, which is trained the first time)
 """
 
 import sys
@@ -8,10 +9,12 @@ import sys
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFilter
+from sample_adapters import sample_adapter
 
 import lorica
 
-FILE, PROMPT = sys.argv[1], "a large orange zorblin on a navy background"
+FILE = sys.argv[1] if len(sys.argv) > 1 else sample_adapter("subject")
+PROMPT = "a large orange zorblin on a navy background"
 
 pipe = StableDiffusionPipeline.from_pretrained(lorica.bundled_model())
 pipe.set_progress_bar_config(disable=True)

@@ -16,7 +16,8 @@ from lorica.adapters import Adapter, LoRA
 from lorica.demo.subject import write_lesson
 from lorica.models import FAMILIES
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("[0-9]*.py"))
 LONGEST = 60
 
 
@@ -36,6 +37,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: Path) -> Calla
     """Run an example by its number in an empty folder, with these arguments."""
     assert bundled.is_dir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(FOLDER)  # where Python looks first when an example is run
 
     def run_example(number: str, *arguments: str) -> None:
         (path,) = (example for example in EXAMPLES if example.name.startswith(number))
@@ -55,23 +57,28 @@ def size(path: str) -> tuple[int, int]:
         return image.size
 
 
+@pytest.fixture
+def samples(run: Callable[..., None]) -> None:
+    """The adapters that examples take when they are given no files, as they lie there at a second run."""
+    lorica.write(sample_adapter(3), "sample-adapters/subject.safetensors")
+    lorica.write(sample_adapter(2), "sample-adapters/style.safetensors", format="kohya")
+
+
+@pytest.mark.usefixtures("samples")
 def test_01_turns_the_dial(run: Callable[..., None]) -> None:
-    lorica.write(sample_adapter(3), "mine.safetensors")
-    run("01", "mine.safetensors")
+    run("01")
     assert differ("strength_0.0.png", "strength_1.0.png")
 
 
+@pytest.mark.usefixtures("samples")
 def test_02_shows_five_pictures_in_a_row(run: Callable[..., None]) -> None:
-    lorica.write(sample_adapter(3), "subject.safetensors")
-    lorica.write(sample_adapter(2), "style.safetensors", format="kohya")
-    run("02", "subject.safetensors", "style.safetensors")
+    run("02")
     assert size("two_at_once.png") == (5 * 64, 64)
 
 
+@pytest.mark.usefixtures("samples")
 def test_03_fuses_and_takes_out_again(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
-    lorica.write(sample_adapter(3), "subject.safetensors")
-    lorica.write(sample_adapter(2), "style.safetensors")
-    run("03", "subject.safetensors", "style.safetensors")
+    run("03")
     assert differ("both.png", "subject.png")
     assert not differ("base.png", "base_again.png")
     assert "bit for bit: True" in capsys.readouterr().out
@@ -85,25 +92,61 @@ def test_04_converts_and_loses_nothing(run: Callable[..., None], capsys: pytest.
     assert "kohya format" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("samples")
+def test_04_converts_a_sample(run: Callable[..., None]) -> None:
+    run("04")
+    assert lorica.read("diffusers.safetensors") == lorica.read("sample-adapters/style.safetensors")
+
+
 def test_10_trains_and_shows_what_was_learnt(run: Callable[..., None]) -> None:
     run("10", str(write_lesson("mine", ordinary=0)), "2")
     assert Path("trained-lora/pytorch_lora_weights.safetensors").is_file()
     assert size("learnt.png") == (64, 64)
 
 
+@pytest.mark.slow
+def test_10_draws_pictures_of_its_own(run: Callable[..., None]) -> None:
+    run("10")
+    assert len(list(Path("pictures").glob("*.png"))) == 6
+    assert size("learnt.png") == (64, 64)
+
+
+@pytest.mark.usefixtures("samples")
 def test_14_draws_one_picture_for_each_schedule(run: Callable[..., None]) -> None:
-    lorica.write(sample_adapter(3), "loras/style.safetensors")
-    run("14", "loras", "style")
+    run("14")
     assert differ("list.png", "function.png")
     assert differ("function.png", "shape.png")
     assert not differ("window.png", "tag.png")
 
 
+@pytest.mark.usefixtures("samples")
 def test_15_limits_an_adapter_to_a_half(run: Callable[..., None]) -> None:
-    lorica.write(sample_adapter(3), "mine.safetensors")
-    run("15", "mine.safetensors")
+    run("15")
     pictures = ["everywhere.png", "left.png", "left_only.png", "base.png"]
     assert all(differ(one, other) for one in pictures for other in pictures if one != other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["01", "02", "03", "15"])
+def test_files_of_ones_own_are_taken(run: Callable[..., None], number: str) -> None:
+    lorica.write(sample_adapter(3), "mine.safetensors")
+    lorica.write(sample_adapter(2), "other.safetensors")
+    run(number, "mine.safetensors", "other.safetensors")
+    assert not Path("sample-adapters").exists()
+
+
+@pytest.mark.slow
+def test_14_takes_a_folder_and_a_name(run: Callable[..., None]) -> None:
+    lorica.write(sample_adapter(3), "loras/mine.safetensors")
+    run("14", "loras", "mine")
+    assert not differ("window.png", "tag.png")
+
+
+@pytest.mark.slow
+def test_samples_are_trained_when_they_are_missing(run: Callable[..., None]) -> None:
+    run("01")
+    assert {path.name for path in Path("sample-adapters").iterdir()} == {"subject.safetensors"}
+    assert differ("strength_0.0.png", "strength_1.0.png")
 
 
 def test_every_example_has_a_test() -> None:

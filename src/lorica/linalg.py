@@ -41,7 +41,7 @@ def trivial_factors(matrix: Tensor) -> Pair:
 
 
 def is_thin(rank: int, shape: Sequence[int]) -> bool:
-    """Tell whether two factors of a rank hold fewer numbers than the matrix ``(out, in * kernel)`` of a weight."""
+    """Whether two factors of a rank hold fewer numbers than the matrix ``(out, in * kernel)`` of a weight."""
     out, columns = shape[0], math.prod(shape[1:])
     return rank * (out + columns) < out * columns
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from lorica.adapters import OFT, AdapterLayer, DoRA, Full, LoKr, LoRA
 from lorica.errors import FormatError
 from lorica.formats.methods.fused import join, split
-from lorica.formats.methods.rows import take_rows
 from lorica.formats.names import Location
 from lorica.models.spellings import Part
 
@@ -131,7 +130,7 @@ def test_a_method_that_no_rows_can_be_taken_of_is_refused() -> None:
         kind = "other"
 
     with pytest.raises(FormatError, match="no file holds a other layer, so it cannot be cut"):
-        take_rows(Other(torch.randn(4, 3)), [(0, 2)])
+        split(Other(torch.randn(12, WIDTH)), QKV)
 
 
 MIXED: dict[str, dict[str, AdapterLayer]] = {

@@ -119,7 +119,7 @@ class AdapterLayer(ABC):
         return self.map(lambda tensor: copied(tensor, device, dtype))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether this layer changes a weight of the given shape, and its bias a bias that goes with it."""
+        """Whether this layer changes a weight of the given shape, and its bias a bias that goes with it."""
         own, bias = self.weight_shape, self.tensors.get("bias")
         if ANY not in own:
             return own == tuple(shape)
@@ -219,7 +219,7 @@ _put_alpha: Any = vars(AdapterLayer)["alpha"].__set__
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors hold the same dtype and the same values."""
+    """Whether two tensors hold the same dtype and the same values."""
     if a.dtype != b.dtype:
         return False
     if a.is_floating_point() and a.itemsize == 1:  # torch compares no 8-bit floats
@@ -233,7 +233,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def is_matrix_of(matrix: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Tell whether two shapes are one matrix ``(out, in * kernel)``, the kernel flattened or not."""
+    """Whether two shapes are one matrix ``(out, in * kernel)``, the kernel flattened or not."""
     if len(matrix) < 2 or len(shape) < 2:
         return matrix == shape
     return matrix[0] == shape[0] and math.prod(matrix[1:]) == math.prod(shape[1:])

@@ -36,7 +36,7 @@ class BiasOnly(AdapterLayer):
         return (len(self.tensors["bias"]), ANY)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether a weight of the given shape has as many outputs as this bias has numbers."""
+        """Whether a weight of the given shape has as many outputs as this bias has numbers."""
         return len(shape) > 0 and shape[0] == len(self.tensors["bias"])
 
     def delta(self, weight: Tensor) -> Tensor:

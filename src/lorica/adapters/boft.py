@@ -71,7 +71,7 @@ class BOFT(AdapterLayer):
         return channels_last(layer, self._change(channels_last(layer, y)).to(y.dtype))
 
     def _change(self, y: Tensor) -> Tensor:
-        """Return what is added to outputs ``(*, out)``."""
+        """Change of outputs ``(*, out)``."""
         q = limited(skew(self.tensors["blocks"]), self.constraint * self.weight_shape[0])
         return rescaled(y, butterfly(y, cayley(q).to(y.device)), self.tensors.get("rescale"))
 

@@ -64,7 +64,7 @@ class DoRA(AdapterLayer):
         return self.inner.weight_shape
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether this layer changes a weight of the given shape."""
+        """Whether this layer changes a weight of the given shape."""
         return self.inner.fits(shape) and shape[_DIMENSION[self.axis]] == self.magnitude.numel()
 
     def delta(self, weight: Tensor) -> Tensor:
@@ -133,5 +133,5 @@ def _sizes(inner: AdapterLayer) -> dict[Axis, int]:
 
 
 def _is_told(inner: AdapterLayer) -> bool:
-    """Tell whether the inner layer knows the weight's width, and not only the kernel's and the width's product."""
+    """Whether the inner layer knows the weight's width, and not only the kernel's and the width's product."""
     return not inner.fits((*inner.weight_shape[:1], 1, *inner.weight_shape[1:]))

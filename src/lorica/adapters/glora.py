@@ -134,7 +134,7 @@ class GLoRA(AdapterLayer):
 
 
 def _layout_of(tensors: dict[str, Tensor]) -> bool:
-    """Tell whether the shapes are of the old layout."""
+    """Whether the shapes are of the old layout."""
     fitting = [old for old in (False, True) if _fit(tensors, old=old)]
     return min(fitting, key=lambda old: tensors["a1"].shape[0 if old else 1], default=False)
 

@@ -71,7 +71,7 @@ class LoHa(AdapterLayer):
         return self.shape or self._shape_of_tensors()
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether this layer changes a weight of the given shape."""
+        """Whether this layer changes a weight of the given shape."""
         known = self.shape is not None or "t1" in self.tensors
         return super().fits(shape) if known else is_matrix_of(self._shape_of_tensors(), shape)
 

@@ -87,7 +87,7 @@ class LoKr(AdapterLayer):
         return self.shape or self._shape_of_tensors()
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether this layer changes a weight of the given shape."""
+        """Whether this layer changes a weight of the given shape."""
         whole = self.tensors.get("w2")
         known = self.shape is not None or "t2" in self.tensors or (whole is not None and whole.ndim > 2)
         return super().fits(shape) if known else is_matrix_of(self._shape_of_tensors(), shape)
@@ -148,7 +148,7 @@ class LoKr(AdapterLayer):
         return self.tensors["w2"].float().flatten(1) if pair is None else pair[0] @ pair[1]
 
     def _second_parts(self, like: Tensor) -> list[Tensor]:
-        """Return what the second factor does to an input, in turn: its whole, or from ``n`` to ``r`` to ``k``."""
+        """The products of the second factor with an input, in turn: its whole, or from ``n`` to ``r`` to ``k``."""
         pair = self._pair("w2")
         parts = [self.tensors["w2"]] if pair is None else [pair[1], pair[0]]
         return [_cast(part, like) for part in parts]

@@ -85,7 +85,7 @@ class OFT(AdapterLayer):
         return super().cast(copied, device, torch.float32 if "rotations" in self.tensors else dtype)
 
     def _change(self, y: Tensor) -> Tensor:
-        """Return what is added to outputs ``(*, out)``."""
+        """Change of outputs ``(*, out)``."""
         return rescaled(y, turn(y, self._turned().to(y.device)), self.tensors.get("rescale"))
 
     def _turned(self) -> Tensor:

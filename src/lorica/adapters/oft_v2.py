@@ -71,7 +71,7 @@ class OFTv2(AdapterLayer):
         return (ANY, self.in_features)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether the inputs and kernel of a weight of the given shape are as many as the blocks turn."""
+        """Whether the inputs and kernel of a weight of the given shape are as many as the blocks turn."""
         return len(shape) > 1 and super().fits((shape[0], math.prod(shape[1:])))
 
     def delta(self, weight: Tensor) -> Tensor:

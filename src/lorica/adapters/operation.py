@@ -18,7 +18,7 @@ _FUNCTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 
 
 def operate(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor | None:
-    """Return what ``layer`` gives for ``x`` with ``weight`` as its weight and no bias; None for an unknown type.
+    """Output of ``layer`` for ``x`` with ``weight`` as its weight and no bias; None for an unknown type.
 
     Args:
         layer: a Linear, Conv1d, Conv2d, Conv3d, Embedding, LayerNorm, GroupNorm or RMSNorm.
@@ -53,14 +53,14 @@ def own(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def mixes_channels(layer: nn.Module) -> bool:
-    """Tell whether every output of a layer sees all its inputs: a Linear, or a convolution without groups."""
+    """Whether every output of a layer sees all its inputs: a Linear, or a convolution without groups."""
     if isinstance(layer, CONVOLUTIONS):
         return cast("nn.Conv2d", layer).groups == 1
     return isinstance(layer, nn.Linear)
 
 
 def thin(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """Return what a Linear or ungrouped convolution of weight ``up @ down`` gives, without building it.
+    """Output of a Linear or ungrouped convolution of weight ``up @ down``, without building it.
 
     Shapes: ``down (r, in, *kernel)``, ``up (out, r)``.
     """

@@ -70,7 +70,7 @@ def turn(y: Tensor, blocks: Tensor) -> Tensor:
 
 
 def butterfly(y: Tensor, stages: Tensor) -> Tensor:
-    """Return what the stages of a butterfly add to ``y``: stage ``i`` mixes across ``2^i * b`` neighbours.
+    """Change of ``y`` by the stages of a butterfly: stage ``i`` mixes across ``2^i * b`` neighbours.
 
     Shapes: ``y (*, n * b)``, ``stages (m, n, b, b)``, each block ``R - I`` and acting on columns (Liu et al. 2023,
     arXiv:2311.06243).

@@ -72,6 +72,11 @@ def draw_subject(portrait: Portrait) -> Image.Image:
     return picture.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
+def write_subject(folder: str | Path) -> Path:
+    """Write the pictures of the subject and ``metadata.jsonl`` with their captions; return the folder."""
+    return write_pictures(folder, ((draw_subject(portrait), subject_caption(portrait)) for portrait in PORTRAITS))
+
+
 def write_lesson(folder: str | Path, ordinary: int = ORDINARY, *, seed: int = 77) -> Path:
     """Write the six pictures of the subject, and ordinary ones that keep the rest of the model as it is.
 

@@ -160,7 +160,7 @@ def _pattern(path: str) -> str:
 
 
 def make_targets(layers: Mapping[str, AdapterLayer]) -> list[str] | str:
-    """Return what PEFT may touch. Its lists match ends of paths, so a path without a dot needs an expression."""
+    """The modules that PEFT may touch. Its lists match ends of paths, so a path without a dot needs an expression."""
     paths = sorted(without_wrapper(path) for path in layers)
     return paths if all("." in path for path in paths) else expression(paths)
 

@@ -101,7 +101,7 @@ class LiveModel:
         return self.state.following
 
     def begin_run(self, make: Callable[[Write], Run]) -> State:
-        """Let a run set strengths. Returns the state before."""
+        """Give a run the function that sets strengths. Returns the state before."""
         before = self.state
         run = make(lambda strengths: self.turn(run, strengths))
         self.change(replace(before, following=run))

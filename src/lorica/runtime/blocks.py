@@ -21,7 +21,7 @@ _UNET_LAYER = re.compile(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|m
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BlockList:
     """What the numbers of a list stand for.
 
     Args:
@@ -37,11 +37,11 @@ class Layout:
     outputs: tuple[int, ...]
 
 
-LAYOUTS: dict[int, Layout] = {
-    12: Layout("SDXL", 3, (4, 5, 7, 8), tuple(range(6))),
-    17: Layout("SD 1.x and 2.x", 4, (1, 2, 4, 5, 7, 8), tuple(range(3, 12))),
-    20: Layout("SDXL", 3, tuple(range(9)), tuple(range(9))),
-    26: Layout("SD 1.x and 2.x", 4, tuple(range(12)), tuple(range(12))),
+LAYOUTS: dict[int, BlockList] = {
+    12: BlockList("SDXL", 3, (4, 5, 7, 8), tuple(range(6))),
+    17: BlockList("SD 1.x and 2.x", 4, (1, 2, 4, 5, 7, 8), tuple(range(3, 12))),
+    20: BlockList("SDXL", 3, tuple(range(9)), tuple(range(9))),
+    26: BlockList("SD 1.x and 2.x", 4, tuple(range(12)), tuple(range(12))),
 }
 
 # Layers that only one of the two has: a list for the other would be applied to the wrong blocks.
@@ -52,7 +52,7 @@ _ONLY_IN: Mapping[int, tuple[str, ...]] = {
 
 
 def is_block_weights(values: object) -> bool:
-    """Tell whether a value has the length of a LoRA-block-weight list."""
+    """Whether a value has the length of a LoRA-block-weight list."""
     return isinstance(values, (list, tuple)) and len(values) in LAYOUTS
 
 

@@ -150,7 +150,7 @@ def _fill_attentions(result: dict[str, float], values: Sequence[Any], prefix: st
 
 
 def _choose(key: str, prefix: str, paths: list[str]) -> tuple[str, list[str]]:
-    """Return what ``key`` stands for below ``prefix``, and the paths there."""
+    """The path that ``key`` stands for below ``prefix``, and the module paths there."""
     under, chosen = "", list[str]()
     for name in PARTS.get(key, (key.removeprefix("block_"),)):
         under = f"{prefix}.{name}" if prefix else name

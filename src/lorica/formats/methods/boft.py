@@ -11,12 +11,12 @@ from lorica.formats.methods.method import Method
 from lorica.formats.methods.oft import BLOCKS, RESCALE
 
 
-class _BOFT(Method[BOFT]):
+class _BOFTMethod(Method[BOFT]):
     def is_of(self, tensors: Mapping[str, Tensor]) -> bool:
         return tensors["oft.blocks"].ndim == 4
 
 
-BOFT_METHOD = _BOFT(
+BOFT_METHOD = _BOFTMethod(
     layer=BOFT,
     group="oft",
     leaves=(BLOCKS, RESCALE),

@@ -19,7 +19,7 @@ from lorica.formats.methods.peft import PeftPlan
 from lorica.models.folding import Shape
 
 
-class _DoRA(Wrapper[DoRA]):
+class _DoRAMethod(Wrapper[DoRA]):
     def refuses(self, inner: Method[Any]) -> str | None:
         if inner.with_magnitude:
             return None
@@ -54,7 +54,7 @@ class _DoRA(Wrapper[DoRA]):
         return PeftPlan({**lora_config(layers), **self.peft_settings}, refused=refused)
 
 
-DORA = _DoRA(
+DORA = _DoRAMethod(
     layer=DoRA,
     group="dora",
     leaves=(

@@ -10,7 +10,7 @@ from lorica.adapters import Full
 from lorica.formats.methods.method import Leaf, Method
 
 
-class _Full(Method[Full]):
+class _FullMethod(Method[Full]):
     def is_of(self, tensors: Mapping[str, Tensor]) -> bool:
         return tensors["full.diff"].ndim != 1  # which is a norm's
 
@@ -19,4 +19,6 @@ class _Full(Method[Full]):
         return bool(layer.tensors["diff"].any())
 
 
-FULL = _Full(layer=Full, group="full", leaves=(Leaf("diff", "diff", by_rows=True),), patterns=("diff",), alpha=None)
+FULL = _FullMethod(
+    layer=Full, group="full", leaves=(Leaf("diff", "diff", by_rows=True),), patterns=("diff",), alpha=None
+)

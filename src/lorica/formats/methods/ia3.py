@@ -14,7 +14,7 @@ from lorica.models.clip import spellings
 from lorica.models.folding import Shape
 
 
-class _IA3(Method[IA3]):
+class _IA3Method(Method[IA3]):
     def build(self, given: ModuleTensors) -> IA3:
         if "vector" in given.tensors:
             factors = given.tensors["vector"]  # of PEFT: they stand along the axis that they are of
@@ -81,7 +81,7 @@ def _factors(layer: IA3, dimensions: int) -> Shape:
     return (1, count) if layer.on_input else (count, 1)
 
 
-IA3_METHOD = _IA3(
+IA3_METHOD = _IA3Method(
     layer=IA3,
     group="ia3",
     leaves=(

@@ -13,7 +13,7 @@ from lorica.formats.peft_config import make_config
 from lorica.models.folding import Shape
 
 
-class _LoHa(Method[LoHa]):
+class _LoHaMethod(Method[LoHa]):
     def heights(self, layer: LoHa) -> dict[str, int]:
         if "t1" in layer.tensors:
             raise FormatError("a LoHa layer with Tucker cores cannot be cut into the rows of several modules.")
@@ -56,7 +56,7 @@ def _misfit(layer: LoHa, shape: Shape, cores: bool) -> str | None:
     return None
 
 
-LOHA = _LoHa(
+LOHA = _LoHaMethod(
     layer=LoHa,
     group="loha",
     leaves=tuple(

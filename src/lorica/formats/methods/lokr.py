@@ -24,7 +24,7 @@ from lorica.models.folding import Shape
 Sides = tuple[int, int, int, int]  # outputs, inputs, and the rows and columns of the first factor
 
 
-class _LoKr(Method[LoKr]):
+class _LoKrMethod(Method[LoKr]):
     def alpha_counts(self, meanings: frozenset[str]) -> bool:
         # Trainers store 9999999999 beside two whole factors, which overflows in half precision.
         return not {"lokr.w1", "lokr.w2"} <= meanings
@@ -163,7 +163,7 @@ def _divisors(size: int) -> list[int]:
     return [number for number in range(1, isqrt(size) + 1) if size % number == 0]
 
 
-LOKR = _LoKr(
+LOKR = _LoKrMethod(
     layer=LoKr,
     group="lokr",
     leaves=tuple(

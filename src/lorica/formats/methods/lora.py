@@ -26,7 +26,7 @@ UP = Leaf(
 _TABLES = ("token_embedding", "position_embedding", "embed_tokens", "shared", "relative_attention_bias")
 
 
-class _LoRA(Method[LoRA]):
+class _LoRAMethod(Method[LoRA]):
     def build(self, given: ModuleTensors) -> LoRA:
         if "table_down" in given.tensors:
             return _table(given)
@@ -99,7 +99,7 @@ def _unscaled(layer: LoRA, bias: Tensor) -> Tensor | None:
     return next((each for each in candidates if same(scaled(each, layer.scaling), bias)), None)
 
 
-LORA = _LoRA(
+LORA = _LoRAMethod(
     layer=LoRA,
     group="lora",
     leaves=(

@@ -12,7 +12,7 @@ from lorica.formats.methods.method import BIAS, Form, Leaf, Method
 _AS_ANY_OTHER = {"norm.diff": "full.diff", "norm.bias": BIAS}  # a difference that is spelled like that of any weight
 
 
-class _Norm(Method[Norm]):
+class _NormMethod(Method[Norm]):
     def is_of(self, tensors: Mapping[str, Tensor]) -> bool:
         return "full.diff" not in tensors or tensors["full.diff"].ndim == 1
 
@@ -22,7 +22,7 @@ class _Norm(Method[Norm]):
             yield {_AS_ANY_OTHER[meaning]: tensor for meaning, tensor in form.items()}
 
 
-NORM = _Norm(
+NORM = _NormMethod(
     layer=Norm,
     group="norm",
     leaves=(Leaf("diff", "w_norm", by_rows=True), Leaf("bias", "b_norm", by_rows=True)),

@@ -17,7 +17,7 @@ BLOCKS = Leaf("blocks", "oft_blocks")
 RESCALE = Leaf("rescale", "rescale", by_rows=True)
 
 
-class _OFT(Method[OFT]):
+class _OFTMethod(Method[OFT]):
     def is_of(self, tensors: Mapping[str, Tensor]) -> bool:
         # Blocks in several rows are the stages of a butterfly, which has the same leaf.
         return "oft.blocks" not in tensors or tensors["oft.blocks"].ndim != 4
@@ -29,7 +29,7 @@ class _OFT(Method[OFT]):
         return {f"oft.{stored}": layer.rank, **super().heights(layer)}
 
 
-OFT_METHOD = _OFT(
+OFT_METHOD = _OFTMethod(
     layer=OFT,
     group="oft",
     leaves=(BLOCKS, Leaf("rotations", "oft_diag"), RESCALE),

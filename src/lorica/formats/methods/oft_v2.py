@@ -21,7 +21,7 @@ COFT_EPS = 6e-5  # PEFT's, for the constraint of an OFT
 _FEWEST_TERMS = 3  # of the series that a layer computes; PEFT's with fewer is no rotation, not even nearly
 
 
-class _OFTv2(Method[OFTv2]):
+class _OFTv2Method(Method[OFTv2]):
     def tells_size(self, tensors: Mapping[str, Tensor]) -> bool:
         # One block may turn all inputs, however many there are.
         return "oft_v2.vectors" not in tensors or tensors["oft_v2.vectors"].shape[:1] != (1,)
@@ -117,7 +117,7 @@ def _constrained(vectors: Tensor, eps: float) -> Tensor:
     return torch.where(length > limit, vectors.float() * (limit / length), vectors.float()).to(vectors.dtype)
 
 
-OFT_V2 = _OFTv2(
+OFT_V2 = _OFTv2Method(
     layer=OFTv2,
     group="oft_v2",
     leaves=(

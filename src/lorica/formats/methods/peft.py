@@ -58,4 +58,4 @@ def scaled(tensor: Tensor, scaling: float) -> Tensor:
         return tensor
     exact = tensor.double() * scaling
     kept = (exact.to(dtype) for dtype in (tensor.dtype, torch.float32, torch.float64))
-    return next(product for product in kept if torch.equal(product.double(), exact))
+    return next((product for product in kept if torch.equal(product.double(), exact)), exact)  # NaN equals nothing

@@ -14,7 +14,7 @@ from lorica.adapters import AdapterLayer, Places, Residual
 from lorica.formats.methods.method import Form, Leaf, Method, Wrapper
 
 
-class _Residual(Wrapper[Residual]):
+class _ResidualMethod(Wrapper[Residual]):
     def refuses(self, inner: Method[Any]) -> str | None:
         # LoRA and LoCon, whose scaling counts for the numbers too: LyCORIS extracts nothing else.
         return None if inner.group == "lora" else f"its module holds numbers that a {inner.kind} layer has none of."
@@ -29,7 +29,7 @@ class _Residual(Wrapper[Residual]):
         yield {self.meaning(name): tensor for name, tensor in tensors.items()}
 
 
-RESIDUAL = _Residual(
+RESIDUAL = _ResidualMethod(
     layer=Residual,
     group="residual",
     leaves=(

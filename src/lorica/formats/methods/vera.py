@@ -15,7 +15,7 @@ from lorica.formats.peft_config import make_targets
 from lorica.models.folding import Shape
 
 
-class _VeRA(Method[VeRA]):
+class _VeRAMethod(Method[VeRA]):
     def build(self, given: ModuleTensors) -> VeRA:
         given.check_dimensions(lambda_b=1, lambda_d=1, shared_a=2, shared_b=2)
         tensors = dict(given.tensors)  # of the matrices its own part: the first columns and the first rows
@@ -51,7 +51,7 @@ def _is_part(layer: VeRA, wide: Mapping[str, Tensor]) -> bool:
     return same(a, wide["shared_a"][:, : a.shape[1]]) and same(b, wide["shared_b"][: len(b)])
 
 
-VERA = _VeRA(
+VERA = _VeRAMethod(
     layer=VeRA,
     group="vera",
     leaves=(

@@ -57,7 +57,7 @@ class FileContents:
 
 
 def load(path: Path) -> FileContents:
-    """Return what a file holds. Tensors of a safetensors file are views of the file: pages are read when used.
+    """Tensors and metadata of a file. Tensors of a safetensors file are views of the file: pages are read when used.
 
     Raises:
         FileError: if the file cannot be read, is empty, cut short or broken.
@@ -72,7 +72,7 @@ def load(path: Path) -> FileContents:
 
 
 def peek(path: Path) -> FileContents:
-    """Return what a file holds without reading a tensor: each is :class:`Unread` until something needs its numbers.
+    """Tensors and metadata of a file, no tensor read: each is :class:`Unread` until something needs its numbers.
 
     Raises:
         FileError: if the file cannot be read, is empty, cut short or broken.
@@ -231,7 +231,7 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
 
 
 def _why_not(error: Exception, start: bytes) -> str:
-    """Return what is wrong with a torch checkpoint, in our words: torch's advise to load it without care."""
+    """Reason why a torch checkpoint is refused, in our words: torch's advise to load it without care."""
     if start[LENGTH_BYTES : LENGTH_BYTES + 2] == b'{"':
         return "it is a safetensors file under the wrong name: rename it to .safetensors."
     refused = _OBJECT.search(str(error))

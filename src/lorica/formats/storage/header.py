@@ -179,7 +179,7 @@ def _entry(name: str, raw: Any, base: int, source: str) -> Entry:
 
 
 def _fill(entries: tuple[Entry, ...], base: int, size: int) -> bool:
-    """Tell whether tensors fill a file: each place in it has one, if as many begin as end there and none is empty."""
+    """Whether tensors fill a file: each place in it has one, if as many begin as end there and none is empty."""
     starts, stops = [entry.start for entry in entries], [entry.stop for entry in entries]
     return all(map(lt, starts, stops)) and sorted([*starts, size]) == sorted([base, *stops])
 

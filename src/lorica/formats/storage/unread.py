@@ -72,11 +72,11 @@ class Unread:
         return SIZES[self.stored_dtype]
 
     def is_floating_point(self) -> bool:
-        """Tell whether the numbers are floating-point."""
+        """Whether the numbers are floating-point."""
         return "F" in self.stored_dtype
 
     def is_complex(self) -> bool:
-        """Tell whether the numbers are complex; a safetensors file holds none."""
+        """Whether the numbers are complex; a safetensors file holds none."""
         return False
 
     def item(self) -> float:

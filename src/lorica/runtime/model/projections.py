@@ -112,7 +112,7 @@ def _whole_of(attention: Any, leaf: str) -> str | None:
 
 
 def _is_fused(attention: Any) -> bool:
-    """Tell whether the fused layer is what runs: a UNet's attention keeps it when its processor no longer calls it."""
+    """Whether the fused layer is what runs: a UNet's attention keeps it when its processor no longer calls it."""
     if not getattr(attention, "fused_projections", False):
         return False
     return hasattr(attention, "_supports_qkv_fusion") or "Fused" in type(attention.processor).__name__

@@ -35,7 +35,7 @@ class LiveStrengths(Protocol):
         ...
 
     def begin_run(self, make: Callable[[Write], Run]) -> Any:
-        """Let a run set strengths. Returns what :meth:`end_run` needs to restore those that held before."""
+        """Begin a run, which sets strengths. Returns what :meth:`end_run` needs to restore those before."""
         ...
 
     def end_run(self, run: Run, waiting: WaitingSchedule, before: Any) -> None:

@@ -145,7 +145,7 @@ Weights = dict[str, dict[str, float]]  # component to module to what the strengt
 
 
 def _weights(name: str, modules: Mapping[str, list[str]], tag: Tag) -> Weights:
-    """Return what a tag's block weights make of its strength in each module: 1 without them.
+    """Factors on a tag's strength in each module, by its block weights: 1 without them.
 
     Raises:
         ConfigError: if the list is for another model's blocks.

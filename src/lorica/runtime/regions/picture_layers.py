@@ -79,7 +79,7 @@ class Side(Enum):
 
 
 def side_of(component: nn.Module, path: str) -> Side:
-    """Return what the output of a layer is about."""
+    """The side that the output of a layer is on."""
     if _OVER_TIME.search(path):
         return Side.TIME
     if fnmatchcase(path, _EXPERTS):
@@ -94,7 +94,7 @@ def side_of(component: nn.Module, path: str) -> Side:
 
 
 def _sees_the_text(component: nn.Module, path: str) -> bool:
-    """Tell whether a layer makes the keys or values of an attention from picture to text."""
+    """Whether a layer makes the keys or values of an attention from picture to text."""
     found = _KEYS_AND_VALUES.match(path)
     if found is None:
         return False

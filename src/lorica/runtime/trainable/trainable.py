@@ -16,14 +16,13 @@ from lorica.adapters import Adapter, LoRA
 from lorica.errors import ConfigError, ModelError, ShapeError, UnknownNameError
 from lorica.rng import generator
 from lorica.runtime.bank.formula import change as change_output
+from lorica.runtime.model.layers import Place
 from lorica.runtime.model.supported_layers import SUPPORTED, weight_shape
 from lorica.runtime.model.targets import components_of, modules_of
 from lorica.runtime.trainable.initials import as_plain, gaussian
 from lorica.runtime.trainable.linear import FlatFactors, TrainedLinear, is_plain
 from lorica.runtime.trainable.norms import shrinking
 from lorica.runtime.trainable.recompute import recompute_activations
-
-Place = tuple[str, str]  # component, module path
 
 
 @dataclass(slots=True)
