@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from lorica.adapters import AdapterLayer
-from lorica.errors import LoRAError, ModelError
 from lorica.models.target import Target
-from lorica.runtime.bank.bank import Bank
 from lorica.runtime.bank.batch import halves_of
-from lorica.runtime.bank.build import rebuilt, with_room, write_reserved
-from lorica.runtime.bank.content import Content, Record
-from lorica.runtime.bank.reserve import Overflow
-from lorica.runtime.bank.share import Casts, Road, Share, share_of, size_of
+from lorica.runtime.bank.planning import Banks
+from lorica.runtime.bank.share import size_of
 from lorica.runtime.bank.strength_table import StrengthTable
 from lorica.runtime.fusing.weights import Weights
 from lorica.runtime.model.layers import HeldLayers, LayerIndex, Place, target_of_layers
@@ -33,8 +26,6 @@ from lorica.runtime.pipeline.threads import ThreadGuard
 from lorica.runtime.regions.regions import RegionLimits
 from lorica.runtime.regions.token_grids import batch_of
 from lorica.runtime.state import Loaded, State
-
-Held = Mapping[str, Record]  # what a bank is to hold, by adapter
 
 
 class LiveModel:
@@ -53,9 +44,8 @@ class LiveModel:
         self.held_layers = HeldLayers(self.components)
         self.projections = Projections(self.components)
         self.weights = Weights(self.held_layers.find, self.components)
-        self.banks: dict[Place, Bank] = {}
         self.table = StrengthTable()
-        self.replaced: dict[Place, Content] = {}  # what banks held before the operation that runs now
+        self.banks = Banks(self.held_layers.find, self.weights.base, self.table)
         self.guard = ThreadGuard()
         self.calls = Calls(self.guard, self.components, self, self.check_layers)
         self.vocabulary = Vocabulary(self.components, lambda: self.calls.pipelines)
@@ -79,7 +69,7 @@ class LiveModel:
                 apply(self, new, old)
                 raise
             finally:
-                self.replaced = {}
+                self.banks.before = {}
             self.weights.give_up(new.frozen, left=new.frozen - self.state.frozen)
 
     def turn(self, run: Run, strengths: Mapping[tuple[str, int | None], Any]) -> None:
@@ -174,24 +164,30 @@ def apply(model: LiveModel, old: State, new: State) -> None:
     """
     _put_components(model, new)
     places = _changed_places(old, new)
+    if places or old.loaded is not new.loaded:  # an adapter may bring words alone
+        _put_adapters(model, new, places)
+    model.table.write(model.banks.by_place, new.acting, new.guidance, new.room.samples)
+    if places or not old.stands_as(new):
+        _put_around_forwards(model, old, new)
+
+
+def _put_adapters(model: LiveModel, new: State, places: Collection[Place]) -> None:
+    """Make weights, banks and vocabularies hold what they are to hold; all is planned first."""
     fused = {place: wanted for place in places if _differs(model.weights, place, wanted := new.fused_at(place), new)}
     model.weights.check(fused)
     if new.backup == "reload":
         model.weights.expect_stored(fused)
     words = {name: one.adapter.embeddings for name, one in new.loaded.items() if one.adapter.embeddings}
     prepared = model.vocabulary.prepare(words)
-    contents = _plan_banks(model, new, places)
-
+    banks = model.banks.plan({place: new.bank_at(place) for place in places})
     for place, wanted in fused.items():
         model.weights.write(place, wanted)
-    _put_banks(model, contents)
-    model.table.write(model.banks, new.acting, new.guidance, new.room.samples)
+    model.banks.put(banks)
     model.vocabulary.put(words, prepared)
-    if contents or fused:
-        model.held_layers.hold({*model.banks, *model.weights.fused})
-        model.projections.hold({*model.banks, *model.weights.fused})
+    if banks or fused:
+        model.held_layers.hold({*model.banks.by_place, *model.weights.fused})
+        model.projections.hold({*model.banks.by_place, *model.weights.fused})
         model.checks.prove(model.components.values())
-    _put_around_forwards(model, old, new)
 
 
 def _changed_places(old: State, new: State) -> list[Place]:
@@ -222,125 +218,6 @@ def _differs(weights: Weights, place: Place, wanted: Mapping[str, tuple[AdapterL
     return not same or any(held[name][0] is not wanted[name][0] or held[name][1] != wanted[name][1] for name in held)
 
 
-# ---- banks
-
-
-@torch.no_grad()
-def _plan_banks(model: LiveModel, new: State, places: Iterable[Place]) -> dict[Place, Content | None]:
-    """What banks are to hold where they hold something else; None where no bank is to be. The model is not touched."""
-    wanted: dict[Place, Held] = {}
-    fresh: dict[Place, dict[str, AdapterLayer]] = {}  # what banks do not hold yet
-    for place in places:
-        layers, beside = new.held_at(place), bool(new.fused_at(place))
-        wanted[place] = {name: Record(id(one), beside and one.reads_weight) for name, one in layers.items()}
-        known = model.banks[place].content.held if place in model.banks else {}
-        fresh[place] = {name: one for name, one in layers.items() if known.get(name) != wanted[place][name]}
-    casts = Casts(tensor for layers in fresh.values() for one in layers.values() for tensor in one.tensors.values())
-    overflow = Overflow(list(dict.fromkeys(name for layers in fresh.values() for name in layers)))
-    contents: dict[Place, Content | None] = {}
-    with torch.inference_mode(mode=False):  # else what is made here could never be written to outside of that mode
-        for place, held in wanted.items():
-            room = new.room.rank if place in new.room.places else 0
-            content = _content_for(model, place, held, fresh[place], room, casts)
-            if content is _AS_IT_IS:
-                continue
-            if content is not None and new.room.rank and fresh[place]:
-                overflow.note(place, _room_at(model, place, room), content)
-            if not overflow.is_some:
-                contents[place] = _with_reserved_memory(model, place, content, room)
-    overflow.check()
-    return contents
-
-
-_AS_IT_IS: Any = object()
-
-
-def _content_for(
-    model: LiveModel, place: Place, held: Held, fresh: Mapping[str, AdapterLayer], room: int, casts: Casts
-) -> Content | None:
-    """What a bank is to hold, with just as many rows as it needs; ``_AS_IT_IS`` where nothing differs."""
-    bank = model.banks.get(place)
-    before = model.replaced.get(place)
-    if before is not None and not before.room and _matches(before, held, room):
-        return before  # an operation is undone: memory and digits as they were
-    if bank is not None and _matches(bank.content, held, room):
-        return _AS_IT_IS
-    if not held and not room:
-        return None if bank is not None else _AS_IT_IS
-    content = Content.empty(model.held_layers.find(place)) if bank is None else bank.content
-    beside = any(record.beside_fused for record in held.values())
-    shares = _shares(model, place, fresh, Road(in_weights=beside, reserved=bool(room)), casts)
-    return rebuilt(content, held, shares)
-
-
-def _with_reserved_memory(model: LiveModel, place: Place, content: Content | None, room: int) -> Content | None:
-    """A content in memory with room for more rows, unless the bank has such memory, which is then written to."""
-    if content is None or not room:
-        return content
-    needed = max(room, len(content.down))
-    bank = model.banks.get(place)
-    if bank is not None and bank.content.room >= needed:
-        return content
-    return with_room(model.held_layers.find(place), content, needed)
-
-
-def _room_at(model: LiveModel, place: Place, room: int) -> int:
-    """Rows that a bank has room for: more than are reserved by now, if it was made for more."""
-    bank = model.banks.get(place)
-    return room if bank is None or not room else max(room, bank.content.room)
-
-
-def _matches(content: Content, held: Held, room: int) -> bool:
-    """Whether a content holds just these adapters, in this order, with at least this room."""
-    same = list(content.held.items()) == list(held.items())
-    return same and (content.room >= room if room else not content.room)
-
-
-def _shares(
-    model: LiveModel, place: Place, fresh: Mapping[str, AdapterLayer], road: Road, casts: Casts
-) -> dict[str, Share]:
-    layer, shares = model.held_layers.find(place), dict[str, Share]()
-    try:
-        for name, change in fresh.items():
-            why = f"an adapter of kind {change.kind!r} is computed from it"
-            shares[name] = share_of(layer, change, partial(model.weights.base, place, why=why), casts, road)
-    except LoRAError as error:
-        raise ModelError(f"{'.'.join(place)}: {error}") from error
-    return shares
-
-
-@torch.no_grad()
-def _put_banks(model: LiveModel, contents: Mapping[Place, Content | None]) -> None:
-    """Give banks what was planned; the record of a bank is empty while reserved rows are written."""
-    if any((place in model.banks) == (content is None) for place, content in contents.items()):
-        _forget_graphs()
-    for place, content in contents.items():
-        bank = model.banks.get(place)
-        if bank is not None:
-            model.replaced.setdefault(place, bank.content)
-        model.table.stale = True
-        if content is None:
-            if bank is not None:
-                del model.banks[place]  # first: a bank that is half off is put on anew if this breaks off
-                bank.take_off()
-        elif bank is None:
-            layer = model.held_layers.find(place)
-            bank = model.banks[place] = Bank(layer, content, model.table, training=layer.training)
-            bank.put_on()
-        elif bank.content.room and not content.room:
-            reserved = bank.content
-            bank.hold(replace(reserved, held={}))
-            bank.hold(write_reserved(reserved, content))
-        else:
-            bank.hold(content)
-
-
-def _forget_graphs() -> None:
-    """Compile anew: the guards of a graph do not notice a hook that was put on a module, or taken off."""
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
-
-
 # ---- components, and what stands around forwards
 
 
@@ -362,6 +239,6 @@ def _put_around_forwards(model: LiveModel, old: State, new: State) -> None:
             mark(part, model)
         model.checks.begin(part)
     masks = {name: mask for name, mask in new.masks.by_name.items() if name in new.resident}
-    limited = {place: bank for place, bank in model.banks.items() if masks.keys() & bank.content.held.keys()}
+    limited = {place: bank for place, bank in model.banks.by_place.items() if masks.keys() & bank.content.held.keys()}
     model.regions.put(masks, new.masks.elsewhere, model.components, limited)
     model.calls.intercept(on=new.attached)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import ConfigError, StateError, UnknownNameError
+from lorica.runtime.bank.planning import Wanted
 from lorica.runtime.fusing.originals import Backup
 from lorica.runtime.model.layers import Place
 from lorica.runtime.pipeline.steps import Run, WaitingSchedule
@@ -313,14 +314,20 @@ class State:
 
     # ---- what the model is to hold
 
-    def held_at(self, place: Place) -> dict[str, AdapterLayer]:
-        """What the bank at a place is to hold, in the order of loading."""
-        resident = set(self.resident)
-        return {
+    def bank_at(self, place: Place) -> Wanted:
+        """What the bank at a place is to hold."""
+        layers = {
             name: loaded.layers[place]
             for name, loaded in self.loaded.items()
-            if name in resident and place in loaded.layers
+            if name in self.resident and place in loaded.layers
         }
+        fused = any(place in self.loaded[name].layers for name in self.fused)
+        return Wanted(layers, fused, self.room.rank if place in self.room.places else 0)
+
+    def stands_as(self, other: State) -> bool:
+        """Whether hooks and interceptions of another state are the same, and the same regions hold."""
+        same = self.attached == other.attached and self.components is other.components
+        return same and self.masks is other.masks and self.resident == other.resident
 
     def fused_at(self, place: Place) -> dict[str, tuple[AdapterLayer, float]]:
         """What the weight at a place is to hold: each adapter's layer and its strength there."""

@@ -86,8 +86,6 @@ class ActiveRows:
             y: the layer's output.
             in_place: whether ``y`` may be written to, and no gradients are wanted.
         """
-        if not self.slots:
-            return y
         fast = in_place and x.dtype is y.dtype and x.dtype is self.down.dtype
         if fast and self.apart is not None and has_fast_form(layer):
             return add_apart(layer, x, y, self.apart, self.guidance)

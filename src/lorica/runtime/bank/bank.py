@@ -51,11 +51,13 @@ class Bank(nn.Module):
     start: int  # where it begins in the table
     batch_layout: Tensor  # for compiled graphs: see for_compiled_batch
     limit: PointFactors | None  # where on the picture its adapters act, if not everywhere
+    _seen: int  # the version of the strengths that what follows was made for
+    _active: ActiveRows | None
     _layer: tuple[nn.Module]  # in a tuple, so that the layer does not become a child of its own bank
 
     def __init__(self, layer: nn.Module, content: Content, table: StrengthTable, *, training: bool) -> None:
         super().__init__()
-        self._layer, self.table, self.training, self.limit = (layer,), table, training, None
+        vars(self).update(_layer=(layer,), table=table, training=training, limit=None)  # quicker than one by one
         self.hold(content)
 
     @property
@@ -65,9 +67,7 @@ class Bank(nn.Module):
 
     def hold(self, content: Content) -> None:
         """Hold something else from now on."""
-        self.content = content
-        self._seen = -1  # the version of the strengths that what follows was made for
-        self._active: ActiveRows | None = None
+        vars(self).update(content=content, _seen=-1, _active=None)
 
     def put_on(self) -> None:
         """Make it a child of its layer, and register the hook."""
@@ -103,14 +103,15 @@ class Bank(nn.Module):
         """The rows and direct changes that act."""
         if self.limit is not None:
             return self._within(active, layer, x, y, self.limit)
-        own = _is_own(layer)
         changed = y
         for column in active.directs:
             direct = self.content.directs[column - len(self.content.down)][1]
             scale = for_batch(active.strength[:, column : column + 1], len(x), active.guidance)
-            changed = changed + _scaled(direct.change(layer, x, y, own=own), scale, layer, y)
-        fresh = changed is not y or (own and type(layer).forward in FRESH and "forward" not in layer.__dict__)
-        return active.add(layer, x, changed, in_place=fresh and not torch.is_grad_enabled())
+            changed = changed + _scaled(direct.change(layer, x, y, own=_is_own(layer)), scale, layer, y)
+        if not active.slots:
+            return changed
+        in_place = not torch.is_grad_enabled() and (changed is not y or _is_fresh(layer))
+        return active.add(layer, x, changed, in_place=in_place)
 
     def _within(self, active: ActiveRows, layer: nn.Module, x: Tensor, y: Tensor, limit: PointFactors) -> Tensor:
         """The same with a factor for each point of the output."""
@@ -193,8 +194,14 @@ def _is_own(layer: nn.Module) -> bool:
     """Whether the output that the bank gets is just what the layer computes: nobody changed it before."""
     hooks = layer._forward_hooks  # pyright: ignore[reportPrivateUsage]
     first = next(iter(hooks.values())) is serve and not every_module._global_forward_hooks  # pyright: ignore[reportPrivateUsage]
-    offloaded = hasattr(layer, "_hf_hook") or hasattr(layer, "_diffusers_hook")  # whose forward calls the layer's own
-    return first and ("forward" not in layer.__dict__ or offloaded)
+    if not first or "forward" not in layer.__dict__:
+        return first
+    return hasattr(layer, "_hf_hook") or hasattr(layer, "_diffusers_hook")  # whose forward calls the layer's own
+
+
+def _is_fresh(layer: nn.Module) -> bool:
+    """Whether the output is a new tensor that nobody else has."""
+    return type(layer).forward in FRESH and "forward" not in layer.__dict__ and _is_own(layer)
 
 
 def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from lorica.errors import StateError, UnknownNameError
+from lorica.runtime.bank.build import ReservedEdit
 from lorica.runtime.bank.content import Content
 from lorica.runtime.model.layers import Place
 from lorica.runtime.model.targets import matching, modules_of
@@ -46,10 +47,11 @@ class Overflow:
     missing: list[str] = field(default_factory=list[str])
     whole: list[str] = field(default_factory=list[str])
 
-    def note(self, place: Place, room: int, built: Content) -> None:
+    def note(self, place: Place, room: int, planned: Content | ReservedEdit) -> None:
         """Note what of a layer's content has no room."""
-        where, rows = ".".join(place), len(built.down)
-        if built.directs:
+        content = planned.content if isinstance(planned, ReservedEdit) else planned
+        where, rows = ".".join(place), max((rows.stop for rows in content.rows.values()), default=0)
+        if content.directs:
             self.whole.append(where)
         elif not room:
             self.missing.append(where)

@@ -82,6 +82,7 @@ class StrengthTable:
         self._flats: dict[torch.device, Tensor] = {}
         self._batches: dict[torch.device, Tensor] = {}
         self._columns: dict[str, Columns] = {}
+        self._noted: tuple[int, ...] | None = None  # what the layouts of batches say
 
     def write(
         self,
@@ -117,8 +118,11 @@ class StrengthTable:
 
     def note_batch(self, images: int) -> None:
         """Tell compiled graphs how a batch is laid out: the samples, their guidance, the pictures of each prompt."""
-        for layout in self._batches.values():
-            layout.copy_(torch.tensor([len(self.names), self.guidance or 0, images], device=CPU))
+        numbers = (len(self.names), self.guidance or 0, images)
+        if numbers != self._noted:
+            for layout in self._batches.values():
+                layout.copy_(torch.tensor(numbers, device=CPU))
+            self._noted = numbers
 
     def snapshot(self, memo: dict[int, Any]) -> StrengthTable:
         """The table for the banks of a copied model: it stays as it is."""
@@ -138,6 +142,7 @@ class StrengthTable:
             devices = {layout.device for layout in layouts.values()}
             self._flats = {device: torch.zeros(total, dtype=torch.float32, device=device) for device in devices}
             self._batches = {device: self._batches.get(device, _new_batch(device)) for device in devices}
+            self._noted = None
             self._layouts, self._rows = layouts, rows
         start = 0
         for place, bank in banks.items():
