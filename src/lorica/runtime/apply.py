@@ -70,7 +70,8 @@ class LiveModel:
                 raise
             finally:
                 self.banks.before = {}
-            self.weights.give_up(new.frozen, left=new.frozen - self.state.frozen)
+            if new.frozen:
+                self.weights.give_up(new.frozen, left=new.frozen - self.state.frozen)
 
     def turn(self, run: Run, strengths: Mapping[tuple[str, int | None], Any]) -> None:
         """Set the strengths of a step, unless ``set`` has ended the run or an adapter is gone."""

@@ -69,6 +69,10 @@ class Bank(nn.Module):
         """Hold something else from now on."""
         vars(self).update(content=content, _seen=-1, _active=None)
 
+    def read_from(self, start: int, strength: Tensor, batch_layout: Tensor) -> None:
+        """Take strengths ``(rows, width)`` from now on, which begin at ``start`` in the table."""
+        vars(self).update(start=start, strength=strength, batch_layout=batch_layout, _seen=-1)
+
     def put_on(self) -> None:
         """Make it a child of its layer, and register the hook."""
         setattr(self.layer, BANK, self)

@@ -69,6 +69,10 @@ def built(
     (device, dtype), (out, *rest) = home_of(layer), weight_shape(layer)
     if content is not None:
         device, dtype = content.down.device, content.down.dtype
+    if len(factors) == 1 and not room:  # as most banks hold
+        [(own_down, own_up, _)] = factors.values()
+        down = copied(own_down, dtype, device).view(-1, *rest)
+        return Content(down, copied(own_up, dtype, device), rows, directs, dict(wanted))
     room = max(room, count) if room else 0
     make = torch.zeros if room else torch.empty
     down = make(room or count, *rest, dtype=dtype, device=device)
@@ -123,7 +127,16 @@ def _write_rows(down: Tensor, up: Tensor, rows: Rows, own_down: Tensor, own_up: 
     copy_numbers(up[:, rows.start : rows.stop], own_up)
 
 
+def copied(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A copy of a tensor, cast as :func:`copy_numbers` does it."""
+    source = tensor.float() if _are_two_halves(dtype, tensor.dtype) else tensor
+    return source.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+
+
 def copy_numbers(into: Tensor, source: Tensor) -> None:
     """Copy with a cast; between the two half precisions by way of float32, which torch does in a third of the time."""
-    between = into.dtype is not source.dtype and into.dtype in HALVES and source.dtype in HALVES
-    into.copy_(source.float() if between else source)
+    into.copy_(source.float() if _are_two_halves(into.dtype, source.dtype) else source)
+
+
+def _are_two_halves(one: torch.dtype, other: torch.dtype) -> bool:
+    return one is not other and one in HALVES and other in HALVES

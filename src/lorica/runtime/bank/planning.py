@@ -71,7 +71,13 @@ class Banks:
         """
         records = {place: one.records() for place, one in wanted.items()}
         fresh = {place: self._fresh(place, one, records[place]) for place, one in wanted.items()}
-        casts = Casts(tensor for layers in fresh.values() for one in layers.values() for tensor in one.tensors.values())
+        casts = Casts(
+            tensor
+            for layers in fresh.values()
+            for one in layers.values()
+            if one.prefers_bypass
+            for tensor in one.tensors.values()
+        )
         overflow = Overflow(list(dict.fromkeys(name for layers in fresh.values() for name in layers)))
         reserving = any(one.room for one in wanted.values()) or any(b.content.room for b in self.by_place.values())
         planned: dict[Place, Planned] = {}

@@ -127,6 +127,8 @@ def share_of(layer: nn.Module, change: AdapterLayer, base: Base, casts: Casts, r
         casts: makes the copies.
         road: what decides how it runs.
     """
+    if type(change) is LoRA and "bias" not in change.tensors and isinstance(layer, SUPPORTED):  # as most are
+        return Share(change.factors(), None)
     home = home_of(layer)
     weight = cache(lambda: cast("Tensor", base("weight")).reshape(weight_shape(layer)))
     bias = change.bias_delta(base("bias"))

@@ -21,9 +21,11 @@ class Reader(Protocol):
     """A bank, as the table sees it."""
 
     content: Content
-    strength: Tensor
-    batch_layout: Tensor
     start: int
+
+    def read_from(self, start: int, strength: Tensor, batch_layout: Tensor) -> None:
+        """Take strengths from this part of the table from now on."""
+        ...
 
 
 @dataclass(slots=True)
@@ -148,8 +150,7 @@ class StrengthTable:
         for place, bank in banks.items():
             width, device = layouts[place]
             size = rows * width
-            bank.start, bank.batch_layout = start, self._batches[device]
-            bank.strength = self._flats[device][start : start + size].view(rows, width)
+            bank.read_from(start, self._flats[device][start : start + size].view(rows, width), self._batches[device])
             start += size
         self.stale = False
 
