@@ -80,28 +80,13 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-ORIGINALS = "the originals of a fuse that broke off stay in memory"
-FAULTS = {
-    "fuse": ORIGINALS,
-    "fuse for good": ORIGINALS,
-    "regions in a block": "a block of regions whose end breaks off leaves its regions behind",
-    "forward": "after a keyboard interrupt in a forward no other thread may change the adapters",
-}
-FAULTS_AT_ANY_LINE = FAULTS | {"using": "another thread is refused after a block whose end broke off"}
-
-
-def operations(faults: dict[str, str]) -> list[Any]:
-    marks = {name: [pytest.mark.xfail(strict=True, reason=reason)] for name, reason in faults.items()}
-    return [pytest.param(name, marks=marks.get(name, [])) for name in OPERATIONS]
-
-
-@pytest.mark.parametrize("name", operations(FAULTS))
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_that_breaks_off_changes_nothing(name: str) -> None:
     assert check_all_or_nothing(make, OPERATIONS[name], some(name, 12)) > 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", operations(FAULTS_AT_ANY_LINE))
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_an_operation_that_breaks_off_at_any_line_changes_nothing(name: str) -> None:
     assert check_all_or_nothing(make, OPERATIONS[name], range) > 30
 

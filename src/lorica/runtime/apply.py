@@ -14,7 +14,7 @@ from lorica.runtime.bank.batch import halves_of
 from lorica.runtime.bank.planning import Banks
 from lorica.runtime.bank.share import size_of
 from lorica.runtime.bank.strength_table import StrengthTable
-from lorica.runtime.fusing.weights import Weights
+from lorica.runtime.fusing.weights import GivenUp, Weights
 from lorica.runtime.model.layers import HeldLayers, LayerIndex, Place, target_of_layers
 from lorica.runtime.model.owner import check_owned, mark, owner_of, unmark
 from lorica.runtime.model.projections import Projections
@@ -61,17 +61,22 @@ class LiveModel:
         with self.guard.changing():
             self.projections.check()
             old, new = self.state, new.with_residents(self._size_of)
+            frozen = frozenset(place for place in new.frozen if new.fused_at(place))
+            given_up: dict[Place, GivenUp] = {}
+            versions = self.guard.versions()
             try:
                 apply(self, old, new)
-                self.state = replace(new, frozen=frozenset(place for place in new.frozen if new.fused_at(place)))
+                self.weights.give_up(new.frozen, new.frozen - frozen, given_up)
+                self.banks.before = {}
+                self.guard.changed()
+                self.state = replace(new, frozen=frozen)  # last: from here on it is done
             except BaseException:
                 self.state = old
+                self.guard.set_versions(versions)
+                self.weights.take_back(given_up)
                 apply(self, new, old)
-                raise
-            finally:
                 self.banks.before = {}
-            if new.frozen:
-                self.weights.give_up(new.frozen, left=new.frozen - self.state.frozen)
+                raise
 
     def turn(self, run: Run, strengths: Mapping[tuple[str, int | None], Any]) -> None:
         """Set the strengths of a step, unless ``set`` has ended the run or an adapter is gone."""

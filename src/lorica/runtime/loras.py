@@ -28,10 +28,11 @@ from lorica.runtime.regions.masks import Mask, mask_of
 from lorica.runtime.scheduling import courses_of, with_staying, with_waiting, without_schedule
 from lorica.runtime.state import Loaded, Masks, Room, Source, State
 from lorica.runtime.strengths import Dial, Strength
-from lorica.runtime.summary import Summary, summary_of
-from lorica.runtime.undoable import Undoable
+from lorica.runtime.summary import Summary, described, given, summary_of
+from lorica.runtime.undoable import Undoable, UndoableSchedule
 
 Self = TypeVar("Self", bound="Loras")
+Ending = TypeVar("Ending", bound=Undoable)
 
 
 class Loras:
@@ -62,12 +63,12 @@ class Loras:
     @property
     def strengths(self) -> dict[str, Strength]:
         """The strength of each live adapter, as it was given; none while :meth:`per_sample` holds."""
-        return {} if self._state.per_sample else _given(self._state.live[0])
+        return {} if self._state.per_sample else given(self._state.live[0])
 
     @property
     def fused(self) -> dict[str, Strength]:
         """The adapters inside the weights, and the strength that each was fused at."""
-        return _given(self._state.fused)
+        return given(self._state.fused)
 
     @property
     def components(self) -> dict[str, nn.Module]:
@@ -115,8 +116,7 @@ class Loras:
         """
         model = self._model
         with model.guard.changing():
-            components = model.calls.found_components(replace=not self.names)
-            state = self._state.attached_to(components)
+            state = self._state.attached_to(components := model.calls.found_components(replace=not self.names))
             indices = index_layers(components)
             adapter = source if isinstance(source, Adapter) else read(source, target=model.target(indices))
             name = state.free_name(source, name, taken=replace)
@@ -174,14 +174,14 @@ class Loras:
         with self._model.guard.holding():
             before = self._state
             try:
-                self.set(strengths)
-                yield self
-            finally:
                 try:
+                    self.set(strengths)
+                    yield self
+                finally:
                     self._change(lambda state: state.with_live_of(before))
-                except BaseException:  # it was interrupted
-                    self._change(lambda state: state.with_live_of(before))
-                    raise
+            except BaseException:  # perhaps restoring was interrupted
+                self._change(lambda state: state.with_live_of(before))
+                raise
 
     def per_sample(self, strengths: Sequence[Mapping[str, Strength]], guidance: int | None = None) -> None:
         """Give each sample of a batch its own live adapters, until the next :meth:`set`.
@@ -220,7 +220,7 @@ class Loras:
 
         self._change(turned)
 
-    def schedule(self, schedules: Mapping[str, Schedule] | Sequence[Mapping[str, Schedule]]) -> Undoable:
+    def schedule(self, schedules: Mapping[str, Schedule] | Sequence[Mapping[str, Schedule]]) -> UndoableSchedule:
         """Make strengths follow the denoising steps of the next pipeline call; then all is as before, also on an error.
 
         The other adapters keep the strengths that they have. ``set`` ends a schedule that waits. In a ``with``
@@ -244,11 +244,11 @@ class Loras:
             courses = courses_of(state, schedules, on_pipeline=bool(self._model.calls.pipelines))
             return with_waiting(state, WaitingSchedule(courses, key))
 
-        self._change(waiting)
-        return Undoable(
+        undo = UndoableSchedule(
             end=lambda: self._change(lambda state: without_schedule(state, key)),
             enter=lambda: self._change(lambda state: with_staying(state, key)),
         )
+        return self._begin(waiting, undo)
 
     def disable(self) -> None:
         """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
@@ -283,8 +283,8 @@ class Loras:
         if not math.isfinite(elsewhere):
             raise ConfigError(f"elsewhere must be a finite number, got {elsewhere!r}.")
         wanted = Masks({name: mask_of(mask, name) for name, mask in masks.items()}, elsewhere)
-        self._change(lambda state: state.with_masks(wanted))
-        return Undoable(lambda: self._change(lambda state: state.with_masks(before)))
+        undo = Undoable(lambda: self._change(lambda state: state.with_masks(before)))
+        return self._begin(lambda state: state.with_masks(wanted), undo)
 
     # ---- fuse
 
@@ -379,8 +379,6 @@ class Loras:
             raise ConfigError(f"the memory of adapters must be 0 bytes or more, got {size}.")
         self._change(lambda state: replace(state, memory_limit=size))
 
-    # ---- within
-
     @property
     def _state(self) -> State:
         return self._model.state
@@ -389,12 +387,14 @@ class Loras:
         with self._model.guard.changing():
             self._model.change(make(self._state))
 
+    def _begin(self, make: Callable[[State], State], undo: Ending) -> Ending:
+        """Change something that ends again, and end it at once if an interrupt comes before the caller has its end."""
+        try:
+            self._change(make)
+            return undo  # noqa: TRY300  # an interrupt may come here too
+        except BaseException:
+            undo.end()
+            raise
+
     def __repr__(self) -> str:
-        strengths, fused = self.strengths, self.fused
-        listed = [f"{name}: {strengths.get(name, 'off')}" for name in self.names if name not in fused]
-        listed += [f"{name}: fused at {strength}" for name, strength in fused.items()]
-        return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(self.components)})"
-
-
-def _given(dials: Mapping[str, Dial]) -> dict[str, Strength]:
-    return {name: dial.copied() for name, dial in dials.items()}
+        return described(self._state)

@@ -14,7 +14,7 @@ from torch import Tensor
 from lorica.runtime.fusing.originals import Originals
 from lorica.runtime.model.layers import Place
 from lorica.runtime.state import Loaded, State
-from lorica.runtime.strengths import Strength
+from lorica.runtime.strengths import Dial, Strength
 
 UNITS = ("B", "kB", "MB", "GB")
 WIDTH = 120  # of the table as a text
@@ -103,18 +103,30 @@ def summary_of(state: State, originals: Mapping[Place, Originals]) -> Summary:
         originals: what is kept of weights before fusing.
     """
     sets = {name for one in state.live for name in one}
-    given = {name: dial.given for name, dial in state.fused.items()}
-    if not state.per_sample:
-        given = {name: dial.given for name, dial in {**state.live[0], **state.fused}.items()}
+    shown = state.fused if state.per_sample else {**state.live[0], **state.fused}
+    strengths = {name: dial.given for name, dial in shown.items()}
     states = {
         **dict.fromkeys(sets, "per sample" if state.per_sample else "live"),
         **dict.fromkeys(state.fused, "fused"),
     }
     lines = tuple(
-        _line(name, loaded, states.get(name, "off"), given.get(name)) for name, loaded in state.loaded.items()
+        _line(name, loaded, states.get(name, "off"), strengths.get(name)) for name, loaded in state.loaded.items()
     )
     kept = bytes_of(tensor for held in originals.values() for tensor in held.values())
     return Summary(lines, kept, state.enabled, tuple(state.masks.by_name))
+
+
+def given(dials: Mapping[str, Dial]) -> dict[str, Strength]:
+    """Strengths as they were given, in mappings of their own."""
+    return {name: dial.copied() for name, dial in dials.items()}
+
+
+def described(state: State) -> str:
+    """The adapters of one pipeline in one line."""
+    strengths, fused = {} if state.per_sample else given(state.live[0]), given(state.fused)
+    listed = [f"{name}: {strengths.get(name, 'off')}" for name in state.loaded if name not in fused]
+    listed += [f"{name}: fused at {strength}" for name, strength in fused.items()]
+    return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(state.components)})"
 
 
 def _line(name: str, loaded: Loaded, state: str, strength: Strength | None) -> Line:

@@ -13,7 +13,7 @@ from torch.nn.modules import module as every_module
 
 from lorica.errors import StateError
 from lorica.runtime.bank.active_rows import ActiveRows
-from lorica.runtime.bank.batch import for_batch, for_compiled_batch
+from lorica.runtime.bank.batch import context, for_batch, for_compiled_batch
 from lorica.runtime.bank.content import Content
 from lorica.runtime.bank.formula import along, change, is_channels_second
 from lorica.runtime.bank.strength_table import StrengthTable
@@ -90,6 +90,8 @@ class Bank(nn.Module):
         layer = self._layer[0]
         if torch.compiler.is_compiling():
             return self._in_graph(layer, x, y)
+        if context.called is not None:
+            context.called.add(id(layer))
         if self._seen != self.table.version:
             self._look()
         active = self._active
@@ -154,9 +156,9 @@ class Bank(nn.Module):
 
     def _look(self) -> None:
         """Note which rows act."""
-        self._seen = self.table.version
         values = self.table.host[self.start : self.start + self.strength.numel()].view(self.strength.shape)
         self._active = ActiveRows.of(self.content, self.table, values, self.strength)
+        self._seen = self.table.version
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Bank:
         """Follow the model's moves and casts; only the strengths stay in float32."""

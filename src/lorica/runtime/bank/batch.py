@@ -42,11 +42,13 @@ class ForwardContext(threading.local):
     Attributes:
         halves: how often the list of samples stands in it; None if that is not known.
         images: how many pictures of each prompt the pipeline's call makes; None outside of such a call.
+        called: ``id`` of the layers whose bank has run, while that is observed.
     """
 
     def __init__(self) -> None:
         self.halves: int | None = None
         self.images: int | None = None
+        self.called: set[int] | None = None
 
 
 context = ForwardContext()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -143,14 +142,17 @@ class Banks:
             return not records and not room
         return _matches(bank.content, records, room) and bool(records or room)
 
+    def _base_of(self, place: Place, change: AdapterLayer) -> Callable[[str], Tensor | None]:
+        why = f"an adapter of kind {change.kind!r} is computed from it"
+        return lambda leaf: self.base(place, leaf, why)
+
     def _shares(
         self, place: Place, layer: nn.Module, fresh: Mapping[str, AdapterLayer], road: Road, casts: Casts
     ) -> dict[str, Share]:
         shares: dict[str, Share] = {}
         try:
             for name, change in fresh.items():
-                why = f"an adapter of kind {change.kind!r} is computed from it"
-                shares[name] = share_of(layer, change, partial(self.base, place, why=why), casts, road)
+                shares[name] = share_of(layer, change, self._base_of(place, change), casts, road)
         except LoRAError as error:
             raise ModelError(f"{'.'.join(place)}: {error}") from error
         return shares

@@ -96,12 +96,13 @@ class Casts:
 
     def __call__(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         """A copy of a tensor on a device in a precision."""
-        wide = self._widest.get((tensor.data_ptr(), tensor.stride()), tensor)
+        wide = self._widest.get((tensor.data_ptr(), tensor.stride()))
+        if wide is None:  # computed just now: its address may be another tensor's soon
+            return tensor.to(device, dtype, copy=True)
         key = (wide.data_ptr(), wide.stride(), device, dtype)
         if key not in self._copies:
             self._copies[key] = wide.to(device, dtype, copy=True)
-        cut = tuple(slice(size) for size in tensor.shape)
-        return self._copies[key][cut] if wide.ndim == tensor.ndim else tensor.to(device, dtype, copy=True)
+        return self._copies[key][tuple(slice(size) for size in tensor.shape)]
 
 
 @dataclass(frozen=True, slots=True)

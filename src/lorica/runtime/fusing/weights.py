@@ -22,6 +22,8 @@ from lorica.runtime.fusing.originals import (
 from lorica.runtime.model.layers import Place
 from lorica.runtime.model.supported_layers import LEAVES, base_tensor, layer_at
 
+GivenUp = tuple["Originals | None", "Changes | None"]  # the originals at a place, and what is fused there
+
 
 class Weights:
     """What is fused into the weights of one model.
@@ -102,17 +104,32 @@ class Weights:
         leaves = _leaves_of(layer, changes)
         kept = self.originals.setdefault(place, {})
         for leaf in kept.keys() - set(leaves):  # an adapter that is gone had changed it
-            _parameter(layer, leaf).data.copy_(cast("Tensor", self.base(place, leaf, "")))
+            self._restore_leaf(layer, leaf, kept)
         for leaf in leaves:
             self._write_leaf(place, leaf, _parameter(layer, leaf), changes)
         self.fused[place] = changes
 
-    def give_up(self, places: Iterable[Place], left: Iterable[Place]) -> None:
-        """Forget the originals of weights that stay as they are; and, of some, that anything is fused there."""
+    def give_up(self, places: Iterable[Place], left: Iterable[Place], given_up: dict[Place, GivenUp]) -> None:
+        """Forget the originals of weights that stay as they are.
+
+        Args:
+            places: where they are.
+            left: those of them where it is forgotten too that anything is fused.
+            given_up: takes what is forgotten, for :meth:`take_back`.
+        """
         for place in places:
+            given_up[place] = self.originals.get(place), self.fused.get(place)
             self.originals.pop(place, None)
         for place in left:
             self.fused.pop(place, None)
+
+    def take_back(self, given_up: Mapping[Place, GivenUp]) -> None:
+        """Undo :meth:`give_up`."""
+        for place, (originals, changes) in given_up.items():
+            if originals is not None:
+                self.originals[place] = originals
+            if changes is not None:
+                self.fused[place] = changes
 
     def _write_leaf(self, place: Place, leaf: str, parameter: nn.Parameter, changes: Changes) -> None:
         kept = self.originals[place]
@@ -128,14 +145,17 @@ class Weights:
 
     def _restore(self, place: Place, layer: nn.Module) -> None:
         kept = self.originals.get(place, {})
-        for leaf, original in tuple(kept.items()):
-            parameter = _parameter(layer, leaf)
-            if isinstance(original, StoredOriginal):
-                parameter.data.copy_(original.read(parameter.data))
-            else:
-                write_back(parameter, original)
-            del kept[leaf]  # it may be what the layer computes with now
+        for leaf in tuple(kept):
+            self._restore_leaf(layer, leaf, kept)
         self.originals.pop(place, None)
+
+    def _restore_leaf(self, layer: nn.Module, leaf: str, kept: Originals) -> None:
+        parameter, original = _parameter(layer, leaf), kept[leaf]
+        if isinstance(original, StoredOriginal):
+            parameter.data.copy_(original.read(parameter.data))
+        else:
+            write_back(parameter, original)
+        del kept[leaf]  # it may be what the layer computes with now
 
     def _forget_live(self, place: Place, layer: nn.Module) -> None:
         """Forget originals that the layer computes with by now: an error came while they were put back."""

@@ -16,14 +16,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
 from types import FrameType
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode  # pyright: ignore[reportPrivateUsage]
 
 from lorica.errors import ModelError
 from lorica.runtime.bank.batch import context
@@ -93,7 +91,9 @@ class ForwardChecks:
             self._check(component)
         self._outside.halves.append(context.halves)
         if component in self._unproven and not has_compiled_parts(component):
-            _here.observed.append((component, Observation(_with_banks(component)), frame))
+            observation = Observation(_with_banks(component))
+            _here.observed.append((component, observation, frame))  # before it begins: an interrupt may come between
+            observation.begin()
         context.halves = self._halves(component, args, kwargs)
 
     def after(self, component: nn.Module, *, whole: bool) -> None:
@@ -105,7 +105,13 @@ class ForwardChecks:
         self._guard.leave()
         context.halves = self._outside.halves.pop() if self._outside.halves else None
         if _here.observed and _here.observed[-1][0] is component:
-            _here.observed.pop()[1].close(judge=whole)
+            observation = _here.observed[-1][1]
+            try:
+                observation.close(judge=whole)
+            except ModelError:
+                _here.observed.pop()
+                raise
+            _here.observed.pop()  # not where closing it was interrupted: the next forward does it again
             if whole:
                 self._unproven.discard(component)
 
@@ -118,7 +124,8 @@ def _end_interrupted(frame: FrameType) -> None:
         running.add(outer)
         outer = outer.f_back
     while _here.observed and _here.observed[-1][2] not in running:
-        _here.observed.pop()[1].close(judge=False)
+        _here.observed[-1][1].close(judge=False)
+        _here.observed.pop()
 
 
 class Observation(TorchFunctionMode):
@@ -126,14 +133,16 @@ class Observation(TorchFunctionMode):
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
+        self._layers = layers
         self._paths = {id(cast("Tensor", layer.weight)): path for path, layer in layers.items()}
         self._used: set[str] = set()
-        self._called = {""}  # the component itself is, or there would be no observation
-        self._stack = ExitStack()
-        for path, layer in layers.items():
-            handle = layer.register_forward_pre_hook(partial(self._note, path))
-            self._stack.callback(handle.remove)
-        self._stack.enter_context(self)
+        self._outside = context.called
+        self._called: set[int] = set() if context.called is None else context.called
+
+    def begin(self) -> None:
+        """Begin the observation."""
+        context.called = self._called
+        self.__enter__()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -147,18 +156,17 @@ class Observation(TorchFunctionMode):
                     self._used.add(self._paths[id(tensor)])
         return result
 
-    def _note(self, path: str, layer: nn.Module, args: Any) -> None:
-        del layer, args
-        self._called.add(path)
-
     def close(self, *, judge: bool) -> None:
         """End the observation.
 
         Raises:
             ModelError: if a weight was used while its layer was not called.
         """
-        self._stack.close()
-        silent = [path for path in self._paths.values() if path in self._used - self._called]
+        if _get_current_function_mode() is self:  # unless an interrupt came before it began, or after it was closed
+            self.__exit__(None, None, None)
+        context.called = self._outside
+        called = {path for path, layer in self._layers.items() if id(layer) in self._called}
+        silent = [path for path in self._paths.values() if path and path in self._used - called]
         if silent and judge:
             raise ModelError(silent_message(silent))
 

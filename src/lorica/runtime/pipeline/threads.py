@@ -47,7 +47,18 @@ class ThreadGuard:
                         "changed now. Wait for it, or give each thread a pipeline of its own."
                     )
             yield
-            self._mine.seen = self._version = self._version + 1
+
+    def changed(self) -> None:
+        """Note that this thread changed the adapters."""
+        self._mine.seen = self._version = self._version + 1
+
+    def versions(self) -> tuple[int, int]:
+        """The version of the adapters, and the one that this thread left behind."""
+        return self._version, getattr(self._mine, "seen", self._version)
+
+    def set_versions(self, versions: tuple[int, int]) -> None:
+        """Undo :meth:`changed`."""
+        self._version, self._mine.seen = versions
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -56,11 +67,12 @@ class ThreadGuard:
         Raises:
             StateError: if another thread runs the model or holds the adapters.
         """
-        with self.changing():
-            times = self._holder[1] if self._holder else 0
-            self._holder = (threading.get_ident(), times + 1)
+        me = threading.get_ident()
+        times = self._holder[1] if self._holder is not None and self._holder[0] == me else 0
         try:
             try:
+                with self.changing():
+                    self._holder = (me, times + 1)
                 yield
             finally:
                 self._let_go(times)
@@ -69,8 +81,11 @@ class ThreadGuard:
             raise
 
     def _let_go(self, times: int) -> None:
+        """Hold the adapters only so often, if this thread holds them."""
         with self._lock:
-            self._holder = (threading.get_ident(), times) if times else None
+            me = threading.get_ident()
+            if self._holder is not None and self._holder[0] == me:
+                self._holder = (me, times) if times else None
 
     def enter(self, frame: FrameType) -> bool:
         """Begin a forward or a pipeline's call. Returns whether it is this thread's outermost.
