@@ -11,17 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lorica.data.images import (
-    View,
-    choose_view,
-    fit,
-    fits_exactly,
-    load_picture,
-    picture_size,
-    to_rgb,
-    to_tensor,
-    views_of,
-)
+from lorica.data.colour import to_rgb
+from lorica.data.decoding import load_picture, picture_size
+from lorica.data.images import View, choose_view, fit, fits_exactly, to_tensor, views_of
 from lorica.errors import DataError
 from lorica.rng import generator
 

@@ -11,8 +11,8 @@ from typing import Any
 from lorica.data.cache import digest_of_bytes
 from lorica.data.caption_length import CaptionMeasure, by_words
 from lorica.data.captions import FolderCaptions, name_in, read_captions, text_files_without_picture
+from lorica.data.decoding import load_picture
 from lorica.data.findings import Finding, by_problem
-from lorica.data.images import load_picture
 from lorica.data.likeness import MOST_EDGES, Fingerprint, fingerprint, groups_alike
 from lorica.data.metadata import METADATA
 from lorica.data.picture_files import find_pictures

@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from lorica.data.decoding import load_picture
 from lorica.data.findings import SEVERITIES, by_problem
-from lorica.data.images import load_picture
 from lorica.data.metadata import refuse_to_overwrite
 from lorica.data.prepare import Picture, Survey
 from lorica.errors import DataError, FileError

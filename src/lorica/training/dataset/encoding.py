@@ -12,8 +12,10 @@ from torch import Tensor
 from lorica.data.batches import fill_buckets
 from lorica.data.buckets import BucketPlan, Size, size_conditioning
 from lorica.data.cache import Cache, digest_of_bytes, key_of
+from lorica.data.colour import colour_version
+from lorica.data.decoding import load_picture, picture_size
 from lorica.data.groups import Group, one_group
-from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor, views_of
+from lorica.data.images import View, fit, fits_exactly, to_tensor, views_of
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource, latent_mask, mask_source, open_mask
 from lorica.data.picture_files import MASK_FOLDER
@@ -111,7 +113,9 @@ class PictureEncoder:
     ) -> list[tuple[str, Latents | Tensor]]:
         item, (width, height) = place
         how = self.framing.interpolation
-        keys = [key_of("picture", self.model_key, digest, height, width, *view, how) for view in views]
+        keys = [
+            key_of("picture", colour_version(), self.model_key, digest, height, width, *view, how) for view in views
+        ]
         kept = [self.cache.look_up(key) for key in keys]
         if all(kept):
             return [(key, Latents(**found)) for key, found in zip(keys, kept, strict=True) if found]

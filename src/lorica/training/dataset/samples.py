@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lorica.data.buckets import Size, SizeConditioning, size_conditioning
-from lorica.data.images import View, choose_view, fit, load_picture, to_tensor
+from lorica.data.decoding import load_picture
+from lorica.data.images import View, choose_view, fit, to_tensor
 from lorica.data.items import Item
 from lorica.data.masks import latent_mask, mask_source, open_mask
 from lorica.training.dataset.framing import Framing

@@ -10,8 +10,8 @@ import torch
 
 from lorica.data.cache import Cache, digest_of_bytes, key_of
 from lorica.data.caption_edits import CaptionEdits
+from lorica.data.decoding import load_picture
 from lorica.data.groups import Group
-from lorica.data.images import load_picture
 from lorica.data.items import Item, find_items
 from lorica.data.mixture import Source, draws
 from lorica.data.picture_files import find_masks, mask_folders
