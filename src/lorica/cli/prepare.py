@@ -165,6 +165,8 @@ def _print_summary(survey: Survey) -> None:
         f"{_printable(survey.folder)}: {survey.found} pictures, {len(survey.pictures)} can be read, "
         f"{len(survey.captions)} have a caption (from {survey.captions_from})."
     )
+    for line in survey.remarks:
+        click.echo(f"{line[0].upper()}{line[1:]}.")
     problems = by_problem(survey.findings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in ("problem", "found", "effect", "where"):

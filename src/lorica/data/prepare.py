@@ -14,8 +14,8 @@ from lorica.data.captions import FolderCaptions, name_in, read_captions, text_fi
 from lorica.data.decoding import load_picture
 from lorica.data.findings import Finding, by_problem
 from lorica.data.likeness import MOST_EDGES, Fingerprint, fingerprint, groups_alike
-from lorica.data.metadata import METADATA
-from lorica.data.picture_files import find_pictures
+from lorica.data.metadata import TABLES
+from lorica.data.picture_files import list_folder, pictures_of
 from lorica.errors import ConfigError, DataError
 
 Progress = Callable[[int], AbstractContextManager[Callable[[], object]]]  # number of pictures to what counts one
@@ -72,6 +72,7 @@ class Survey:
         captions_from: where they come from, for people.
         findings: the faults.
         limits: the limits that were applied.
+        remarks: what of the folder is not looked at, a line each.
     """
 
     folder: Path
@@ -81,6 +82,7 @@ class Survey:
     captions_from: str
     findings: tuple[Finding, ...]
     limits: Limits
+    remarks: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -105,6 +107,7 @@ class Survey:
             "resolution": self.limits.resolution,
             "captions_counted_in": self.limits.measure.unit,
             "problems": {problem.name: len(findings) for problem, findings in by_problem(self.findings).items()},
+            "remarks": list(self.remarks),
             "findings": [finding.as_dict() for finding in self.findings],
         }
 
@@ -131,12 +134,13 @@ def examine_folder(
     Raises:
         DataError: if there is no folder, no picture in it, or ``metadata.jsonl`` is not text.
     """
-    files = find_pictures(folder)
+    listing = list_folder(folder)
+    files = pictures_of(listing)
     if caption is not None:
         found = FolderCaptions("--instance_prompt", [(path, (caption,)) for path in files])
     else:
         found = read_captions(folder, files, column=caption_column, only_text=only_text_files)
-        if found.source != METADATA:
+        if found.source not in TABLES:
             found.findings.extend(text_files_without_picture(folder, files))
     captions = found.by_picture()
     files = list(dict.fromkeys([*files, *captions]))  # metadata.jsonl may name files of any ending
@@ -157,6 +161,7 @@ def examine_folder(
             *_check_pictures(pictures, limits),
         ),
         limits=limits,
+        remarks=tuple(listing.remarks()),
     )
 
 
