@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
@@ -119,4 +121,8 @@ def _exit_code(error: BaseException) -> int:
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console in another encoding than UTF-8 gets escapes, not a crash
+            stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow, on pictures that are large but read
     sys.exit(run(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from lorica.cli.output import WRONG_INPUT, json_option, print_json, quiet_libraries
 from lorica.errors import ConfigError, DataError
+from lorica.printing import printable
 
 if TYPE_CHECKING:
     from lorica.data.caption_length import CaptionMeasure
@@ -77,6 +79,7 @@ def command(
     from lorica.data.metadata import refuse_to_overwrite  # brings torch along
     from lorica.data.report_page import refuse_foreign, write_report
 
+    folder = Path(os.path.expanduser(folder))  # noqa: PTH111  # leaves what it cannot expand
     page = None if no_report else report or folder / REPORT
     if page:
         refuse_foreign(page, overwrite)
@@ -162,7 +165,7 @@ def _print_summary(survey: Survey) -> None:
     from lorica.data.findings import SEVERITIES, by_problem
 
     click.echo(
-        f"{_printable(survey.folder)}: {survey.found} pictures, {len(survey.pictures)} can be read, "
+        f"{printable(survey.folder)}: {survey.found} pictures, {len(survey.pictures)} can be read, "
         f"{len(survey.captions)} have a caption (from {survey.captions_from})."
     )
     for line in survey.remarks:
@@ -185,18 +188,13 @@ def _closing(survey: Survey, facts: Mapping[str, object]) -> Iterator[str]:
     if not survey.usable:
         yield "None of the pictures can be read: there is nothing to train on."
     elif survey.ready:
-        yield f"Ready: lorica train text-to-image --train_data_dir {shlex.quote(_printable(survey.folder))}"
+        yield f"Ready: lorica train text-to-image --train_data_dir {shlex.quote(printable(survey.folder))}"
     else:
         yield "Not ready: training would stop. Correct that first."
     for what, name in (("report", "The page with the pictures"), ("metadata", "The captions")):
         if facts[what]:
-            yield f"{name}: {_printable(facts[what])}"
+            yield f"{name}: {printable(facts[what])}"
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:EXAMPLES]) + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
-
-
-def _printable(value: object) -> str:
-    """Text that a terminal can show, whatever bytes a file name holds."""
-    return str(value).encode("utf-8", "replace").decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -18,10 +19,15 @@ Tensors = Mapping[str, Tensor]
 
 
 def cache_folder() -> Path:
-    """Folder of cached latents and text states: ``$LORICA_CACHE``, or a folder in the user's cache."""
+    """Folder of cached latents and text states: ``$LORICA_CACHE``, or one in the user's cache, or without a home folder a temporary one."""
     if own := os.environ.get("LORICA_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lorica"
+        return Path(os.path.expanduser(own))  # noqa: PTH111  # leaves what it cannot expand
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "lorica"
+    try:
+        return Path.home() / ".cache" / "lorica"
+    except RuntimeError:  # no HOME, and a user without an entry, as in containers
+        return Path(tempfile.gettempdir()) / f"lorica-cache-{os.getuid()}"
 
 
 def key_of(*parts: object) -> str:
