@@ -19,7 +19,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def cache_folder() -> Path:
-    """Folder of cached latents and text states: ``$LORICA_CACHE``, or one in the user's cache, or without a home folder a temporary one."""
+    """Folder of cached latents and text states: ``$LORICA_CACHE``, one in the user's cache, or a temporary one."""
     if own := os.environ.get("LORICA_CACHE"):
         return Path(os.path.expanduser(own))  # noqa: PTH111  # leaves what it cannot expand
     if shared := os.environ.get("XDG_CACHE_HOME"):
