@@ -197,12 +197,13 @@ def test_progress_counts_every_picture_once(folder: Path) -> None:
     (folder / "a.png").write_text("broken")
     totals, steps = [], []
 
-    def progress(total: int) -> AbstractContextManager[Callable[[], None]]:
-        totals.append(total)
-        return nullcontext(lambda: steps.append(1))
+    def progress(title: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        totals.append((title, total))
+        return nullcontext(lambda: steps.append(title))
 
     examine_folder(folder, LIMITS, progress=progress)
-    assert (totals, len(steps)) == ([3], 3)
+    assert totals == [("reading pictures", 3), ("comparing pictures", 1)]
+    assert steps == ["reading pictures"] * 3 + ["comparing pictures"]
 
 
 def test_findings_are_sorted_by_how_bad_they_are() -> None:

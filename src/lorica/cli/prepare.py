@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.cli.output import WRONG_INPUT, json_option, print_json, quiet_libraries
+from lorica.cli.output import FAILED, WRONG_INPUT, json_option, print_json, quiet_libraries
 from lorica.errors import ConfigError, DataError
 from lorica.printing import printable
 
@@ -39,6 +38,7 @@ COLOURS: dict[Severity, str] = {"stops": "red", "harms": "yellow", "note": "blue
 )
 @click.option("--caption_column", default="text", show_default=True, help="Field of metadata.jsonl with the caption.")
 @click.option("--instance_prompt", metavar="TEXT", help="One caption for every picture; others are not read.")
+@click.option("--trigger_word", metavar="TEXT", help="Also find captions that do the work of this trigger word.")
 @click.option("--max_aspect_ratio", type=float, default=3.0, show_default=True, help="Longer side over the shorter.")
 @click.option(
     "--duplicate_distance",
@@ -66,7 +66,7 @@ def command(
     Finds pictures that cannot be read, copies and lookalikes, pictures that are too small or too long, captions that
     are missing, empty or too long, and entries that belong to no picture. Your files are not changed.
 
-    The exit code is 2 if there is nothing to train on.
+    The exit code is 1 if training would stop at a problem, and 2 if there is nothing to train on.
 
     \b
     lorica prepare pictures
@@ -97,11 +97,17 @@ def command(
         print_json(facts)
     else:
         click.echo("\n".join(_closing(survey, facts)))
-    return 0 if survey.usable else WRONG_INPUT
+    return 0 if survey.ready else FAILED if survey.usable else WRONG_INPUT
 
 
 def _examine(
-    folder: Path, *, caption_column: str, instance_prompt: str | None, only_text_files: bool, **limits: Any
+    folder: Path,
+    *,
+    caption_column: str,
+    instance_prompt: str | None,
+    trigger_word: str | None,
+    only_text_files: bool,
+    **limits: Any,
 ) -> Survey:
     from lorica.data.prepare import examine_folder
     from lorica.training.progress import Reporter
@@ -112,7 +118,8 @@ def _examine(
         caption_column=caption_column,
         caption=instance_prompt,
         only_text_files=only_text_files,
-        progress=partial(Reporter().progress, "reading pictures"),
+        trigger=trigger_word,
+        progress=Reporter().progress,
     )
 
 
