@@ -8,6 +8,7 @@ from lorica.errors import FileError
 
 LONGEST = 200  # characters of a foreign text in a message
 MOST_BYTES = 2**20  # of a text file that people write
+UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
 def printable(value: object, longest: int = LONGEST) -> str:
@@ -15,6 +16,14 @@ def printable(value: object, longest: int = LONGEST) -> str:
     text = "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in str(value))
     half = longest // 2
     return text if len(text) <= longest else f"{text[:half]}...{text[-half:]}"
+
+
+def readable_bytes(count: int) -> str:
+    """A number of bytes with a unit."""
+    for size, unit in UNITS:
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def is_text(value: str) -> bool:

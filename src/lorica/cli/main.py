@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "quickstart": "Train a LoRA on bundled pictures and show what it does.",
     "prepare": "Check a folder of pictures and captions before training.",
     "train": "Train a LoRA on your own pictures.",
+    "cache": "Show what the encoded pictures of all runs take, and bound it.",
     "generate": "Make pictures from prompts, with any number of LoRAs.",
     "inspect": "Say what an adapter file is, what it is for, and how to use it.",
     "convert": "Write an adapter file in another format.",

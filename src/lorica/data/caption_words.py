@@ -13,12 +13,11 @@ SHARE = 0.8  # of the captions: then a word says of each picture what the trigge
 LEAST = 5  # captions; fewer share words by chance
 MOST_NAMED = 8
 # Words of every sentence, and of what kind of picture it is: nobody takes them for the subject.
-COMMON = frozenset(
-    (
-        "a an and are as at by for from has have her his in into is it its no of on or over that the their there this "
-        "to under up was while with photo photograph picture image painting drawing illustration style background solo"
-    ).split(" ")
+COMMON_TEXT = (
+    "a an and are as at by for from has have her his in into is it its no of on or over that the their there this "
+    "to under up was while with photo photograph picture image painting drawing illustration style background solo"
 )
+COMMON = frozenset(COMMON_TEXT.split())
 
 
 def shared_words(captions: Iterable[str], trigger: str) -> list[tuple[str, int]]:
