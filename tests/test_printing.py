@@ -87,13 +87,14 @@ def test_a_setting_that_no_file_can_hold_is_refused(name: str) -> None:
     [
         (b".".join([b"a"] * 50000) + b" = 1", r"run\.toml, line 1 has more than 20 keys in keys"),
         (b"\n[" + b".".join([b'"a"'] * 50000) + b"]", r"line 2 has more than 20 keys in keys"),
+        (b"a = {" + b".".join([b"a"] * 50000) + b" = 1}", r"line 1 has more than 20 keys in keys"),
         (b"a = " + b"[" * 100000, "is not valid TOML"),
         (b"[" * 100000, "is not valid TOML"),
         (b"a = " + b"9" * 1_000_000, r"run\.toml (is not valid TOML|.*more than)"),
         (b"a = 1\nb = caf\xe9", "line 2 is not UTF-8"),
         (b"a = 1\n" * 200_000, "more than 1,048,576 bytes"),
     ],
-    ids=["keys", "header", "lists", "tables", "digits", "latin", "long"],
+    ids=["keys", "header", "inline keys", "lists", "tables", "digits", "latin", "long"],
 )
 def test_a_run_file_that_is_none_has_one_error(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_bytes(content)

@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, ImageChops, features
 
 from lorica.errors import DataError
 
@@ -37,12 +37,10 @@ def to_rgb(picture: Image.Image, background: tuple[int, int, int] = WHITE) -> Im
         return _managed(_eight_bits(picture), profile)
     if not picture.has_transparency_data:
         return _managed(picture, profile)
-    layered = picture.convert("LA" if picture.mode == "LA" else "RGBA")
-    alpha = layered.getchannel("A")
+    layered = picture if picture.mode in ("LA", "RGBA") else picture.convert("RGBA")
     colours = _managed(layered.convert("L" if layered.mode == "LA" else "RGB"), profile)
-    opaque = Image.new("RGB", picture.size, background)
-    opaque.paste(colours, mask=alpha)
-    return opaque
+    colours.paste(background, mask=ImageChops.invert(layered.getchannel("A")))
+    return colours
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -62,7 +60,9 @@ def _managed(picture: Image.Image, profile: object) -> Image.Image:
     """Opaque picture converted to sRGB by its profile, or as Pillow converts its mode."""
     plain = picture if picture.mode in SPACES.values() else picture.convert("RGB")
     transform = _transform(profile, plain.mode) if isinstance(profile, bytes) and profile else None
-    return plain.convert("RGB") if transform is None else transform.apply(plain)
+    if transform is not None:
+        return transform.apply(plain)
+    return plain if plain.mode == "RGB" else plain.convert("RGB")  # Pillow would copy
 
 
 @lru_cache(maxsize=16)
@@ -73,7 +73,7 @@ def _transform(profile: bytes, mode: str) -> Any:
     from PIL import ImageCms
 
     try:
-        own = ImageCms.getOpenProfile(BytesIO(profile)).profile
+        own: Any = ImageCms.getOpenProfile(BytesIO(profile)).profile
         if SPACES.get(own.xcolor_space.strip()) != mode:
             return None
         transform = ImageCms.buildTransform(

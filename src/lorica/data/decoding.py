@@ -29,11 +29,11 @@ def formats() -> tuple[str, ...]:
     """Formats that can be read, by Pillow and by the packages of the extra ``pictures`` where they are installed."""
     Image.init()
     with suppress(ImportError):
-        import pillow_heif
+        import pillow_heif  # type: ignore[reportMissingImports]
 
         pillow_heif.register_heif_opener()
     with suppress(ImportError):
-        import pillow_jxl  # noqa: F401  # registers itself
+        import pillow_jxl  # type: ignore  # noqa: F401  # registers itself
     return tuple(name for name in Image.OPEN if name not in NOT_PIXELS)
 
 

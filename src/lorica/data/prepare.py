@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,12 @@ def _silent(title: str, number: int) -> AbstractContextManager[Callable[[], obje
 
 
 def _read_all(
-    folder: Path, files: Iterable[Path], captions: Mapping[Path, tuple[str, ...]], advance: Callable[[], object]
+    folder: Path, files: Sequence[Path], captions: Mapping[Path, tuple[str, ...]], advance: Callable[[], object]
 ) -> Iterator[Picture | Finding]:
     """Read pictures on all cores: Pillow decodes outside of Python's lock."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        for result in pool.map(lambda path: _read(folder, path, captions.get(path, ())), files):
+        for result in pool.map(partial(_read, folder), files, [captions.get(path, ()) for path in files]):
             advance()
             yield result
     finally:

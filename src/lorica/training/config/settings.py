@@ -24,7 +24,7 @@ Topic = TypeVar("Topic", bound="StrictSettings")
 # Settings that are paths or something else, such as a name on the Hub: only a path begins with ~.
 MAYBE_PATHS = frozenset({"pretrained_model_name_or_path", "dataset_name", "resume_from_checkpoint", "initial_adapter"})
 MOST_NESTED = 20  # keys in keys of a run file; its reader takes quadratic time on thousands of them
-_NESTED = re.compile(rf"(?:[\w-]+[ \t]*\.[ \t]*){{{MOST_NESTED}}}")
+_NESTED = re.compile(rf"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){{{MOST_NESTED}}}")
 _QUOTED = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 
 
@@ -119,7 +119,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise FileError(f"cannot read the run file {printable(path)}: {error}.") from error
     for number, line in enumerate(text.splitlines(), 1):
-        if _NESTED.search(_QUOTED.sub("q", line).partition("=")[0]):
+        if _NESTED.search(_QUOTED.sub("q", line)):
             raise ConfigError(f"{path}, line {number} has more than {MOST_NESTED} keys in keys; settings have one.")
     try:
         return tomllib.loads(text)
