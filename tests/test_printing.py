@@ -11,10 +11,14 @@ import pytest
 from PIL import Image
 
 from lorica.data.cache import cache_folder
-from lorica.errors import ConfigError, FileError
+from lorica.data.caption_length import by_tokens, resolution_of
+from lorica.data.prepare import Limits, examine_folder
+from lorica.data.tables import find_rows
+from lorica.errors import ConfigError, FileError, LoRAError
 from lorica.printing import is_text, printable, read_text
 from lorica.training.config.config import RunConfig
 from lorica.training.config.settings import read_toml
+from lorica.training.recipes.load import load_pipeline
 
 
 def test_what_no_terminal_shows_is_escaped_and_long_texts_are_cut() -> None:
@@ -124,3 +128,27 @@ def test_a_console_that_is_not_utf8_gets_escapes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert b"bilder-\xfc-" + rb"\u2603: 2 pictures" in done.stdout
     assert rb"0\udcff.png" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "/" + "n" * 5000, "a\0b"])
+def test_what_can_be_no_path_is_refused_by_the_settings(name: str) -> None:
+    for setting in ("output_dir", "train_data_dir", "pretrained_model_name_or_path", "resume_from_checkpoint"):
+        with pytest.raises(ConfigError, match=rf"{setting}: .* can be no path"):
+            RunConfig(**{setting: name})
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "/" + "n" * 5000, "a\0b", "~no-such-user/x", "a\udcffb"])
+def test_what_can_be_no_path_is_named_by_what_reads_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for read in (
+        lambda: load_pipeline(name),
+        lambda: find_rows(name),
+        lambda: by_tokens(name),
+        lambda: examine_folder(Path(name), Limits()),
+    ):
+        with pytest.raises(LoRAError):
+            read()
+    assert resolution_of(name) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from lorica.errors import FileError
@@ -29,6 +31,22 @@ def readable_bytes(count: int) -> str:
 def is_text(value: str) -> bool:
     """Whether a text can be written to a file: it holds no lone surrogate, half of a character."""
     return not any("\ud800" <= mark <= "\udfff" for mark in value)
+
+
+def is_path(path: str | Path) -> bool:
+    """Whether a file system could hold a path: its parts are not too long, and it holds no zero byte."""
+    try:
+        os.stat(path)  # noqa: PTH116
+    except ValueError:
+        return False
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    return True
+
+
+def expanded(path: str | Path) -> Path:
+    """Path with ``~`` replaced by the home folder; one of a user that is not known stays as it is, to be not found."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib raises
 
 
 def read_text(path: Path, most: int = MOST_BYTES) -> str:

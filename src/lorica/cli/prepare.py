@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from lorica.cli.output import FAILED, WRONG_INPUT, json_option, print_json, quiet_libraries
 from lorica.errors import ConfigError, DataError
-from lorica.printing import printable
+from lorica.printing import expanded, printable
 
 if TYPE_CHECKING:
     from lorica.data.caption_length import CaptionMeasure
@@ -79,7 +78,7 @@ def command(
     from lorica.data.metadata import refuse_to_overwrite  # brings torch along
     from lorica.data.report_page import refuse_foreign, write_report
 
-    folder = Path(os.path.expanduser(folder))  # noqa: PTH111  # leaves what it cannot expand
+    folder = expanded(folder)
     page = None if no_report else report or folder / REPORT
     if page:
         refuse_foreign(page, overwrite)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lorica.atomic import PART, atomic_write
 from lorica.errors import FileError
+from lorica.printing import expanded
 
 Tensors = Mapping[str, Tensor]
 T = TypeVar("T")
@@ -26,7 +27,7 @@ SUFFIX = ".safetensors"
 def cache_folder() -> Path:
     """Folder of cached latents and text states: ``$LORICA_CACHE``, one in the user's cache, or a temporary one."""
     if own := os.environ.get("LORICA_CACHE"):
-        return Path(os.path.expanduser(own))  # noqa: PTH111  # leaves what it cannot expand
+        return expanded(own)
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared) / "lorica"
     try:

@@ -80,7 +80,7 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     Raises:
         FileError: if there is such a file and ``overwrite`` is false, or there is no folder for it.
     """
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:  # noqa: PTH110  # pathlib raises for names that are too long
         raise FileError(f"there is a file {path} already; move it away, or replace it with --overwrite.")
     if not path.parent.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {path.parent}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
@@ -45,7 +46,7 @@ def refuse_foreign(path: Path, overwrite: bool) -> None:
     Raises:
         FileError: if there is one and ``overwrite`` is false.
     """
-    ours = path.is_file() and MARK.encode() in path.read_bytes()[:1000]
+    ours = os.path.isfile(path) and MARK.encode() in path.read_bytes()[:1000]  # noqa: PTH113
     refuse_to_overwrite(path, overwrite or ours)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lorica.errors import ConfigError, FileError
-from lorica.printing import is_text, printable, read_text
+from lorica.printing import is_path, is_text, printable, read_text
 from lorica.training.config.refused import REFUSED
 
 if sys.version_info >= (3, 11):
@@ -43,13 +43,15 @@ class StrictSettings(BaseModel):
         """Replace ``~`` by the home folder, once for all that reads the settings; refuse what no file can record."""
         if isinstance(value, (str, Path)) and not is_text(str(value)):
             raise ValueError(f"{printable(value)} is not UTF-8, and could not be recorded; rename it")
-        maybe = isinstance(value, str) and info.field_name in MAYBE_PATHS and value.startswith("~")
+        maybe = isinstance(value, str) and info.field_name in MAYBE_PATHS
         if not maybe and not isinstance(value, Path):
             return value
         try:
-            found = Path(value).expanduser()
+            found = Path(value).expanduser() if str(value).startswith("~") else value
         except RuntimeError:
             raise ValueError(f"there is no home folder for {printable(value)}; write the whole path") from None
+        if not is_path(found):
+            raise ValueError(f"{printable(found)} can be no path: it is too long, or holds a zero byte")
         return str(found) if maybe else found
 
     if not TYPE_CHECKING:  # the checker keeps the typed signature that pydantic makes
