@@ -25,7 +25,16 @@ LONGEST_FUNCTION = 60
 HEAVY = {
     "torch", "diffusers", "transformers", "accelerate", "datasets", "matplotlib", "huggingface_hub", "numpy", "PIL",
 }  # fmt: skip
-OPTIONAL = {"bitsandbytes", "torchao", "prodigyopt", "pytorch_optimizer", "tensorboard", "wandb"}
+OPTIONAL = {
+    "bitsandbytes",
+    "pillow_heif",
+    "pillow_jxl",
+    "torchao",
+    "prodigyopt",
+    "pytorch_optimizer",
+    "tensorboard",
+    "wandb",
+}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

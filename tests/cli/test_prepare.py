@@ -27,8 +27,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-def facts(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
-    assert run(["prepare", *arguments, "--json"]) == 0
+def facts(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, object]:
+    assert run(["prepare", *arguments, "--json"]) == code
     [line] = capsys.readouterr().out.splitlines()
     return json.loads(line)
 
@@ -46,7 +46,7 @@ def test_problems_are_a_table_with_names_as_they_are(folder: Path, capsys: pytes
     (folder / "p1.txt").unlink()
     for number in range(4):
         (folder / f"[bold]{number}.png").write_text("no picture")
-    assert run(["prepare", str(folder), "--no_report"]) == 0
+    assert run(["prepare", str(folder), "--no_report"]) == 1
     shown = capsys.readouterr().out
     assert "Pictures that cannot be read" in shown
     assert "[bold]0.png, [bold]1.png, [bold]2.png and 1 more" in shown
@@ -57,7 +57,7 @@ def test_problems_are_a_table_with_names_as_they_are(folder: Path, capsys: pytes
 
 def test_json_is_one_object(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "p1.txt").unlink()
-    found = facts(capsys, str(folder), "--resolution", "65", "--report", str(folder.parent / "page.html"))
+    found = facts(capsys, str(folder), "--resolution", "65", "--report", str(folder.parent / "page.html"), code=1)
     assert found["usable"] is True
     assert found["ready"] is False
     assert (found["pictures"], found["readable"], found["captioned"]) == (3, 3, 2)
@@ -166,3 +166,24 @@ def test_wrong_input_is_one_paragraph(
     shown = capsys.readouterr()
     assert said in shown.err
     assert shown.out == ""
+
+
+def test_what_is_not_read_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.xyz").write_text("x")
+    assert run(["prepare", str(folder), "--no_report"]) == 0
+    assert "\n1 file is not read: 1 .xyz.\n" in capsys.readouterr().out
+
+
+def test_captions_that_do_the_work_of_the_trigger_word_are_found(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3, 6):
+        draw(random_scene(random.Random(10 + number))).save(folder / f"p{number}.png")
+    for number in range(6):
+        (folder / f"p{number}.txt").write_text(f"a photo of a sks vase, blue, the {number}th one")
+    (folder / "p5.txt").write_text("sks plate, sks")
+    found = facts(capsys, str(folder), "--resolution", "64", "--no_report", "--trigger_word", "sks")
+    assert [(one["problem"], one["file"], one["detail"]) for one in found["findings"]] == [
+        ("repeats_trigger", "captions", "blue (5 of 6), one (5 of 6), vase (5 of 6)"),
+        ("repeats_trigger", "p5.png", "the caption says sks 2 times"),
+    ]

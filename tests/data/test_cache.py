@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lorica.data.cache import Cache, cache_folder, digest_of_tensors, key_of
+from lorica.errors import FileError
 
 
 def made() -> dict[str, torch.Tensor]:
@@ -74,3 +75,22 @@ def test_the_folder_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.delenv("LORICA_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
     assert cache_folder() == tmp_path / "x" / "lorica"
+
+
+def test_values_are_read_from_their_files_each_time_and_not_held(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    kept = [cache.keep(key, {"a": torch.full((3,), number)}) for number, key in enumerate(("aa", "bb"))]
+    values = cache.sequence(["aa", "bb"], kept, lambda a: a)
+    assert [value.tolist() for value in values] == [[0, 0, 0], [1, 1, 1]]
+    assert values[0] is not values[0]
+    assert len(values[1:]) == 1
+    next(tmp_path.glob("bb/*")).unlink()
+    with pytest.raises(FileError, match=r"deleted or changed while a run needs it.*--resume_from_checkpoint latest"):
+        _ = values[1]
+
+
+def test_values_are_held_where_no_file_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for cache in (Cache(None), Cache(tmp_path / "file")):
+        kept = [cache.keep("aa", {"a": torch.ones(3)})]
+        assert torch.equal(cache.sequence(["aa"], kept, lambda a: a)[0], torch.ones(3))

@@ -77,7 +77,8 @@ def test_metadata_gives_captions_and_lists_of_them(tmp_path: Path) -> None:
         ('{"file_name": "a.png", "text": 5}', "'text' must be a text or a list of texts, got 5"),
         ('{"file_name": "a.png", "text": []}', "'text' must be a text or a list of texts, got []"),
         ('{"file_name": "a.png", "text": ["a", null]}', "'text' must be a text or a list of texts"),
-        (json.dumps({"file_name": "n" * 5000, "text": "a"}), "File name too long"),
+        (json.dumps({"file_name": "a.png", "text": "\ud800"}), r"'text' holds half of a character, as in '\\ud800'"),
+        (json.dumps({"file_name": "a.png", "text": "w" * 10001}), "'text' has 10,001 characters, at most 10,000"),
     ],
 )
 def test_a_wrong_line_is_found_and_the_others_are_read(line: str, said: str, tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_picture_whose_line_is_wrong_is_not_also_called_missing(tmp_path: Path
 
 def test_metadata_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"metadata\.jsonl cannot be read .* save it as UTF-8"):
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 1 is not UTF-8 .* save it as UTF-8"):
         read_captions(tmp_path, [])
 
 

@@ -11,17 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lorica.data.images import (
-    View,
-    choose_view,
-    fit,
-    fits_exactly,
-    load_picture,
-    picture_size,
-    to_rgb,
-    to_tensor,
-    views_of,
-)
+from lorica.data.colour import to_rgb
+from lorica.data.decoding import load_picture, picture_size
+from lorica.data.images import View, choose_view, fit, fits_exactly, to_tensor, views_of
 from lorica.errors import DataError
 from lorica.rng import generator
 
@@ -64,6 +56,7 @@ def test_a_palette_with_a_transparent_entry_becomes_white_there() -> None:
         (Image.new("1", (3, 5), 1), (255, 255, 255)),
         (Image.new("LA", (3, 5), (40, 0)), (255, 255, 255)),
         (Image.fromarray(np.full((5, 3), 257 * 90, np.uint16)), (90, 90, 90)),
+        (Image.fromarray(np.full((5, 3), 256 * 90, np.uint16)), (89, 89, 89)),  # 257 is one level
         (Image.new("CMYK", (3, 5), (0, 255, 255, 0)), (255, 0, 0)),
         (Image.new("I", (3, 5), 257 * 31), (31, 31, 31)),
     ],

@@ -98,7 +98,7 @@ def test_missing_captions_are_counted_and_named(folder: Path) -> None:
 def test_a_caption_that_is_not_utf8_is_named(folder: Path) -> None:
     for name in ("b", "a", "more/c"):
         (folder / f"{name}.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(DataError, match=r"a\.txt is not UTF-8"):
+    with pytest.raises(DataError, match=r"a\.txt cannot be used: line 1 is not UTF-8"):
         find_items(folder)
 
 

@@ -76,9 +76,9 @@ def test_a_folder_of_nothing_readable_is_not_usable(folder: Path) -> None:
     assert not examine_folder(folder, LIMITS).usable
 
 
-def test_a_picture_that_is_a_folder_is_unreadable(folder: Path) -> None:
+def test_a_folder_of_the_name_of_a_picture_is_a_folder(folder: Path) -> None:
     (folder / "d.png").mkdir()
-    assert ("unreadable", "d.png") in told(examine_folder(folder, LIMITS, caption="all"))
+    assert told(examine_folder(folder, LIMITS, caption="all")) == []
 
 
 def test_copies_are_told_once_and_not_as_lookalikes_too(folder: Path) -> None:
@@ -197,12 +197,13 @@ def test_progress_counts_every_picture_once(folder: Path) -> None:
     (folder / "a.png").write_text("broken")
     totals, steps = [], []
 
-    def progress(total: int) -> AbstractContextManager[Callable[[], None]]:
-        totals.append(total)
-        return nullcontext(lambda: steps.append(1))
+    def progress(title: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+        totals.append((title, total))
+        return nullcontext(lambda: steps.append(title))
 
     examine_folder(folder, LIMITS, progress=progress)
-    assert (totals, len(steps)) == ([3], 3)
+    assert totals == [("reading pictures", 3), ("comparing pictures", 1)]
+    assert steps == ["reading pictures"] * 3 + ["comparing pictures"]
 
 
 def test_findings_are_sorted_by_how_bad_they_are() -> None:

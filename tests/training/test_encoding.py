@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lorica.data.cache import Cache
+from lorica.data.cache import Cache, CachedSequence
 from lorica.data.items import find_items
 from lorica.errors import DataError
 from lorica.training.dataset.dataset import Dataset
-from lorica.training.dataset.encoding import load_dataset
+from lorica.training.dataset.encoding import cache_line, load_dataset
 from lorica.training.dataset.framing import Framing
 from lorica.training.progress import Reporter
 from lorica.training.recipes import StableDiffusion
@@ -107,3 +107,24 @@ def test_a_broken_picture_is_named(recipe: Counting, pictures: Path, tmp_path: P
     (pictures / "green.png").write_bytes((pictures / "green.png").read_bytes()[:90])
     with pytest.raises(DataError, match=r"green\.png is broken or cut short"):
         load(recipe, pictures, tmp_path / "c")
+
+
+def test_other_colours_are_encoded_anew(
+    recipe: Counting, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(recipe, pictures, tmp_path / "one")
+    monkeypatch.setattr("lorica.training.dataset.encoding.colour_version", lambda: "others")
+    load(recipe, pictures, tmp_path / "one")
+    assert (recipe.pictures, recipe.texts) == (18, 0)
+
+
+def test_latents_are_not_held_in_memory(recipe: Counting, pictures: Path, tmp_path: Path) -> None:
+    dataset = load(recipe, pictures, tmp_path / "one")
+    example = dataset.examples[0]
+    assert isinstance(example.views, CachedSequence)
+    assert example.views[0] is not example.views[0]
+    line = cache_line(dataset.examples, Cache(tmp_path / "one"))
+    assert line.startswith("the latents of 18 views take 36.0 KB of the disk and none of the memory; the whole cache ")
+    assert cache_line(load(recipe, pictures, tmp_path / "one", live=True).examples, Cache(None)).startswith(
+        "pictures are"
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lorica.data import images
+from lorica.data import decoding
 from lorica.errors import FileError
 from lorica.formats import read
 from lorica.training.config.config import RunConfig
@@ -143,7 +143,7 @@ def test_a_disk_that_cannot_be_written_is_met_before_training(
 
 
 def test_a_worker_that_dies_takes_the_run_with_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, seen = images.load_picture, list[Path]()
+    decode, seen = decoding.load_picture, list[Path]()
 
     def die(content: bytes, path: Path) -> Any:
         seen.append(path)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from lorica.data.buckets import Size
-from lorica.data.images import View, fit, load_picture, to_tensor
+from lorica.data.decoding import load_picture
+from lorica.data.images import View, fit, to_tensor
 from lorica.data.items import Item
 from lorica.data.masks import latent_mask
 from lorica.errors import DataError

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from lorica.printing import readable_bytes
 from lorica.training.config.config import RunConfig
-from lorica.training.memory.estimate import Memory, readable_bytes
+from lorica.training.memory.estimate import Memory
 from lorica.training.memory.live_bytes import LiveBytes
 from lorica.training.progress import Reporter
 from lorica.training.run import open_session

@@ -283,7 +283,8 @@ def test_settings_that_say_nothing_are_refused(values: dict[str, Any], message: 
 def test_sets_that_do_not_go_together_are_refused_before_anything_is_loaded(settings: Settings, folders: Path) -> None:
     def made(*sets: dict[str, Any]) -> None:
         config = settings(train_data_dir=None, datasets=sets)
-        groups_of(config, collect_items(config, 0, None, Reporter(quiet=True)))
+        found = collect_items(config, 0, None, Reporter(quiet=True))
+        groups_of(found.sets, found.items)
 
     cats, dogs = {"folder": folders / "cats"}, {"folder": folders / "dogs"}
     with pytest.raises(ConfigError, match="no pictures are named: give a folder with --train_data_dir"):
@@ -311,3 +312,46 @@ def test_the_shares_are_said(
     assert (
         "cats: 3 pictures, 37.5% of the samples; dogs: 2 pictures, 12.5% of the samples, loss times 0.5; class" in said
     )
+
+
+def test_folders_of_kohya_keep_their_repeats(settings: Settings, tmp_path: Path) -> None:
+    for name, count in (("10_sks cat", 2), ("3_dog", 3), ("plain", 1)):
+        (tmp_path / "kohya").mkdir(exist_ok=True)
+        write_pictures(tmp_path / "kohya" / name, count)
+    said: list[str] = []
+    reporter = Reporter(quiet=True)
+    reporter.say = said.append
+    found = collect_items(settings(train_data_dir=tmp_path / "kohya"), 0, None, reporter)
+    groups = groups_of(found.sets, found.items)
+    assert [(group.source.name, group.source.count, group.source.repeats) for group in groups] == [
+        ("kohya/10_sks cat", 2, 10), ("kohya/3_dog", 3, 3), ("kohya", 1, 1)
+    ]  # fmt: skip
+    assert any("10_sks cat 10 times, 3_dog 3 times" in line for line in said)
+    alone = collect_items(settings(train_data_dir=tmp_path / "kohya" / "3_dog"), 0, None, reporter)
+    assert [one.repeats for one in alone.sets] == [3]
+
+
+def test_repeats_of_folders_do_not_count_beside_a_weight(settings: Settings, tmp_path: Path) -> None:
+    write_pictures(tmp_path / "4_cats", 2)
+    said: list[str] = []
+    reporter = Reporter(quiet=True)
+    reporter.say = said.append
+    config = settings(train_data_dir=None, datasets=({"folder": tmp_path / "4_cats", "weight": 2},))
+    assert [one.repeats for one in collect_items(config, 0, None, reporter).sets] == [1]
+    assert any("(4_cats) do not count: the data set has a weight" in line for line in said)
+
+
+def test_other_folders_of_the_run_below_the_pictures_are_not_trained_on(opened: Opened, pictures: Path) -> None:
+    write_pictures(pictures / "class", 2)
+    write_pictures(pictures / "held", 2)
+    write_pictures(pictures / "out", 2)
+    session = opened(
+        train_data_dir=pictures,
+        validation_data_dir=pictures / "held",
+        output_dir=pictures / "out",
+        with_prior_preservation=True,
+        class_data_dir=pictures / "class",
+        class_prompt="a circle",
+        num_class_images=2,
+    )
+    assert [group.source.count for group in session.loop.dataset.groups] == [5, 2]

@@ -10,13 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from lorica.data.cache import digest_of_bytes
+from lorica.data.cache import Cache, digest_of_bytes
 from lorica.errors import ConfigError, DataError
 from lorica.rng import generator
 from lorica.training.config.config import RunConfig
+from lorica.training.config.inputs import DataSettings
+from lorica.training.config.output import ValidationSettings
+from lorica.training.dataset.sources import collect_items
+from lorica.training.dataset.validation import hold_out
 from lorica.training.output.metrics import read_metrics
+from lorica.training.progress import Reporter
 from lorica.training.run import train
 from lorica.training.session import Session
 from tiny_training import assert_resumes, write_pictures
@@ -123,7 +129,8 @@ def test_it_resumes_bit_for_bit_with_its_lines(settings: Settings, tmp_path: Pat
 
 
 def test_a_split_depends_on_the_pictures_alone(opened: Opened, pictures: Path, tmp_path: Path) -> None:
-    write_pictures(tmp_path / "class", 3)
+    for path in write_pictures(tmp_path / "class", 3).glob("*.png"):
+        Image.open(path).rotate(90).save(path)  # a copy of a picture that is trained on would not be held out
     reg = {"folder": tmp_path / "class", "is_reg": True}
     sessions = [
         opened(validation_split=0.4, seed=seed, datasets=sets) for seed, sets in ((0, ()), (7, ()), (0, (reg,)))
@@ -157,3 +164,31 @@ def test_settings_and_pictures_that_do_not_do_are_refused(settings: Settings, tm
         settings(validation_split=0.1, validation_data_dir=tmp_path)
     with pytest.raises(ConfigError, match="nothing is held out: add validation_split"):
         settings(validate_every_n_steps=5)
+
+
+def test_a_copy_of_a_trained_picture_is_not_held_out(settings: Settings, pictures: Path) -> None:
+    copies = {f"{path.stem}-{number}" for path in pictures.glob("*.png") for number in range(4)}
+    for name in copies:
+        stem = name.rpartition("-")[0]
+        for suffix in (".png", ".txt"):
+            (pictures / f"{name}{suffix}").write_bytes((pictures / f"{stem}{suffix}").read_bytes())
+    Image.new("RGB", (32, 32), "pink").save(pictures / "alone.png")
+    (pictures / "alone.txt").write_text("pink")
+    config = settings(validation_split=0.9)
+    found = collect_items(config, 0, None, Reporter(quiet=True))
+    parts = (config.part(ValidationSettings), config.part(DataSettings), Cache(None), Reporter(quiet=True))
+    left, held = hold_out(found.items, found.sets, *parts)
+    contents = [{item.read() for item in items} for items in (left, held)]
+    assert held
+    assert not contents[0] & contents[1]
+    assert len(left) + len(held) == 26
+
+
+def test_held_out_pictures_that_are_trained_on_are_named(settings: Settings, others: Path) -> None:
+    config, said = settings(validation_data_dir=others), list[str]()
+    reporter = Reporter(quiet=True)
+    reporter.say = said.append
+    found = collect_items(config, 0, None, reporter)
+    hold_out(found.items, found.sets, config.part(ValidationSettings), config.part(DataSettings), Cache(None), reporter)
+    assert "2 of these 2 are trained on as well" in said[-1]
+    assert said[-1].endswith("green.png, red.png")

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
@@ -22,6 +24,7 @@ VERBS: dict[str, str] = {
     "quickstart": "Train a LoRA on bundled pictures and show what it does.",
     "prepare": "Check a folder of pictures and captions before training.",
     "train": "Train a LoRA on your own pictures.",
+    "cache": "Show what the encoded pictures of all runs take, and bound it.",
     "generate": "Make pictures from prompts, with any number of LoRAs.",
     "inspect": "Say what an adapter file is, what it is for, and how to use it.",
     "convert": "Write an adapter file in another format.",
@@ -119,4 +122,8 @@ def _exit_code(error: BaseException) -> int:
 
 def main() -> None:
     """Run the command line of this process and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a console in another encoding than UTF-8 gets escapes, not a crash
+            stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow, on pictures that are large but read
     sys.exit(run(sys.argv[1:]))

@@ -53,7 +53,7 @@ def _value(text: str) -> Any:
     """Number, switch or list that the text spells, or the text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

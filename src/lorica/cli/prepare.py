@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.cli.output import WRONG_INPUT, json_option, print_json, quiet_libraries
+from lorica.cli.output import FAILED, WRONG_INPUT, json_option, print_json, quiet_libraries
 from lorica.errors import ConfigError, DataError
+from lorica.printing import expanded, printable
 
 if TYPE_CHECKING:
     from lorica.data.caption_length import CaptionMeasure
@@ -37,6 +37,7 @@ COLOURS: dict[Severity, str] = {"stops": "red", "harms": "yellow", "note": "blue
 )
 @click.option("--caption_column", default="text", show_default=True, help="Field of metadata.jsonl with the caption.")
 @click.option("--instance_prompt", metavar="TEXT", help="One caption for every picture; others are not read.")
+@click.option("--trigger_word", metavar="TEXT", help="Also find captions that do the work of this trigger word.")
 @click.option("--max_aspect_ratio", type=float, default=3.0, show_default=True, help="Longer side over the shorter.")
 @click.option(
     "--duplicate_distance",
@@ -64,7 +65,7 @@ def command(
     Finds pictures that cannot be read, copies and lookalikes, pictures that are too small or too long, captions that
     are missing, empty or too long, and entries that belong to no picture. Your files are not changed.
 
-    The exit code is 2 if there is nothing to train on.
+    The exit code is 1 if training would stop at a problem, and 2 if there is nothing to train on.
 
     \b
     lorica prepare pictures
@@ -77,6 +78,7 @@ def command(
     from lorica.data.metadata import refuse_to_overwrite  # brings torch along
     from lorica.data.report_page import refuse_foreign, write_report
 
+    folder = expanded(folder)
     page = None if no_report else report or folder / REPORT
     if page:
         refuse_foreign(page, overwrite)
@@ -94,11 +96,17 @@ def command(
         print_json(facts)
     else:
         click.echo("\n".join(_closing(survey, facts)))
-    return 0 if survey.usable else WRONG_INPUT
+    return 0 if survey.ready else FAILED if survey.usable else WRONG_INPUT
 
 
 def _examine(
-    folder: Path, *, caption_column: str, instance_prompt: str | None, only_text_files: bool, **limits: Any
+    folder: Path,
+    *,
+    caption_column: str,
+    instance_prompt: str | None,
+    trigger_word: str | None,
+    only_text_files: bool,
+    **limits: Any,
 ) -> Survey:
     from lorica.data.prepare import examine_folder
     from lorica.training.progress import Reporter
@@ -109,7 +117,8 @@ def _examine(
         caption_column=caption_column,
         caption=instance_prompt,
         only_text_files=only_text_files,
-        progress=partial(Reporter().progress, "reading pictures"),
+        trigger=trigger_word,
+        progress=Reporter().progress,
     )
 
 
@@ -162,9 +171,11 @@ def _print_summary(survey: Survey) -> None:
     from lorica.data.findings import SEVERITIES, by_problem
 
     click.echo(
-        f"{_printable(survey.folder)}: {survey.found} pictures, {len(survey.pictures)} can be read, "
+        f"{printable(survey.folder)}: {survey.found} pictures, {len(survey.pictures)} can be read, "
         f"{len(survey.captions)} have a caption (from {survey.captions_from})."
     )
+    for line in survey.remarks:
+        click.echo(f"{line[0].upper()}{line[1:]}.")
     problems = by_problem(survey.findings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in ("problem", "found", "effect", "where"):
@@ -183,18 +194,13 @@ def _closing(survey: Survey, facts: Mapping[str, object]) -> Iterator[str]:
     if not survey.usable:
         yield "None of the pictures can be read: there is nothing to train on."
     elif survey.ready:
-        yield f"Ready: lorica train text-to-image --train_data_dir {shlex.quote(_printable(survey.folder))}"
+        yield f"Ready: lorica train text-to-image --train_data_dir {shlex.quote(printable(survey.folder))}"
     else:
         yield "Not ready: training would stop. Correct that first."
     for what, name in (("report", "The page with the pictures"), ("metadata", "The captions")):
         if facts[what]:
-            yield f"{name}: {_printable(facts[what])}"
+            yield f"{name}: {printable(facts[what])}"
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:EXAMPLES]) + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
-
-
-def _printable(value: object) -> str:
-    """Text that a terminal can show, whatever bytes a file name holds."""
-    return str(value).encode("utf-8", "replace").decode()

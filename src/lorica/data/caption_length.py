@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 from lorica.errors import FileError
 from lorica.models import bundled
+from lorica.printing import expanded
 
 MOST_WORDS = 60  # of the 75 tokens that CLIP reads beside its two marks, about 1.25 go to a word
 TOKENIZER = "tokenizer"
@@ -72,14 +74,14 @@ def resolution_of(name_or_path: str) -> int | None:
 
 
 def _folder(name_or_path: str) -> Path:
-    return bundled.FOLDER if name_or_path == bundled.NAME else Path(name_or_path).expanduser()
+    return bundled.FOLDER if name_or_path == bundled.NAME else expanded(name_or_path)
 
 
 def _load_tokenizer(name_or_path: str) -> Any:
     from transformers import AutoTokenizer
 
     folder = _folder(name_or_path)
-    source = str(folder) if folder.exists() else name_or_path
+    source = str(folder) if os.path.exists(folder) else name_or_path  # noqa: PTH110
     try:
         return AutoTokenizer.from_pretrained(source, subfolder=TOKENIZER)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -59,6 +59,12 @@ PROBLEMS: dict[str, Problem] = {
             "Shorten them; their end is cut off.",
         ),
         Problem(
+            "repeats_trigger",
+            "harms",
+            "Captions that do the trigger word's work",
+            "Leave out of the captions what every picture shows: it is learnt under those words, not the trigger word.",
+        ),
+        Problem(
             "tiny",
             "harms",
             "Pictures smaller than the resolution",

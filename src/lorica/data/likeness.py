@@ -11,7 +11,7 @@ Of 19,900 pairs of different drawings, 278 have edges this near, and none has bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ NOISE = 3  # levels of 255; a smaller step is no edge, or the noise of a JPEG wo
 MOST_EDGES = 12  # bits of BITS that may differ
 MOST_COLOUR = 20  # levels of 255 by which the most different patch may differ, mean of its channels
 ROWS = 512  # compared with all others at once
+PAIRS = 2**15  # whose colours are compared at once
 
 
 class Fingerprint(NamedTuple):
@@ -42,34 +43,42 @@ def fingerprint(picture: Image.Image) -> Fingerprint:
     return Fingerprint(edges, colours)
 
 
-def groups_alike(fingerprints: Sequence[Fingerprint], most_edges: int = MOST_EDGES) -> list[list[int]]:
+def groups_alike(
+    fingerprints: Sequence[Fingerprint], most_edges: int = MOST_EDGES, advance: Callable[[], object] | None = None
+) -> list[list[int]]:
     """Groups of two or more pictures, by index, that look alike: directly, or by way of others in between.
+
+    All are compared with all, in products of matrices: 20,000 pictures take seconds.
 
     Args:
         fingerprints: one for each picture.
         most_edges: number of bits, of ``BITS``, that may differ between two that are alike.
+        advance: called after each ``ROWS`` pictures.
     """
-    leader = list(range(len(fingerprints)))  # the first member of each picture's group
-    for first, second in _pairs_alike(fingerprints, most_edges):
-        low, high = sorted((leader[first], leader[second]))
-        leader = [low if other == high else other for other in leader] if low != high else leader
+    leader = np.arange(len(fingerprints))  # the first member of each picture's group
+    if not fingerprints:
+        return []
+    signs = np.stack([mark.edges for mark in fingerprints]).astype(np.float32) * 2 - 1  # (n, BITS)
+    colours = np.stack([mark.colours for mark in fingerprints]).astype(np.int16).reshape(len(signs), -1, 3)
+    for start in range(0, len(signs), ROWS):
+        differing = (BITS - signs[start : start + ROWS] @ signs.T) / 2  # bits, (rows, n)
+        pairs = np.argwhere(differing <= most_edges) + np.array([start, 0])
+        _join_alike(leader, pairs[pairs[:, 0] < pairs[:, 1]], colours)
+        if advance is not None:
+            advance()
     members: dict[int, list[int]] = {}
-    for index, first in enumerate(leader):
+    for index, first in enumerate(leader.tolist()):
         members.setdefault(first, []).append(index)
     return [group for group in members.values() if len(group) > 1]
 
 
-def _pairs_alike(fingerprints: Sequence[Fingerprint], most_edges: int) -> Iterator[tuple[int, int]]:
-    if not fingerprints:
-        return
-    signs = np.stack([mark.edges for mark in fingerprints]).astype(np.float32) * 2 - 1  # (n, BITS)
-    for start in range(0, len(signs), ROWS):
-        differing = (BITS - signs[start : start + ROWS] @ signs.T) / 2  # bits, (rows, n)
-        for row, second in np.argwhere(differing <= most_edges).tolist():
-            if start + row < second and _same_colours(fingerprints[start + row], fingerprints[second]):
-                yield start + row, second
-
-
-def _same_colours(first: Fingerprint, second: Fingerprint) -> bool:
-    apart = np.abs(first.colours.astype(np.int16) - second.colours).mean(axis=-1)  # (8, 8)
-    return bool(apart.max() <= MOST_COLOUR)
+def _join_alike(leader: npt.NDArray[np.intp], pairs: npt.NDArray[np.intp], colours: npt.NDArray[np.int16]) -> None:
+    """Join the groups of pairs whose colours are alike as well."""
+    for start in range(0, len(pairs), PAIRS):
+        some = pairs[start : start + PAIRS]
+        some = some[leader[some[:, 0]] != leader[some[:, 1]]]
+        apart = np.abs(colours[some[:, 0]] - colours[some[:, 1]]).sum(axis=-1).max(axis=-1)  # of three channels
+        for first, second in some[apart <= 3 * MOST_COLOUR].tolist():
+            low, high = sorted((leader[first], leader[second]))
+            if low != high:
+                leader[leader == high] = low

@@ -12,10 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from lorica.data.images import DEEP_MODES, View, fit, has_alpha, open_picture, to_rgb
+from lorica.data.colour import to_rgb
+from lorica.data.decoding import has_alpha, named, open_picture
+from lorica.data.images import View, fit
 from lorica.errors import ConfigError, DataError
 
-BLACK = (0, 0, 0, 255)
+BLACK = (0, 0, 0)
 
 
 class MaskSource(NamedTuple):
@@ -53,7 +55,8 @@ def open_mask(source: MaskSource, size: tuple[int, int]) -> Image.Image:
     """
     if not source.is_alpha:
         return load_mask(source.content, source.path, size)
-    return open_picture(source.content, source.path).convert("RGBA").getchannel("A")
+    with named(source.path):
+        return open_picture(source.content, source.path).convert("RGBA").getchannel("A")
 
 
 def load_mask(content: bytes, path: Path, size: tuple[int, int]) -> Image.Image:
@@ -67,12 +70,10 @@ def load_mask(content: bytes, path: Path, size: tuple[int, int]) -> Image.Image:
     Raises:
         DataError: if the bytes are not a whole picture, or its aspect is not that of the picture.
     """
-    opened = open_picture(content, path)
-    if opened.mode in DEEP_MODES or not opened.has_transparency_data:
-        mask = to_rgb(opened).convert("L")
-    else:
-        layered = opened.convert("RGBA")
-        mask = Image.alpha_composite(Image.new("RGBA", layered.size, BLACK), layered).convert("L")
+    with named(path):
+        opened = open_picture(content, path)
+        opened.info.pop("icc_profile", None)  # the values of a mask are weights, not colours
+        mask = to_rgb(opened, background=BLACK).convert("L")
     if abs(mask.height * size[0] / mask.width - size[1]) > 1:
         raise DataError(
             f"the mask {path} has {mask.width}x{mask.height} pixels but its picture {size[0]}x{size[1]}: "

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorica.data.cache import digest_of_bytes
 from lorica.data.caption_length import CaptionMeasure, by_words
+from lorica.data.caption_words import repeated_trigger, shared_words
 from lorica.data.captions import FolderCaptions, name_in, read_captions, text_files_without_picture
+from lorica.data.decoding import load_picture, picture_size
 from lorica.data.findings import Finding, by_problem
-from lorica.data.images import load_picture
-from lorica.data.likeness import MOST_EDGES, Fingerprint, fingerprint, groups_alike
-from lorica.data.metadata import METADATA
-from lorica.data.picture_files import find_pictures
+from lorica.data.likeness import MOST_EDGES, ROWS, Fingerprint, fingerprint, groups_alike
+from lorica.data.metadata import TABLES
+from lorica.data.picture_files import list_folder, pictures_of
 from lorica.errors import ConfigError, DataError
 
-Progress = Callable[[int], AbstractContextManager[Callable[[], object]]]  # number of pictures to what counts one
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], object]]]  # title and number to what counts one
+ENOUGH = 256  # pixels a side at which a JPEG is looked at; decoding it at a part of its size is faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +77,7 @@ class Survey:
         captions_from: where they come from, for people.
         findings: the faults.
         limits: the limits that were applied.
+        remarks: what of the folder is not looked at, a line each.
     """
 
     folder: Path
@@ -81,6 +87,7 @@ class Survey:
     captions_from: str
     findings: tuple[Finding, ...]
     limits: Limits
+    remarks: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -105,6 +112,7 @@ class Survey:
             "resolution": self.limits.resolution,
             "captions_counted_in": self.limits.measure.unit,
             "problems": {problem.name: len(findings) for problem, findings in by_problem(self.findings).items()},
+            "remarks": list(self.remarks),
             "findings": [finding.as_dict() for finding in self.findings],
         }
 
@@ -116,6 +124,7 @@ def examine_folder(
     caption_column: str = "text",
     caption: str | None = None,
     only_text_files: bool = False,
+    trigger: str | None = None,
     progress: Progress | None = None,
 ) -> Survey:
     """Survey of a folder, subfolders included: every picture and caption is read, every fault is found.
@@ -126,22 +135,25 @@ def examine_folder(
         caption_column: the field of ``metadata.jsonl`` with the caption.
         caption: one caption for all; then others are not read.
         only_text_files: read the captions from text files even where there is a ``metadata.jsonl``.
-        progress: called with the number of pictures, for a context whose function is called after each.
+        trigger: the trigger word that the run will add, if there is one.
+        progress: called with a title and a number of steps, for a context whose function is called after each.
 
     Raises:
         DataError: if there is no folder, no picture in it, or ``metadata.jsonl`` is not text.
     """
-    files = find_pictures(folder)
+    listing = list_folder(folder)
+    files = pictures_of(listing)
     if caption is not None:
         found = FolderCaptions("--instance_prompt", [(path, (caption,)) for path in files])
     else:
         found = read_captions(folder, files, column=caption_column, only_text=only_text_files)
-        if found.source != METADATA:
+        if found.source not in TABLES:
             found.findings.extend(text_files_without_picture(folder, files))
     captions = found.by_picture()
     files = list(dict.fromkeys([*files, *captions]))  # metadata.jsonl may name files of any ending
-    with progress(len(files)) if progress else nullcontext(lambda: None) as advance:
-        read = [_read(folder, path, captions.get(path, ()), advance) for path in files]
+    progress = progress or _silent
+    with progress("reading pictures", len(files)) as advance:
+        read = list(_read_all(folder, files, captions, advance))
     pictures = tuple(result for result in read if isinstance(result, Picture))
     unreadable = [result for result in read if isinstance(result, Finding)]
     return Survey(
@@ -154,24 +166,43 @@ def examine_folder(
             *unreadable,
             *found.findings,
             *_check_captions(folder, captions, limits.measure),
-            *_check_pictures(pictures, limits),
+            *(_check_trigger(folder, captions, trigger) if trigger else ()),
+            *_check_pictures(pictures, limits, progress),
         ),
         limits=limits,
+        remarks=tuple(listing.remarks()),
     )
 
 
-def _read(folder: Path, path: Path, captions: tuple[str, ...], advance: Callable[[], object]) -> Picture | Finding:
+def _silent(title: str, number: int) -> AbstractContextManager[Callable[[], object]]:
+    del title, number
+    return nullcontext(lambda: None)
+
+
+def _read_all(
+    folder: Path, files: Sequence[Path], captions: Mapping[Path, tuple[str, ...]], advance: Callable[[], object]
+) -> Iterator[Picture | Finding]:
+    """Read pictures on all cores: Pillow decodes outside of Python's lock."""
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for result in pool.map(partial(_read, folder), files, [captions.get(path, ()) for path in files]):
+            advance()
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)  # at once after an interrupt
+
+
+def _read(folder: Path, path: Path, captions: tuple[str, ...]) -> Picture | Finding:
     name = name_in(folder, path)
     try:
         content = path.read_bytes()
-        picture = load_picture(content, path)
+        size = picture_size(content, path)
+        picture = load_picture(content, path, at_least=ENOUGH)
     except DataError as error:
         return Finding("unreadable", name, str(error).removeprefix(f"{path} "))
     except OSError as error:
         return Finding("unreadable", name, str(error))
-    finally:
-        advance()
-    return Picture(path, name, picture.size, captions, digest_of_bytes(content), fingerprint(picture))
+    return Picture(path, name, size, captions, digest_of_bytes(content), fingerprint(picture))
 
 
 def _check_captions(
@@ -185,9 +216,18 @@ def _check_captions(
             yield Finding("caption_too_long", name, f"{longest} {measure.unit}, at most {measure.most}")
 
 
-def _check_pictures(pictures: tuple[Picture, ...], limits: Limits) -> Iterator[Finding]:
+def _check_trigger(folder: Path, captions: Mapping[Path, tuple[str, ...]], trigger: str) -> Iterator[Finding]:
+    shared = shared_words((several[0] for several in captions.values()), trigger)
+    if shared:
+        said = ", ".join(f"{word} ({count} of {len(captions)})" for word, count in shared)
+        yield Finding("repeats_trigger", "captions", said)
+    for path, times in repeated_trigger(captions, trigger):
+        yield Finding("repeats_trigger", name_in(folder, path), f"the caption says {trigger} {times} times")
+
+
+def _check_pictures(pictures: tuple[Picture, ...], limits: Limits, progress: Progress) -> Iterator[Finding]:
     yield from _same_files(pictures)
-    yield from _lookalikes(pictures, limits.edges)
+    yield from _lookalikes(pictures, limits.edges, progress)
     for picture in pictures:
         shorter, longer = sorted(picture.size)
         size = f"{picture.size[0]} x {picture.size[1]}"
@@ -206,9 +246,11 @@ def _same_files(pictures: Iterable[Picture]) -> Iterator[Finding]:
             yield Finding("exact_duplicate", first, f"{len(others) + 1} files of the same bytes", tuple(others))
 
 
-def _lookalikes(pictures: Iterable[Picture], most_edges: int) -> Iterator[Finding]:
+def _lookalikes(pictures: Iterable[Picture], most_edges: int, progress: Progress) -> Iterator[Finding]:
     """Groups of pictures that look alike; of identical files only the first takes part."""
     different = list({picture.digest: picture for picture in reversed(list(pictures))}.values())[::-1]
-    for group in groups_alike([picture.fingerprint for picture in different], most_edges):
+    with progress("comparing pictures", -(-len(different) // ROWS)) as advance:
+        groups = groups_alike([picture.fingerprint for picture in different], most_edges, advance)
+    for group in groups:
         first, *others = (different[index].name for index in group)
         yield Finding("near_duplicate", first, f"{len(group)} pictures that look alike", tuple(others))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from base64 import b64encode
 from io import BytesIO
 from pathlib import Path
@@ -11,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from lorica.data.decoding import load_picture
 from lorica.data.findings import SEVERITIES, by_problem
-from lorica.data.images import load_picture
 from lorica.data.metadata import refuse_to_overwrite
 from lorica.data.prepare import Picture, Survey
 from lorica.errors import DataError, FileError
@@ -45,7 +46,7 @@ def refuse_foreign(path: Path, overwrite: bool) -> None:
     Raises:
         FileError: if there is one and ``overwrite`` is false.
     """
-    ours = path.is_file() and MARK.encode() in path.read_bytes()[:1000]
+    ours = os.path.isfile(path) and MARK.encode() in path.read_bytes()[:1000]  # noqa: PTH113
     refuse_to_overwrite(path, overwrite or ours)
 
 

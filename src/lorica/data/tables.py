@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from lorica.data.items import Item
 from lorica.errors import ConfigError, DataError, FileError
+from lorica.printing import expanded
 
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".jsonl": "json", ".json": "json", ".csv": "csv"}
 SAVED = ("state.json", "dataset_dict.json")  # what ``save_to_disk`` leaves
@@ -68,7 +69,7 @@ def find_rows(
         ConfigError: if it has no such column.
         DataError: if a caption is missing.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     table = _as_files(_train_part(_load(name, path, config_name, cache_dir), name), image_column, name)
     captions = [caption] * len(table) if caption is not None else _captions(table, caption_column, name)
     base = path if path.is_dir() else path.parent

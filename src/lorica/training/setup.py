@@ -20,6 +20,7 @@ from lorica.training.adapter import order_channels, put_adapter, set_first_value
 from lorica.training.average import Average
 from lorica.training.config.adapter import AdapterSettings, ComputeSettings
 from lorica.training.config.config import RunConfig
+from lorica.training.config.datasets import SetSettings
 from lorica.training.config.inputs import DataSettings, PictureSettings
 from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.config.optimizer import OptimizerSettings
@@ -52,7 +53,8 @@ class RunInputs:
         refused: paths of the pictures that cannot be read and are left out, each with the reason.
         recipe: the base model.
         side: that of the pictures, in pixels.
-        groups: the data sets.
+        sets: settings of the data sets.
+        groups: what their pictures share.
         frames: the frame of each picture, if they are cut to several.
     """
 
@@ -61,6 +63,7 @@ class RunInputs:
     refused: dict[str, str]
     recipe: Recipe
     side: int
+    sets: Sequence[SetSettings]
     groups: Sequence[Group] = ()
     frames: BucketPlan | None = None
 
@@ -112,18 +115,20 @@ def find_inputs(
         LoRAError: if the pictures, the model or the settings cannot be used.
     """
     data = config.part(DataSettings)
-    found, refused = collect_items(data, config.seed, config.cache_dir, reporter), dict[str, str]()
+    others = (config.output_dir, config.validation_data_dir)
+    (found, sets), refused = collect_items(data, config.seed, config.cache_dir, reporter, others), dict[str, str]()
     if lenient or config.on_bad_image == "skip":
         found, refused = leave_out_unreadable(found, cache, reporter)
-    items, held = hold_out(found, config.part(ValidationSettings), data, cache, reporter)
+    items, held = hold_out(found, sets, config.part(ValidationSettings), data, cache, reporter)
     recipe = prepare_recipe(config, accelerator)
     side = side_of(config, recipe)
-    return with_items(config, RunInputs(items=items, held=held, refused=refused, recipe=recipe, side=side), items)
+    whole = RunInputs(items=items, held=held, refused=refused, recipe=recipe, side=side, sets=sets)
+    return with_items(config, whole, items)
 
 
 def with_items(config: RunConfig, whole: RunInputs, items: Sequence[Item]) -> RunInputs:
     """The same run with some of its pictures alone: their data sets and frames."""
-    groups = groups_of(config.part(DataSettings), items)
+    groups = groups_of(whole.sets, items)
     frames = plan_frames(items, config.part(PictureSettings), whole.side, whole.recipe.multiple)
     return replace(whole, items=items, groups=groups, frames=frames)
 

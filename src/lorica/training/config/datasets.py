@@ -10,6 +10,7 @@ from typing import Any, cast
 from pydantic import AliasChoices, Field, model_validator
 
 from lorica.errors import ConfigError
+from lorica.printing import printable
 from lorica.training.config.settings import StrictSettings
 
 
@@ -90,8 +91,8 @@ def _pairs(text: str) -> object:
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"{text!r} is not valid JSON ({error})") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{printable(text)!r} is not valid JSON ({error})") from error
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(equals and name.strip() for name, equals, _ in pairs):
         raise ConfigError(

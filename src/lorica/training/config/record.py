@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ class RunRecord:
 def record_of(config: RunConfig) -> RunRecord:
     """The record of a configuration."""
     name = config.pretrained_model_name_or_path
-    base = _name(name) if Path(name).exists() else name
+    base = _name(name) if os.path.exists(name) else name  # noqa: PTH110  # pathlib raises for names that are too long
     alpha = config.alpha or float(config.rank)
     return RunRecord(
         title=_name(config.output_dir),
@@ -80,7 +81,7 @@ def _without_folders(values: Mapping[str, object]) -> dict[str, object]:
     """The settings that are paths of this machine, reduced to names."""
     named: dict[str, object] = {key: _name(values[key]) for key in FOLDERS if key in values}
     source = values.get("dataset_name")
-    return {**named, "dataset_name": _name(source)} if source and Path(str(source)).exists() else named
+    return {**named, "dataset_name": _name(source)} if source and os.path.exists(str(source)) else named  # noqa: PTH110
 
 
 def _name(path: object) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lorica.errors import ConfigError, FileError
+from lorica.printing import is_path, is_text, printable, read_text
 from lorica.training.config.refused import REFUSED
 
 if sys.version_info >= (3, 11):
@@ -19,6 +21,11 @@ else:
     import tomli as tomllib
 
 Topic = TypeVar("Topic", bound="StrictSettings")
+# Settings that are paths or something else, such as a name on the Hub: only a path begins with ~.
+MAYBE_PATHS = frozenset({"pretrained_model_name_or_path", "dataset_name", "resume_from_checkpoint", "initial_adapter"})
+MOST_NESTED = 20  # keys in keys of a run file; its reader takes quadratic time on thousands of them
+_NESTED = re.compile(rf"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){{{MOST_NESTED}}}")
+_QUOTED = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 
 
 class StrictSettings(BaseModel):
@@ -29,6 +36,23 @@ class StrictSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _expand_paths(cls, value: Any, info: ValidationInfo) -> Any:
+        """Replace ``~`` by the home folder, once for all that reads the settings; refuse what no file can record."""
+        if isinstance(value, (str, Path)) and not is_text(str(value)):
+            raise ValueError(f"{printable(value)} is not UTF-8, and could not be recorded; rename it")
+        maybe = isinstance(value, str) and info.field_name in MAYBE_PATHS
+        if not maybe and not isinstance(value, Path):
+            return value
+        try:
+            found = Path(value).expanduser() if str(value).startswith("~") else value
+        except RuntimeError:
+            raise ValueError(f"there is no home folder for {printable(value)}; write the whole path") from None
+        if not is_path(found):
+            raise ValueError(f"{printable(found)} can be no path: it is too long, or holds a zero byte")
+        return str(found) if maybe else found
 
     if not TYPE_CHECKING:  # the checker keeps the typed signature that pydantic makes
 
@@ -93,8 +117,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: if it is not TOML, naming the line.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read the run file {path}: {error}.") from error
+        text = read_text(path)
+    except OSError as error:
+        raise FileError(f"cannot read the run file {printable(path)}: {error}.") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        if _NESTED.search(_QUOTED.sub("q", line)):
+            raise ConfigError(f"{path}, line {number} has more than {MOST_NESTED} keys in keys; settings have one.")
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of too many digits
+        raise ConfigError(f"{path} is not valid TOML: {printable(error)}.") from error

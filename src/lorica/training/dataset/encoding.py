@@ -1,4 +1,4 @@
-"""Picture files and captions to a data set in memory, through the cache."""
+"""Picture files and captions to a data set, through the cache."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from torch import Tensor
 
 from lorica.data.batches import fill_buckets
 from lorica.data.buckets import BucketPlan, Size, size_conditioning
-from lorica.data.cache import Cache, digest_of_bytes, key_of
+from lorica.data.cache import Cache, CachedSequence, digest_of_bytes, key_of
+from lorica.data.colour import colour_version
+from lorica.data.decoding import load_picture, picture_size
 from lorica.data.groups import Group, one_group
-from lorica.data.images import View, fit, fits_exactly, load_picture, picture_size, to_tensor, views_of
+from lorica.data.images import View, fit, fits_exactly, to_tensor, views_of
 from lorica.data.items import Item
 from lorica.data.masks import MaskSource, latent_mask, mask_source, open_mask
 from lorica.data.picture_files import MASK_FOLDER
 from lorica.errors import ConfigError, DataError
+from lorica.printing import readable_bytes
 from lorica.rng import generator
 from lorica.training.dataset.dataset import Dataset
 from lorica.training.dataset.framing import Framing
@@ -99,11 +102,13 @@ class PictureEncoder:
     def example(self, place: FramedItem, file: PictureFile) -> Example:
         """The sample of a picture whose views are encoded now."""
         item, frame = place
-        latents = tuple(self._latents(key, found) for key, found in file.found)
+        encoded = [self._latents(key, found) for key, found in file.found]
+        tensors = [found._asdict() for found in encoded]
+        latents = self.cache.sequence([key for key, _ in file.found], tensors, Latents)
         sizes = tuple(size_conditioning(file.size, frame, view) for view in file.views)
-        masks: tuple[Tensor, ...] = ()
+        masks: Sequence[Tensor] = ()
         if file.mask is not None:
-            masks = encode_masks(file.mask, file.size, frame, file.views, latents[0].mean.shape[1], self.cache)
+            masks = encode_masks(file.mask, file.size, frame, file.views, encoded[0].mean.shape[1], self.cache)
         return Example(item, latents, sizes, masks)
 
     def _find(
@@ -111,7 +116,9 @@ class PictureEncoder:
     ) -> list[tuple[str, Latents | Tensor]]:
         item, (width, height) = place
         how = self.framing.interpolation
-        keys = [key_of("picture", self.model_key, digest, height, width, *view, how) for view in views]
+        keys = [
+            key_of("picture", colour_version(), self.model_key, digest, height, width, *view, how) for view in views
+        ]
         kept = [self.cache.look_up(key) for key in keys]
         if all(kept):
             return [(key, Latents(**found)) for key, found in zip(keys, kept, strict=True) if found]
@@ -155,13 +162,15 @@ def load_dataset(
             contents.append((*file.contents, *place[0].captions))
             advance()
     check_masks(examples, groups, reporter)
+    if not reporter.quiet:
+        reporter.say(cache_line(examples, cache))
     filled = fill_buckets(buckets, [group.source for group in groups]) if buckets else None
     return Dataset(tuple(examples), texts, key_of(*contents), identities, filled)
 
 
 def encode_masks(
     source: MaskSource, size: tuple[int, int], frame: Size, views: Sequence[View], cells: int, cache: Cache
-) -> tuple[Tensor, ...]:
+) -> Sequence[Tensor]:
     """The mask of each view, ``(1, h, w)``, at the size of its latents, through the cache.
 
     The cache's keys hold the bytes of the mask, not of the picture: a changed mask does not make its picture be encoded
@@ -182,7 +191,7 @@ def encode_masks(
     keys = [key_of("mask", digest, source.is_alpha, *size, *frame, *view, cells) for view in views]
     kept = [cache.look_up(key) for key in keys]
     if all(kept):
-        return tuple(found["mask"] for found in kept if found)
+        return cache.sequence(keys, [found for found in kept if found], _mask_of)
     mask = open_mask(source, size)
     if mask.getextrema()[1] == 0:
         what = "is transparent everywhere" if source.is_alpha else "is black everywhere"
@@ -190,7 +199,27 @@ def encode_masks(
             f"the mask {source.path} {what}, so nothing would be learnt from its picture; remove one of them."
         )
     masks = [latent_mask(mask, frame.height, frame.width, view, frame.height // cells) for view in views]
-    return tuple(cache.keep(key, {"mask": found})["mask"] for key, found in zip(keys, masks, strict=True))
+    kept = [cache.keep(key, {"mask": found}) for key, found in zip(keys, masks, strict=True)]
+    return cache.sequence(keys, kept, _mask_of)
+
+
+def cache_line(examples: Sequence[Sample], cache: Cache) -> str:
+    """Where the latents of a run are and how much they take, for people."""
+    kept = [example for example in examples if isinstance(example, Example)]
+    if not kept:
+        return "pictures are encoded each time they are drawn: neither memory nor disk holds their latents"
+    views = sum(len(example.views) for example in kept)
+    size = readable_bytes(views * sum(part.numel() * part.element_size() for part in kept[0].views[0]))
+    if not isinstance(kept[0].views, CachedSequence):
+        return f"the latents of {views} views take {size} of memory"
+    return (
+        f"the latents of {views} views take {size} of the disk and none of the memory; the whole cache {cache.folder} "
+        f"has {readable_bytes(cache.contents().size)} (bound it by: lorica cache --limit 20GB)"
+    )
+
+
+def _mask_of(mask: Tensor) -> Tensor:
+    return mask
 
 
 def check_masks(examples: Sequence[Sample], groups: Sequence[Group], reporter: Reporter) -> None:

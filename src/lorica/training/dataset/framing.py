@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorica.data.buckets import BucketPlan, plan_buckets
-from lorica.data.images import picture_size
+from lorica.data.decoding import picture_size
 from lorica.data.items import Item
 from lorica.errors import ConfigError
 from lorica.training.config.inputs import PictureSettings

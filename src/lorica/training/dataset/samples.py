@@ -1,7 +1,8 @@
-"""Pictures of a run as samples: encoded before it and kept in memory, or encoded each time they are drawn."""
+"""Pictures of a run as samples: encoded before it and kept in the cache, or encoded each time they are drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lorica.data.buckets import Size, SizeConditioning, size_conditioning
-from lorica.data.images import View, choose_view, fit, load_picture, to_tensor
+from lorica.data.decoding import load_picture
+from lorica.data.images import View, choose_view, fit, to_tensor
 from lorica.data.items import Item
 from lorica.data.masks import latent_mask, mask_source, open_mask
 from lorica.training.dataset.framing import Framing
@@ -32,12 +34,15 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture encoded before the run: for each view its latents, how it was cut, and its mask if there is one."""
+    """A picture encoded before the run: for each view its latents, how it was cut, and its mask if there is one.
+
+    Latents and masks are read from the cache when they are drawn, where there is one.
+    """
 
     item: Item
-    views: tuple[Latents, ...]
+    views: Sequence[Latents]
     sizes: tuple[SizeConditioning, ...]
-    masks: tuple[Tensor, ...] = ()
+    masks: Sequence[Tensor] = ()
 
     @property
     def has_mask(self) -> bool:

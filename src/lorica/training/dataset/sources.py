@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from lorica.data.cache import Cache, digest_of_bytes, key_of
 from lorica.data.caption_edits import CaptionEdits
+from lorica.data.decoding import load_picture
 from lorica.data.groups import Group
-from lorica.data.images import load_picture
-from lorica.data.items import Item, find_items
+from lorica.data.items import REPEATS, Item, find_items
 from lorica.data.mixture import Source, draws
-from lorica.data.picture_files import find_masks, mask_folders
+from lorica.data.picture_files import find_masks, list_folder, mask_folders
 from lorica.data.tables import find_rows
 from lorica.errors import DataError
 from lorica.rng import generator
@@ -38,27 +39,47 @@ EDITS = {
 MOST_NAMED = 5  # of the pictures that cannot be read
 
 
-def collect_items(settings: DataSettings, seed: int, cache_dir: Path | None, reporter: Reporter) -> list[Item]:
-    """Pictures and captions of a run, those of one data set after those of another.
+class Collected(NamedTuple):
+    """Pictures of a run, one data set after the other, and the data sets, which ``Item.group`` counts."""
 
-    Of a set with more than ``max_train_samples``, the seed draws as many.
+    items: list[Item]
+    sets: list[SetSettings]
+
+
+def collect_items(
+    settings: DataSettings, seed: int, cache_dir: Path | None, reporter: Reporter, others: Iterable[Path | None] = ()
+) -> Collected:
+    """Pictures and captions of a run.
+
+    Of a set with more than ``max_train_samples``, the seed draws as many. Folders of Kohya's scripts such as ``10_cat``
+    become data sets of their own, with their repeats.
+
+    Args:
+        settings: the data sets.
+        seed: see above.
+        cache_dir: where data sets from the Hub are kept.
+        reporter: told what is found, and what is left out.
+        others: folders of the run that are not trained on; where they lie inside a data set, they are left out.
 
     Raises:
         ConfigError: if no folder is named.
         DataError: if a folder cannot be used.
     """
-    items: list[Item] = []
-    for number, one in enumerate(settings.sets()):
-        found = _rows_of(one, cache_dir) if one.dataset_name is not None else _files_of(one, reporter)
+    items, sets, wanted = list[Item](), list[SetSettings](), settings.sets()
+    apart = [path for path in (*others, *(one.train_data_dir for one in wanted)) if path is not None]
+    for number, one in enumerate(wanted):
+        found = _rows_of(one, cache_dir) if one.dataset_name is not None else _files_of(one, apart, reporter)
         reporter.say(f"{len(found)} pictures in {one.train_data_dir or one.dataset_name}")
         most = one.max_train_samples
         if most is not None and most < len(found):
             purpose = "choice" if number == 0 else f"choice/{number}"
             picked = torch.randperm(len(found), generator=generator(seed, 0, purpose))[:most]
             found = [found[index] for index in sorted(picked.tolist())]
-        items += [replace(item, group=number) for item in found]
+        for part, members in _by_repeats(one, found, reporter):
+            items += [replace(item, group=len(sets)) for item in members]
+            sets.append(part)
     _check_class_pictures(settings, items)
-    return items
+    return Collected(items, sets)
 
 
 def leave_out_unreadable(items: Sequence[Item], cache: Cache, reporter: Reporter) -> tuple[list[Item], dict[str, str]]:
@@ -81,7 +102,7 @@ def leave_out_unreadable(items: Sequence[Item], cache: Cache, reporter: Reporter
     return readable, refused
 
 
-def groups_of(settings: DataSettings, items: Sequence[Item]) -> tuple[Group, ...]:
+def groups_of(sets: Sequence[SetSettings], items: Sequence[Item]) -> tuple[Group, ...]:
     """The data sets, each with the settings that its pictures share.
 
     Raises:
@@ -94,7 +115,7 @@ def groups_of(settings: DataSettings, items: Sequence[Item]) -> tuple[Group, ...
             edits=edits_of(one),
             masked=bool(one.masked_loss),
         )
-        for number, one in enumerate(settings.sets())
+        for number, one in enumerate(sets)
     )
     draws([group.source for group in groups])
     return groups
@@ -129,19 +150,56 @@ def _rows_of(one: SetSettings, cache_dir: Path | None) -> list[Item]:
     )
 
 
-def _files_of(one: SetSettings, reporter: Reporter) -> list[Item]:
+def _files_of(one: SetSettings, others: Iterable[Path], reporter: Reporter) -> list[Item]:
+    listing = list_folder(one.train_data_dir or Path(), others)
     items = find_items(
-        one.train_data_dir or Path(),
+        listing,
         caption_column=one.caption_column or "text",
         caption=one.instance_prompt,
         one_a_line=bool(one.enable_wildcards),
     )
+    for line in listing.remarks():
+        reporter.say(line)
     if one.masked_loss:
-        masks = find_masks(item.path for item in items)
+        masks = find_masks((item.path for item in items), listing.folder)
         return [replace(item, mask=masks.get(item.path)) for item in items]
-    if unused := mask_folders(item.path for item in items):
+    if unused := mask_folders((item.path for item in items), listing.folder):
         reporter.say(f"the masks in {unused[0]} are not used; add --masked_loss to use them")
     return items
+
+
+def _by_repeats(
+    one: SetSettings, items: Sequence[Item], reporter: Reporter
+) -> Iterator[tuple[SetSettings, Sequence[Item]]]:
+    """A data set as it is, or cut into the folders of it whose names say how often an epoch sees their pictures."""
+    parts: dict[str, list[Item]] = {}
+    for item in items:
+        parts.setdefault(_repeating_folder(one, item.path), []).append(item)
+    counts = {name: int(match["count"]) for name in parts if (match := REPEATS.fullmatch(name))}
+    if not any(count > 1 for count in counts.values()):
+        yield one, items
+        return
+    if one.is_reg or one.weight is not None:
+        why = "a regularisation set has its own share" if one.is_reg else "the data set has a weight"
+        reporter.say(f"the repeats in the names of folders ({', '.join(counts)}) do not count: {why}")
+        yield one, items
+        return
+    said = ", ".join(f"{name} {count} times" for name, count in counts.items())
+    reporter.say(f"an epoch sees the pictures of {said}, as the names of the folders say; rename them to change that")
+    for name, members in parts.items():
+        repeats = one.repeats * max(1, counts.get(name, 1))
+        title = f"{one.title}/{name}" if len(parts) > 1 and name else one.title
+        yield one.model_copy(update={"repeats": repeats, "name": title}), members
+
+
+def _repeating_folder(one: SetSettings, path: Path) -> str:
+    """Name of the folder that says a picture's repeats: the first below the data set's, or that itself."""
+    if one.train_data_dir is None or not path.is_relative_to(one.train_data_dir):
+        return ""
+    first, *below = path.relative_to(one.train_data_dir).parts
+    own = one.train_data_dir.resolve().name
+    named = first if below and REPEATS.fullmatch(first) else own if one.repeats == 1 else ""
+    return named if REPEATS.fullmatch(named) else ""
 
 
 def _check_class_pictures(settings: DataSettings, items: Sequence[Item]) -> None:

@@ -19,10 +19,13 @@ import torch
 from torch import Tensor
 
 from lorica.data.buckets import Size
-from lorica.data.cache import Cache
-from lorica.data.items import Item, find_items
+from lorica.data.cache import Cache, digest_of_bytes
+from lorica.data.items import NAMED, Item, find_items
+from lorica.data.picture_files import list_folder
 from lorica.errors import DataError
+from lorica.printing import printable
 from lorica.rng import generator
+from lorica.training.config.datasets import SetSettings
 from lorica.training.config.inputs import DataSettings
 from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.config.output import ValidationSettings
@@ -88,19 +91,25 @@ class Validation:
 
 
 def hold_out(
-    items: Sequence[Item], settings: ValidationSettings, data: DataSettings, cache: Cache, reporter: Reporter
+    items: Sequence[Item],
+    sets: Sequence[SetSettings],
+    settings: ValidationSettings,
+    data: DataSettings,
+    cache: Cache,
+    reporter: Reporter,
 ) -> tuple[list[Item], list[Item]]:
     """The pictures to train on, and those that are held out.
 
     A split is a function of the pictures alone, not of the seed, so that runs can be compared. Pictures of
-    regularisation sets are trained on.
+    regularisation sets are trained on, and so are pictures whose content is trained on under another name.
 
     Raises:
         DataError: if the folder cannot be used, or too few pictures are left.
     """
     if settings.validation_data_dir is not None:
+        trained = [one.train_data_dir for one in sets if one.train_data_dir is not None]
         held = find_items(
-            settings.validation_data_dir,
+            list_folder(settings.validation_data_dir, trained),
             caption_column=data.caption_column,
             caption=data.instance_prompt,
             one_a_line=data.enable_wildcards,
@@ -108,10 +117,14 @@ def hold_out(
         if data.on_bad_image == "skip":
             held, _ = leave_out_unreadable(held, cache, reporter)
         reporter.say(f"{len(held)} pictures in {settings.validation_data_dir} to measure the loss on")
+        if known := shared_content(items, held):
+            reporter.say(
+                f"{len(known)} of these {len(held)} are trained on as well, so the loss on them says little about new "
+                f"pictures: {', '.join(sorted(printable(held[number].path.name) for number in known)[:NAMED])}"
+            )
         return list(items), held
     if settings.validation_split is None:
         return list(items), []
-    sets = data.sets()
     numbers = [number for number, item in enumerate(items) if not sets[item.group].is_reg]
     count = max(1, round(settings.validation_split * len(numbers)))
     if count >= len(numbers):
@@ -120,10 +133,29 @@ def hold_out(
             "add pictures, lower it, or name other pictures with validation_data_dir."
         )
     order = torch.randperm(len(numbers), generator=generator("validation split"))[:count]
-    chosen = {numbers[place] for place in order.tolist()}
-    reporter.say(f"{count} of {len(numbers)} pictures are held out to measure the loss on")
+    chosen = sorted(numbers[place] for place in order.tolist())
+    rest = [item for number, item in enumerate(items) if number not in set(chosen)]
+    known = shared_content(rest, [items[number] for number in chosen])
+    chosen = [number for place, number in enumerate(chosen) if place not in known]
+    if not chosen:
+        raise DataError("every picture that would be held out is trained on under another name: remove the copies.")
+    reporter.say(f"{len(chosen)} of {len(numbers)} pictures are held out to measure the loss on")
     left = [item for number, item in enumerate(items) if number not in chosen]
-    return left, [items[number] for number in sorted(chosen)]
+    return left, [items[number] for number in chosen]
+
+
+def shared_content(trained: Sequence[Item], held: Sequence[Item]) -> set[int]:
+    """Numbers of the held-out pictures whose bytes are those of a trained one. Only files of one size are compared."""
+    sizes = {_size(item) for item in held}
+    known = {digest_of_bytes(item.read()) for item in trained if _size(item) in sizes}
+    return {number for number, item in enumerate(held) if digest_of_bytes(item.read()) in known}
+
+
+def _size(item: Item) -> int:
+    try:
+        return len(item.read()) if item.stored is not None else item.path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read the picture {item.path}: {error}.") from error
 
 
 def encode_held_out(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lorica.printing import readable_bytes
 from lorica.training.adapter import put_adapter
 from lorica.training.config.adapter import AdapterSettings, ComputeSettings
 from lorica.training.config.optimizer import OptimizerSettings
@@ -20,7 +21,6 @@ from lorica.training.recipes.recipe import Conditioning, Recipe
 FACTOR = 4 + 4  # bytes of a trained number and of its gradient
 STATE = {"adamw": 8.0, "adamw8bit": 2.1, "prodigy": 16.0, "adafactor": 0.1}  # bytes of optimizer state a number
 USUAL_STATE = 8.0
-UNITS = ((2**30, "GB"), (2**20, "MB"), (2**10, "KB"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +102,6 @@ def estimate_memory(
         step=step,
         encoding=everything + encoding,
     )
-
-
-def readable_bytes(count: int) -> str:
-    """A number of bytes with a unit."""
-    for size, unit in UNITS:
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _one_pass(live: LiveBytes, recipe: Recipe, latents: Tensor, conditioning: Conditioning, batch: int) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lorica.errors import ConfigError, FileError, MissingExtraError, ModelError
 from lorica.models import bundled
+from lorica.printing import expanded, is_path, printable
 
 INDEX = "model_index.json"
 PRECISION = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"  # the older name warns
@@ -145,7 +146,9 @@ def _locate(name: str) -> str:
     Raises:
         FileError: if a path is named that is not a model.
     """
-    path = bundled.FOLDER if name == bundled.NAME else Path(name).expanduser()
+    if not is_path(name):
+        raise FileError(f"there is no base model {printable(name)}: that can be neither a path nor a name on the Hub.")
+    path = bundled.FOLDER if name == bundled.NAME else expanded(name)
     if name == bundled.NAME and not (path / INDEX).is_file():
         raise FileError(f"the bundled base model is not in this installation ({path}); install the package anew.")
     if path.is_dir() and not (path / INDEX).is_file():
