@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,13 +164,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
     assert [path.name for path in list_checkpoints(settings().output_dir)] == ["checkpoint-3"]
 
 
-def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(settings: Settings) -> None:
-    import os
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(settings: Settings, number: signal.Signals) -> None:
     def press_control_c(report: StepReport) -> None:
         if report.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     whole = _train(settings(output_dir=settings().output_dir.parent / "whole" / "out"))
     with pytest.raises(RunInterrupted, match=r"stopped after step 3.*lorica train .*run\.toml --resume_from"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lorica.adapters import Adapter, LoRA
-from lorica.errors import UnknownNameError
+from lorica.errors import ConfigError, UnknownNameError
 from lorica.rng import generator
+from lorica.runtime.model.layers import Place
 from lorica.runtime.model.supported_layers import weight_shape
 from lorica.runtime.model.targets import choose_modules, modules_of
 from lorica.runtime.trainable.initials import STARTS, pissa
@@ -18,17 +20,20 @@ from lorica.runtime.trainable.trainable import Trainable
 from lorica.training.config.adapter import AdapterSettings, ComputeSettings
 from lorica.training.config.per_layer import alphas_of, dropouts_of, layers_in, ranks_of
 
+USUAL_RANK = 1024  # that may be asked for, however small the model is
+
 
 def put_adapter(
-    networks: Mapping[str, nn.Module], settings: AdapterSettings, compute: ComputeSettings, seed: int
+    networks: Mapping[str, nn.Module], settings: AdapterSettings, compute: ComputeSettings, key: str
 ) -> Trainable:
-    """A new adapter on the chosen layers of the base model, with Gaussian first values that depend on the seed.
+    """A new adapter on the chosen layers of the base model, with Gaussian first values that are a function of ``key``.
 
     Raises:
-        ConfigError: if a rank or dropout is out of range.
+        ConfigError: if a rank or dropout is out of range, or a component that is to be trained has no chosen layer.
         UnknownNameError: if a pattern names no module.
     """
     modules = choose_in_all(networks, settings.target_modules)
+    _check_chosen(networks, modules, settings.target_modules)
     layers = layers_in(modules)
     dropouts = dropouts_of(settings, layers)
     for network in networks.values():  # gradient checkpointing and dropout act in training mode only
@@ -36,13 +41,14 @@ def put_adapter(
         if compute.gradient_checkpointing:
             _enable_checkpointing(network)
     ranks, alphas = ranks_of(settings, layers), alphas_of(settings, layers)
-    trainable = Trainable(networks, modules, rank=ranks, alpha=alphas, seed=seed, dropout=dropouts)
+    _check_ranks(networks, ranks)
+    trainable = Trainable(networks, modules, rank=ranks, alpha=alphas, seed=key, dropout=dropouts)
     if compute.remember_less:
         trainable.recompute_activations()
     return trainable
 
 
-def set_first_values(trainable: Trainable, networks: Mapping[str, nn.Module], rule: str, seed: int) -> None:
+def set_first_values(trainable: Trainable, networks: Mapping[str, nn.Module], rule: str, key: str) -> None:
     """Set the factors of a new adapter by ``init_lora_weights``.
 
     Raises:
@@ -57,7 +63,7 @@ def set_first_values(trainable: Trainable, networks: Mapping[str, nn.Module], ru
         if rule == "pissa":
             first = pissa(cast("Tensor", module.weight).cpu(), rank, alpha / rank)
         else:
-            first = STARTS[rule](weight_shape(module), rank, generator(seed, 0, f"initial/{component}/{path}"))
+            first = STARTS[rule](weight_shape(module), rank, generator(key, "initial", component, path, rank))
         components.setdefault(component, {})[path] = first.layer(alpha)
     trainable.copy_from(Adapter(components))
     if rule == "pissa":
@@ -95,6 +101,31 @@ def _matching(network: nn.Module, pattern: str) -> list[str]:
         return choose_modules(network, [pattern])
     except UnknownNameError:
         return []
+
+
+def _check_chosen(
+    networks: Mapping[str, nn.Module], modules: Mapping[str, Sequence[str]], patterns: Sequence[str]
+) -> None:
+    empty = [name for name in networks if name not in modules]
+    if empty:
+        raise ConfigError(
+            f"{empty[0]} is to be trained, but target_modules {', '.join(patterns)} names no layer of it: "
+            "name some of its layers too, or leave out train_text_encoder."
+        )
+
+
+def _check_ranks(networks: Mapping[str, nn.Module], ranks: Mapping[Place, int]) -> None:
+    """Refuse ranks that no layer can use, before memory is asked for them."""
+    known = {name: modules_of(network) for name, network in networks.items()}
+    shapes = [weight_shape(known[component][path]) for component, path in ranks]
+    most = max(USUAL_RANK, *(max(out, math.prod(rest)) for out, *rest in shapes))
+    (component, path), rank = max(ranks.items(), key=lambda entry: entry[1])
+    if rank > most:
+        raise ConfigError(
+            f"the rank of {component}.{path} is to be {rank}, but no layer that is trained has more than "
+            f"{most} inputs "
+            f"or outputs: give a rank of at most {most}."
+        )
 
 
 def _enable_checkpointing(network: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +19,7 @@ from lorica.training.config.optimizer import OptimizerSettings
 
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch has Adam as one kernel
 GROUP = "group/"  # prefix of the state of a parameter group in a checkpoint
+OWNED = {"lr": "learning_rate", "params": "target_modules"}  # arguments of optimizers that the run itself gives
 NUMBERS: dict[str, type] = {"#bool": bool, "#int": int, "#float": float}
 Groups = list[dict[str, Any]]
 Build = Callable[[Groups, dict[str, Any]], torch.optim.Optimizer]
@@ -225,7 +227,13 @@ def _options(pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
             raise ConfigError(f"optimizer_args takes NAME=VALUE, such as momentum=0.9, got {pair!r}.")
-        found[name.strip()] = _value(value.strip())
+        found[name.strip()] = parsed = _value(value.strip())
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise ConfigError(f"optimizer_args takes finite numbers, got {pair!r}.")
+        if name.strip() in OWNED:
+            raise ConfigError(
+                f"optimizer_args holds {pair!r}, which would change nothing: write {OWNED[name.strip()]}."
+            )
     return found
 
 

@@ -22,14 +22,15 @@ from lorica.training.config.config import RunConfig
 from lorica.training.config.output import OutputSettings
 from lorica.training.config.record import record_of
 from lorica.training.loop import StepReport
-from lorica.training.output.folder import hold_folder, prepare_folder
+from lorica.training.output.folder import hold_folder, prepare_folder, removed_if_refused
 from lorica.training.output.hub import check_login
 from lorica.training.output.metrics import Metrics
 from lorica.training.progress import Reporter
 from lorica.training.session import Session
 
 OnStep = Callable[[StepReport], None]
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP comes when a terminal or an SSH connection closes; Windows has none.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class RunInterrupted(KeyboardInterrupt):  # as callers expect of Ctrl-C
@@ -70,7 +71,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's stay so
+            self._before = {number: signal.signal(number, self._receive) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,7 +92,7 @@ class StopSignal:
 def train(config: RunConfig, *, on_step: OnStep | None = None, quiet: bool = False) -> TrainResult:
     """Train a LoRA and write it, with its model card, loss curve and samples, to ``config.output_dir``.
 
-    Ctrl-C or SIGTERM saves a checkpoint after the step that is running and raises ``RunInterrupted``, a
+    Ctrl-C, SIGTERM or SIGHUP saves a checkpoint after the step that is running and raises ``RunInterrupted``, a
     KeyboardInterrupt whose message is the command that resumes the run.
 
     Args:
@@ -111,10 +113,9 @@ def train(config: RunConfig, *, on_step: OnStep | None = None, quiet: bool = Fal
         accelerator.wait_for_everyone()
         return _run(open_session(config, accelerator, reporter), on_step, started)
     resuming = config.resume_from_checkpoint is not None
-    prepare_folder(config.output_dir, resuming=resuming, overwrite=config.overwrite_output_dir)
-    with hold_folder(config.output_dir):
-        accelerator.wait_for_everyone()
-        return _run(open_session(config, accelerator, reporter), on_step, started)
+    with removed_if_refused(config.output_dir):
+        prepare_folder(config.output_dir, resuming=resuming, overwrite=config.overwrite_output_dir)
+        return _train_in_folder(config, accelerator, reporter, on_step, started)
 
 
 def open_session(config: RunConfig, accelerator: Accelerator, reporter: Reporter) -> Session:
@@ -132,6 +133,14 @@ def open_session(config: RunConfig, accelerator: Accelerator, reporter: Reporter
     validation = setup.prepare_validation(config, found, dataset, cache)
     loop = setup.prepare_loop(config, found.recipe, dataset, accelerator)
     return Session(loop, found.side, validation, config.part(OutputSettings), record_of(config), reporter)
+
+
+def _train_in_folder(
+    config: RunConfig, accelerator: Accelerator, reporter: Reporter, on_step: OnStep | None, started: float
+) -> TrainResult:
+    with hold_folder(config.output_dir):
+        accelerator.wait_for_everyone()
+        return _run(open_session(config, accelerator, reporter), on_step, started)
 
 
 def resume_command(output_dir: Path) -> str:

@@ -16,17 +16,19 @@ from lorica.training.dataset.validation import Validation
 from lorica.training.device import autocast
 from lorica.training.loop import Loop, StepReport
 from lorica.training.output.checkpoint import (
+    Checkpoint,
     check_facts,
     find_checkpoint,
     prune_checkpoints,
     remove_remains,
     write_checkpoint,
 )
-from lorica.training.output.folder import check_room
+from lorica.training.output.folder import check_room, clear_folder
 from lorica.training.output.hub import push_folder
 from lorica.training.output.metrics import METRICS, plot_loss, read_metrics, values_of
 from lorica.training.output.outputs import ADAPTER, RUN, write_adapter, write_card
 from lorica.training.output.preview import prompts_of, write_previews
+from lorica.training.output.trackers import start_trackers, track_pictures, tracker_names
 from lorica.training.progress import Reporter
 from lorica.training.recipes.recipe import Sampling
 from lorica.training.state import facts_of, restore_checkpoint, take_checkpoint
@@ -67,12 +69,19 @@ class Session:
             check_room(self.folder, CHECKPOINT * self._trained())
         wanted = self.output.resume_from_checkpoint
         found = find_checkpoint(self.folder, wanted, self.reporter.say) if wanted is not None else None
+        if found is not None:
+            self._restore(found)
+        elif wanted is not None:
+            self.reporter.say(f"there is no checkpoint in {self.folder} yet: starting at step 0")
         if self.is_main:
+            if wanted is None and self.output.overwrite_output_dir:
+                clear_folder(self.folder)
             save_text(self.record.toml, self.folder / RUN)
-        if found is None:
-            if wanted is not None:
-                self.reporter.say(f"there is no checkpoint in {self.folder} yet: starting at step 0")
-            return 0
+        if tracker_names(self.output.report_to):
+            start_trackers(self.loop.accelerator, self.record.public)
+        return 0 if found is None else found.step
+
+    def _restore(self, found: Checkpoint) -> None:
         check_facts(found, self._facts)
         if found.step > self.loop.plan.steps:
             raise StateError(
@@ -82,12 +91,11 @@ class Session:
         restore_checkpoint(self.loop, found)
         self._saved = found.step
         self.reporter.say(f"going on from step {found.step}")
-        return found.step
 
     def after_step(self, report: StepReport) -> None:
         """Track, save and draw what is due after a step."""
         last = report.step == self.loop.plan.steps
-        if self.output.report_to is not None:
+        if self.loop.accelerator.trackers:
             values = {"loss": report.loss, "lr": report.learning_rate, "gradient_norm": report.gradient_norm}
             if report.validation_loss is not None:
                 values["validation_loss"] = report.validation_loss
@@ -137,7 +145,9 @@ class Session:
         )
         with self.loop.result():
             paths = write_previews(self.loop.recipe, sampling, self.folder, step, self.record.base)
-        return list(zip(paths, prompts, strict=True))
+        drawn = list(zip(paths, prompts, strict=True))
+        track_pictures(self.loop.accelerator, drawn, step)
+        return drawn
 
     def finish(self, seconds: float) -> tuple[Adapter, Path]:
         """Write the adapter, the loss curve, the samples and the model card."""
@@ -161,7 +171,7 @@ class Session:
     def close(self) -> None:
         """Take the adapter off the model and end the trackers."""
         self.loop.trainable.detach()
-        if self.output.report_to is not None:
+        if self.loop.accelerator.trackers:
             self.loop.accelerator.end_training()
 
     def _adapter(self) -> Adapter:

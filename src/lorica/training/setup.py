@@ -14,7 +14,7 @@ from lorica.data.cache import Cache
 from lorica.data.groups import Group
 from lorica.data.items import Item
 from lorica.data.mixture import epoch_length
-from lorica.errors import ConfigError, MissingExtraError
+from lorica.errors import ConfigError
 from lorica.training import class_pictures
 from lorica.training.adapter import order_channels, put_adapter, set_first_values
 from lorica.training.average import Average
@@ -35,6 +35,7 @@ from lorica.training.device import device_of, precision_of
 from lorica.training.loop import Loop
 from lorica.training.memory.estimate import Memory, MicroBatch, estimate_memory
 from lorica.training.optimizer import Optimizer
+from lorica.training.output.trackers import tracked_accelerator
 from lorica.training.plan import RunPlan
 from lorica.training.progress import Reporter
 from lorica.training.recipes import load_recipe
@@ -66,24 +67,14 @@ class RunInputs:
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """The device, the other processes and the trackers.
+    """The device, the other processes and the trackers, which begin with the run.
 
     Raises:
-        MissingExtraError: if the tracker of ``report_to`` is not installed.
+        ConfigError: if ``report_to`` names a tracker that accelerate does not know.
+        MissingExtraError: if it is not installed.
     """
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
-    if config.report_to is None:
-        return Accelerator()
-    try:
-        accelerator = Accelerator(log_with=config.report_to, project_dir=config.output_dir / config.logging_dir)
-        accelerator.init_trackers("lorica")
-    except (ImportError, ValueError) as error:
-        raise MissingExtraError(f"the tracker report_to={config.report_to!r} cannot be used: {error}") from error
-    if not accelerator.trackers:  # accelerate leaves out those that are not installed
-        raise MissingExtraError(
-            f"the tracker report_to={config.report_to!r} is not installed; pip install it, or unset it."
-        )
-    return accelerator
+    return tracked_accelerator(config.report_to, config.output_dir / config.logging_dir)
 
 
 def draw_class_pictures(config: RunConfig, accelerator: Accelerator, reporter: Reporter) -> None:
@@ -233,8 +224,10 @@ def prepare_loop(config: RunConfig, recipe: Recipe, dataset: Dataset, accelerato
     for network in networks.values():
         order_channels(network)
         pack_base(network, config.base_precision, precision)
-    trainable = put_adapter(networks, config.part(AdapterSettings), config.part(ComputeSettings), config.seed)
-    set_first_values(trainable, networks, config.init_lora_weights, config.seed)
+    # With the seed alone, two adapters trained with defaults would share their inputs, and mix when used together.
+    key = f"{config.seed}/{dataset.digest}"
+    trainable = put_adapter(networks, config.part(AdapterSettings), config.part(ComputeSettings), key)
+    set_first_values(trainable, networks, config.init_lora_weights, key)
     plan = plan_of(config, len(dataset), dataset.groups, dataset.buckets, accelerator)
     settings = config.part(OptimizerSettings)
     parameters, pieces = trainable.by_component(), trainable.named_parameters()

@@ -41,7 +41,9 @@ class RunConfig(  # pydantic lists the fields of the last base first
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
 
-    seed: int = Field(0, ge=0, description="everything random is a function of it and the step (scripts: none)")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="everything random is a function of it and the step (scripts: none)"
+    )
 
     @model_validator(mode="after")
     def _agree_across_topics(self) -> RunConfig:

@@ -156,7 +156,9 @@ class DataSettings(StrictSettings):
 class PictureSettings(StrictSettings):
     """How pictures are cut to size and kept."""
 
-    resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
+    resolution: int | None = Field(
+        None, ge=8, le=16384, description="side in pixels; the model's own if unset (scripts: 512)"
+    )
     use_aspect_ratio_buckets: bool = Field(
         False,
         validation_alias="enable_bucket",
@@ -171,8 +173,12 @@ class PictureSettings(StrictSettings):
     image_interpolation_mode: Interpolation = Field("lanczos", description="how pictures are resized")
     no_cache: bool = Field(False, description="cut and encode pictures anew each time: slower, but cuts lie anywhere")
     cache_latents: bool = Field(False, description="always on; not with no_cache")
-    random_crops: int = Field(4, gt=0, description="different cuts of a picture that are cached without --center_crop")
-    dataloader_num_workers: int = Field(0, ge=0, description="threads that decode pictures while others are encoded")
+    random_crops: int = Field(
+        4, gt=0, le=1000, description="different cuts of a picture that are cached without --center_crop"
+    )
+    dataloader_num_workers: int = Field(
+        0, ge=0, le=256, description="threads that decode pictures while others are encoded"
+    )
 
     @model_validator(mode="after")
     def _agree_on_the_cache(self) -> PictureSettings:

@@ -46,6 +46,7 @@ class ObjectiveSettings(StrictSettings):
     pyramid_noise_levels: int = Field(
         0,
         ge=0,
+        le=32,
         validation_alias="multires_noise_iterations",
         description="coarser noises that are added, 6 is usual; 0 for none",
     )

@@ -14,8 +14,8 @@ LearningRates = Literal["linear", "cosine", "cosine_with_restarts", "polynomial"
 class StepSettings(StrictSettings):
     """How long a run is and how much it takes at once."""
 
-    train_batch_size: int = Field(16, gt=0, description="samples at once on each device")
-    gradient_accumulation_steps: int = Field(1, gt=0, description="batches that make one step")
+    train_batch_size: int = Field(16, gt=0, le=65536, description="samples at once on each device")
+    gradient_accumulation_steps: int = Field(1, gt=0, le=65536, description="batches that make one step")
     num_train_epochs: int = Field(100, gt=0, description="passes over the pictures, if max_train_steps is unset")
     max_train_steps: int | None = Field(None, gt=0, description="steps of the optimizer")
 

@@ -20,7 +20,9 @@ class ValidationSettings(StrictSettings):
         validation_alias="validate_every_n_steps",
         description="steps between measurements; at checkpoints if unset",
     )
-    validation_loss_levels: int = Field(4, gt=0, description="noise levels of each picture, the same every time")
+    validation_loss_levels: int = Field(
+        4, gt=0, le=1000, description="noise levels of each picture, the same every time"
+    )
 
     @model_validator(mode="after")
     def _agree_on_validation(self) -> ValidationSettings:
@@ -43,12 +45,14 @@ class OutputSettings(StrictSettings):
     checkpoints_total_limit: int | None = Field(None, gt=0, description="checkpoints kept; the oldest go first")
     resume_from_checkpoint: str | None = Field(None, description="latest, or the path of a checkpoint")
     validation_prompt: str | None = Field(None, description="prompt of the preview pictures")
-    num_validation_images: int = Field(4, ge=0, description="preview pictures each time; 0 for none")
+    num_validation_images: int = Field(4, ge=0, le=1000, description="preview pictures each time; 0 for none")
     validation_epochs: int | None = Field(None, gt=0, description="epochs between previews (scripts: 1)")
     validation_steps: int | None = Field(None, gt=0, description="steps between previews; at checkpoints if unset")
-    validation_num_inference_steps: int = Field(25, gt=0, description="denoising steps of a preview")
+    validation_num_inference_steps: int = Field(25, gt=0, le=1000, description="denoising steps of a preview")
     validation_guidance_scale: float = Field(5.0, ge=0, description="guidance of a preview")
-    report_to: str | None = Field(None, description="tracker of accelerate, such as tensorboard (the scripts' default)")
+    report_to: str | None = Field(
+        None, description="trackers of accelerate: tensorboard (the scripts' default), wandb, all, none; with commas"
+    )
     logging_dir: Path = Field(Path("logs"), description="the tracker's folder, inside output_dir")
     push_to_hub: bool = Field(False, description="upload the result to the Hub at the end")
     hub_model_id: str | None = Field(None, description="its name there, user/name; that of output_dir if unset")

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from lorica.errors import ConfigError, FileError
 from lorica.training.config.refused import REFUSED
@@ -19,6 +19,8 @@ else:
     import tomli as tomllib
 
 Topic = TypeVar("Topic", bound="StrictSettings")
+MOST = 10**9  # of anything that is counted
+SHOWN = 80  # characters of a wrong value in a message
 
 
 class StrictSettings(BaseModel):
@@ -28,7 +30,17 @@ class StrictSettings(BaseModel):
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _bound_counts(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse counts that are slips: they would train for ever, or ask for all memory."""
+        if isinstance(value, int) and value > MOST and info.field_name != "seed":
+            raise ValueError(f"Input should be at most {MOST:,}")
+        return value
 
     if not TYPE_CHECKING:  # the checker keeps the typed signature that pydantic makes
 
@@ -81,8 +93,16 @@ def readable(error: ValidationError) -> str:
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}: {message}, got {problem['input']!r}" if name else message)
+        lines.append(f"{name}: {message}, got {_shortened(problem['input'])}" if name else message)
     return "; ".join(lines) + "."
+
+
+def _shortened(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python prints
+        text = "a number of too many digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def estimate_memory(
         shapes = recipe.with_networks(shapes_of)
         latents = shapes.encode_picture(torch.zeros(3, batch.side, batch.side)).mean
         encoding = live.peak
-        trainable = put_adapter(shapes.components, adapter, compute, seed=0)
+        trainable = put_adapter(shapes.components, adapter, compute, key="")
         with autocast(device.type, batch.precision):
             rows = {name: live.like(row) for name, row in conditioning.items()}
             step = _one_pass(live, shapes, latents.to(device), rows, batch.samples)

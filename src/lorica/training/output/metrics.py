@@ -57,18 +57,30 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file that are whole; none if there is no file."""
+    """The lines of a metrics file that hold a step and numbers alone; none if there is no file.
+
+    Others are left out: a kill or a full disk may cut a line short or leave bytes that are no text.
+    """
     if not path.is_file():
         return []
-    lines: list[dict[str, float]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # a line that a kill cut short
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(cast("dict[str, float]", line))
-    return lines
+    found = (_line_of(text) for text in path.read_bytes().split(b"\n"))
+    return [line for line in found if line is not None]
+
+
+def _line_of(text: bytes) -> dict[str, float] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict):
+        return None
+    values = cast("dict[str, object]", line)
+    whole = isinstance(values.get("step"), int) and all(map(_is_number, values.values()))
+    return cast("dict[str, float]", values) if whole else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def values_of(lines: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:

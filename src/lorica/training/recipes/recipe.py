@@ -77,6 +77,7 @@ class Recipe(Protocol):
     """The training of one family. ``Any`` is a diffusers pipeline, whose components differ between families."""
 
     name: ClassVar[str]
+    title: ClassVar[str]  # of the models, for messages
 
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
         """Take the networks of a loaded pipeline, move them to the device and freeze them."""

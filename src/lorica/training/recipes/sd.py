@@ -32,6 +32,7 @@ class StableDiffusion:
     """
 
     name: ClassVar[str] = "sd"
+    title: ClassVar[str] = "Stable Diffusion 1.x and 2.x"
 
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
         self._pipeline, self._settings = pipeline, settings
