@@ -9,14 +9,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lorica.adapters import Adapter, LoRA
-from lorica.errors import ConfigError, UnknownNameError
+from lorica.adapters import Adapter, AdapterLayer, LoRA
+from lorica.errors import ConfigError, FormatError, ShapeError, UnknownNameError
+from lorica.formats import read
 from lorica.rng import generator
 from lorica.runtime.model.layers import Place
 from lorica.runtime.model.supported_layers import weight_shape
-from lorica.runtime.model.targets import choose_modules, modules_of
+from lorica.runtime.model.targets import choose_modules, modules_of, target_of_components
 from lorica.runtime.trainable.initials import STARTS, pissa
 from lorica.runtime.trainable.trainable import Trainable
+from lorica.tools.as_lora import rewrite
 from lorica.training.config.adapter import AdapterSettings, ComputeSettings
 from lorica.training.config.per_layer import alphas_of, dropouts_of, layers_in, ranks_of
 
@@ -24,16 +26,25 @@ USUAL_RANK = 1024  # that may be asked for, however small the model is
 
 
 def put_adapter(
-    networks: Mapping[str, nn.Module], settings: AdapterSettings, compute: ComputeSettings, key: str
+    networks: Mapping[str, nn.Module],
+    settings: AdapterSettings,
+    compute: ComputeSettings,
+    key: str,
+    initial: Adapter | None = None,
 ) -> Trainable:
     """A new adapter on the chosen layers of the base model, with Gaussian first values that are a function of ``key``.
+
+    With an ``initial`` adapter, its layers with their ranks and alphas.
 
     Raises:
         ConfigError: if a rank or dropout is out of range, or a component that is to be trained has no chosen layer.
         UnknownNameError: if a pattern names no module.
     """
-    modules = choose_in_all(networks, settings.target_modules)
-    _check_chosen(networks, modules, settings.target_modules)
+    if initial is not None:
+        modules = {name: list(part) for name, part in initial.components.items()}
+    else:
+        modules = choose_in_all(networks, settings.target_modules)
+        _check_chosen(networks, modules, settings.target_modules)
     layers = layers_in(modules)
     dropouts = dropouts_of(settings, layers)
     for network in networks.values():  # gradient checkpointing and dropout act in training mode only
@@ -41,11 +52,60 @@ def put_adapter(
         if compute.gradient_checkpointing:
             _enable_checkpointing(network)
     ranks, alphas = ranks_of(settings, layers), alphas_of(settings, layers)
+    if initial is not None:
+        ranks = {(component, path): cast("LoRA", layer).rank for component, path, layer in initial.layers()}
+        alphas = {(component, path): layer.alpha for component, path, layer in initial.layers()}
     _check_ranks(networks, ranks)
     trainable = Trainable(networks, modules, rank=ranks, alpha=alphas, seed=key, dropout=dropouts)
     if compute.remember_less:
         trainable.recompute_activations()
     return trainable
+
+
+def read_initial(source: str | None, networks: Mapping[str, nn.Module]) -> Adapter | None:
+    """The adapter that a run goes on from, in the layers' order of the model, every layer a plain LoRA in float32.
+
+    Layers of other methods become LoRAs by their exact factors.
+
+    Raises:
+        ConfigError: if the adapter does not fit what is trained, or a layer has no such factors.
+        FileError: if it cannot be read.
+    """
+    if source is None:
+        return None
+    try:
+        found = read(source, target=target_of_components(networks))
+    except (FormatError, ShapeError) as error:
+        more = "" if "text_encoder" in networks else " If it changes the text encoder too, add train_text_encoder."
+        raise ConfigError(f"initial_adapter does not fit what is trained: {error}{more}") from error
+    if lacking := [name for name in networks if name not in found.components]:
+        raise ConfigError(
+            f"{lacking[0]} is to be trained, but initial_adapter {source} has no layer of it: leave it out."
+        )
+    components: dict[str, dict[str, LoRA]] = {}
+    for component, path, layer in found.layers():
+        shape = weight_shape(modules_of(networks[component])[path])
+        components.setdefault(component, {})[path] = _as_lora(layer, shape, f"{component}.{path}", source)
+    return Adapter(
+        {
+            name: {path: components[name][path] for path in modules_of(network) if path in components[name]}
+            for name, network in networks.items()
+        }
+    )
+
+
+def _as_lora(layer: AdapterLayer, shape: tuple[int, ...], where: str, source: str) -> LoRA:
+    if "bias" in layer.tensors:
+        raise ConfigError(f"initial_adapter {source}: {where} changes a bias too, which is not trained on.")
+    if isinstance(layer, LoRA):
+        return LoRA(layer.down.float(), layer.up.float(), layer.alpha)
+    rewritten = rewrite(layer, shape, rank=None, dtype=torch.float32, base=None)
+    if isinstance(rewritten, str):
+        raise ConfigError(
+            f"initial_adapter {source} cannot be trained on as it is: {where} is {rewritten} Make a LoRA of it first: "
+            "lorica convert FILE OUT --to diffusers --approximate rank=16."
+        )
+    return rewritten.layer
 
 
 def set_first_values(trainable: Trainable, networks: Mapping[str, nn.Module], rule: str, key: str) -> None:

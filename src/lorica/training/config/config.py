@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 
 from lorica.errors import ConfigError
 from lorica.training.config.adapter import AdapterSettings, ComputeSettings
+from lorica.training.config.idle import refusals
 from lorica.training.config.inputs import DataSettings, ModelSettings, PictureSettings
+from lorica.training.config.kohya import from_kohya
 from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.config.optimizer import OptimizerSettings, StepSettings
 from lorica.training.config.output import OutputSettings, ValidationSettings
@@ -49,8 +51,8 @@ class RunConfig(  # pydantic lists the fields of the last base first
     def _agree_across_topics(self) -> RunConfig:
         if self.base_precision in ("int8", "nf4") and self.init_lora_weights == "pissa":
             raise ValueError(f"pissa splits the weights of the base, which {self.base_precision} packs: leave one out")
-        if self.text_encoder_lr is not None and not self.train_text_encoder:
-            raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
+        if problems := list(refusals(self)):
+            raise ValueError("; ".join(problems))
         return self
 
     @classmethod
@@ -67,7 +69,7 @@ class RunConfig(  # pydantic lists the fields of the last base first
     def from_values(cls, values: Mapping[str, Any], where: str = "") -> RunConfig:
         """Configuration from settings by name; dashes count as underscores, and errors begin with ``where``."""
         try:
-            return cls(**{name.replace("-", "_"): value for name, value in values.items()})
+            return cls(**from_kohya({name.replace("-", "_"): value for name, value in values.items()}))
         except ConfigError as error:
             raise ConfigError(f"{where}{error}") from None
 

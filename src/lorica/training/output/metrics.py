@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from matplotlib.figure import Figure
 
@@ -15,6 +15,7 @@ from lorica.formats.storage.files import save_text
 from lorica.training.loop import StepReport
 
 METRICS, PLOT = "metrics.jsonl", "loss.png"
+SAMPLES = "samples"  # of a line: of each sample its picture, its noise level and its loss
 WINDOW = 0.05  # share of the run that the smooth line averages over
 
 
@@ -47,9 +48,12 @@ class Metrics:
 
     def write(self, report: StepReport) -> None:
         """Append one step."""
-        self.note(**{name: value for name, value in asdict(report).items() if name != "stop" and value is not None})
+        values = asdict(report)
+        samples = values.pop(SAMPLES)
+        line = {name: value for name, value in values.items() if name != "stop" and value is not None}
+        self.note(**line, **({SAMPLES: samples} if samples else {}))
 
-    def note(self, **line: float) -> None:
+    def note(self, **line: Any) -> None:
         """Append one line; ``step`` must be in it."""
         if self._file is not None:
             self._file.write(json.dumps(line) + "\n")
@@ -75,8 +79,16 @@ def _line_of(text: bytes) -> dict[str, float] | None:
     if not isinstance(line, dict):
         return None
     values = cast("dict[str, object]", line)
-    whole = isinstance(values.get("step"), int) and all(map(_is_number, values.values()))
+    numbers = [value for name, value in values.items() if name != SAMPLES]
+    whole = isinstance(values.get("step"), int) and all(map(_is_number, numbers)) and _are_samples(values.get(SAMPLES))
     return cast("dict[str, float]", values) if whole else None
+
+
+def _are_samples(found: object) -> bool:
+    if found is None:
+        return True
+    rows = cast("list[object]", found) if isinstance(found, list) else [None]
+    return all(isinstance(row, list) and len(row) == 3 and all(map(_is_number, row)) for row in rows)  # type: ignore[reportUnknownArgumentType,reportUnknownVariableType]
 
 
 def _is_number(value: object) -> bool:

@@ -64,13 +64,14 @@ class RecipeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Settings of preview pictures: the first comes from ``seed``, the next from ``seed + 1``, ..."""
+    """Settings of preview pictures, each with a prompt and a seed of its own."""
 
     prompts: Sequence[str]
-    seed: int
+    seeds: Sequence[int]
     steps: int
     guidance: float
     side: int
+    negative: str | None = None
 
 
 class Recipe(Protocol):
