@@ -124,7 +124,7 @@ def test_a_run_does_not_go_back_behind_its_checkpoint(settings: Settings) -> Non
         ({"train_batch_size": 3}, "samples a step .* was 2, is 3"),
         (
             {"instance_prompt": "a thing"},
-            r"pictures and captions: 5 changed \(blue.png, green.png, orange.png, \.\.\.\)",
+            r"captions: 5 changed \(blue.png, green.png, orange.png, \.\.\.\)",
         ),
     ],
 )

@@ -96,7 +96,7 @@ def _spellings(name: str, field: FieldInfo) -> list[str]:
 
 def _default(field: FieldInfo) -> str:
     """Default for the help text, unless it is None or off."""
-    if field.default is None or field.default is False:
+    if field.default is None or field.default is False or field.default == ():
         return ""
     shown = " ".join(field.default) if isinstance(field.default, tuple) else field.default
     return f"  [{shown}]"

@@ -61,8 +61,8 @@ class TrainCommand(click.Command):
 @click.command(
     cls=TrainCommand,
     context_settings={"max_content_width": 110},
-    epilog="Options have the names of the diffusers scripts, and many of Kohya's; - and _ mean the same. In a run file they "
-    "are keys.",
+    epilog="Options have the names of the diffusers scripts, and many of Kohya's; - and _ mean the same. "
+    "In a run file they are keys.",
 )
 @click.argument("what", default="text-to-image", metavar="[text-to-image | dreambooth | RUN.TOML]")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Change one setting of the run file.")

@@ -49,7 +49,8 @@ class Reporter:
 
     def _print(self, text: str) -> None:
         if self._console.is_jupyter and not self.quiet:  # rich would make a block of HTML of every line
-            print(text, file=sys.stderr, flush=True)
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
         else:
             self._console.print(text, markup=False)
 

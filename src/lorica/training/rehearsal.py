@@ -85,7 +85,7 @@ def rehearse(config: RunConfig, *, quiet: bool = False) -> Rehearsal:
     for remark in setup.remarks_on(config, accelerator):
         reporter.say(remark)
     plan = setup.plan_for(config, found, accelerator)
-    memory = setup.estimate(config, found, accelerator)
+    memory = setup.estimate(config, found.recipe, found.side, accelerator, found.initial)
     few = setup.with_items(config, found, _first_of_each_set(found.items))
     started = time.perf_counter()
     dataset = setup.prepare_dataset(config, few, accelerator, Reporter(quiet=True, logged=False), cache)

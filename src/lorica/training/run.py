@@ -131,7 +131,7 @@ def open_session(config: RunConfig, accelerator: Accelerator, reporter: Reporter
     setup.draw_class_pictures(config, accelerator, reporter)
     found = setup.find_inputs(config, accelerator, reporter, Cache(cache_folder()))
     if not reporter.quiet:
-        reporter.say(setup.estimate(config, found, accelerator).describe())
+        reporter.say(setup.estimate(config, found.recipe, found.side, accelerator, found.initial).describe())
     for remark in setup.remarks_on(config, accelerator):
         reporter.say(remark)
     plan = setup.plan_for(config, found, accelerator)

@@ -182,18 +182,20 @@ def side_of(config: RunConfig, recipe: Recipe) -> int:
     return side
 
 
-def estimate(config: RunConfig, found: RunInputs, accelerator: Accelerator) -> Memory:
+def estimate(
+    config: RunConfig, recipe: Recipe, side: int, accelerator: Accelerator, initial: Adapter | None = None
+) -> Memory:
     """Memory that the run takes, before the adapter is put on the base."""
     compute = config.part(ComputeSettings)
-    for network in found.recipe.components.values():
+    for network in recipe.components.values():
         order_channels(network)
     return estimate_memory(
-        found.recipe,
-        MicroBatch(config.train_batch_size, found.side, precision_of(compute, accelerator)),
+        recipe,
+        MicroBatch(config.train_batch_size, side, precision_of(compute, accelerator)),
         config.part(AdapterSettings),
         compute,
         config.part(OptimizerSettings),
-        found.initial,
+        initial,
     )
 
 
