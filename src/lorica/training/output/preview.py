@@ -67,12 +67,13 @@ def write_sheet(folder: Path, prompts: Sequence[str]) -> Path | None:
     if len(steps) < 2:
         return None
     shown = sorted({steps[round(row * (len(steps) - 1) / (MOST_ROWS - 1))] for row in range(MOST_ROWS)})
-    rows = [[_open(path) for _, path in sorted(found[step])] for step in shown]
+    rows = [[open_picture(path) for _, path in sorted(found[step])] for step in shown]
     sheet = grid(rows, row_labels=[f"step {step}" for step in shown], column_labels=list(prompts))
     write_picture(sheet, folder / FOLDER / SHEET, {"prompts": " | ".join(dict.fromkeys(prompts))})
     return folder / FOLDER / SHEET
 
 
-def _open(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """A preview that was written."""
     with Image.open(path) as picture:
         return picture.convert("RGB")

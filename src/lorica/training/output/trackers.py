@@ -11,9 +11,9 @@ import numpy as np
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
-from PIL import Image
 
 from lorica.errors import ConfigError, MissingExtraError
+from lorica.training.output.preview import open_picture
 
 PROJECT = "lorica"
 
@@ -65,7 +65,7 @@ def start_trackers(accelerator: Accelerator, settings: Mapping[str, object]) -> 
 
 def track_pictures(accelerator: Accelerator, pictures: Sequence[tuple[Path, str]], step: int) -> None:
     """Hand previews, each with its prompt, to every tracker that takes pictures."""
-    rows = [np.asarray(Image.open(path).convert("RGB")) for path, _ in pictures]
+    rows = [np.asarray(open_picture(path)) for path, _ in pictures]
     for tracker in accelerator.trackers:
         named: Any = tracker
         if not rows or not hasattr(named, "log_images"):
