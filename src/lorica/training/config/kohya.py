@@ -109,6 +109,12 @@ def random_crop(value: Any, values: Values) -> Values:
     return {"center_crop": str(value).lower() == "false"}
 
 
+def output_name(value: Any, values: Values) -> Values:
+    """The name of the file, beside which Kohya's ``save_model_as`` says its kind."""
+    del values
+    return {"save_model_as": value}
+
+
 def reg_data_dir(value: Any, values: Values) -> Values:
     """A regularisation set."""
     return {"datasets": [*values.pop("datasets", ()), {"train_data_dir": str(value), "is_reg": True}]}
@@ -150,10 +156,8 @@ def _common_option(name: str, given: list[str | None], where: object) -> Values:
     return {_SAMPLE_OPTIONS[name]: given[0]}
 
 
-TRANSLATED: dict[str, Callable[[Any, Values], Values]] = {
-    translate.__name__: translate
-    for translate in (network_module, unet_lr, v_parameterization, random_crop, reg_data_dir, sample_prompts)
-}
+_TRANSLATORS = (network_module, unet_lr, output_name, v_parameterization, random_crop, reg_data_dir, sample_prompts)
+TRANSLATED: dict[str, Callable[[Any, Values], Values]] = {translate.__name__: translate for translate in _TRANSLATORS}
 SWITCHES = (*ALWAYS_SO, "v_parameterization", "random_crop")
 
 
@@ -164,6 +168,8 @@ def from_kohya(values: Mapping[str, Any]) -> Values:
         ConfigError: if one cannot be meant here.
     """
     rest = {name: value for name, value in values.items() if name not in ALWAYS_SO}
+    if str(rest.get("save_model_as", "")).lower() == "safetensors":  # Kohya's: how, not under which name
+        del rest["save_model_as"]
     for name in [name for name in TRANSLATED if name in rest]:
         found = TRANSLATED[name](rest.pop(name), rest)
         for setting in found:
@@ -173,8 +179,6 @@ def from_kohya(values: Mapping[str, Any]) -> Values:
     side = rest.get("resolution")
     if isinstance(side, str) and "," in side:
         rest["resolution"] = _side(side)
-    if str(rest.get("save_model_as", "")).lower() == "safetensors":  # Kohya's: how, not under which name
-        del rest["save_model_as"]
     if str(rest.get("loss_type", "")).lower() == "l2":
         rest["loss_type"] = "mse"
     return rest

@@ -40,9 +40,7 @@ class OutputSettings(StrictSettings):
 
     output_dir: Path = Field(Path("trained-lora"), description="where everything is written")
     overwrite_output_dir: bool = Field(False, description="delete the checkpoints and previews of an earlier run there")
-    save_model_as: str = Field(
-        "pytorch_lora_weights.safetensors", min_length=1, validation_alias="output_name", description="name of its file"
-    )
+    save_model_as: str = Field("pytorch_lora_weights.safetensors", min_length=1, description="name of its file")
     checkpointing_steps: int = Field(
         CHECKPOINTING, gt=0, validation_alias="save_every_n_steps", description="steps between checkpoints"
     )

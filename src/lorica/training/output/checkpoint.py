@@ -16,10 +16,11 @@ from torch import Tensor
 from lorica.atomic import PART, sync_folder
 from lorica.errors import FileError, StateError
 from lorica.formats.storage.files import save, save_text
+from lorica.formats.storage.sources import RUN_MANIFEST, RUN_STATE
 
 PREFIX = "checkpoint-"
 MOST_NAMED = 3  # files in a message
-TENSORS, MANIFEST = "state.safetensors", "checkpoint.json"
+TENSORS, MANIFEST = RUN_STATE, RUN_MANIFEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
