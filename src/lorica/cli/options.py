@@ -31,15 +31,13 @@ def hidden_options(values: Iterable[str], switches: Iterable[str], flags: Collec
 
 
 def topics_of(model: type[BaseModel]) -> dict[str, list[str]]:
-    """Names of settings by topic: each base class is one, titled by its docstring; the model's own come last."""
+    """Names of settings by topic: each base class is one, titled by its docstring."""
     bases = [base for base in reversed(model.__mro__) if issubclass(base, BaseModel) and base is not model]
-    topics = {
+    return {
         (base.__doc__ or "").strip().splitlines()[0].rstrip("."): list(base.model_fields)
         for base in bases
         if base.model_fields
     }
-    known = {name for names in topics.values() for name in names}
-    return {**topics, "The run": [name for name in model.model_fields if name not in known]}
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:

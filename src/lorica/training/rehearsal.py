@@ -12,8 +12,10 @@ from lorica.data.cache import Cache
 from lorica.data.items import Item
 from lorica.training import setup
 from lorica.training.config.config import RunConfig
+from lorica.training.config.optimizer import OptimizerSettings
 from lorica.training.loop import Loop
 from lorica.training.memory.estimate import Memory
+from lorica.training.optimizer import warmup_steps
 from lorica.training.plan import RunPlan
 from lorica.training.progress import Reporter
 
@@ -85,6 +87,7 @@ def rehearse(config: RunConfig, *, quiet: bool = False) -> Rehearsal:
     for remark in setup.remarks_on(config, accelerator):
         reporter.say(remark)
     plan = setup.plan_for(config, found, accelerator)
+    warmup_steps(config.part(OptimizerSettings), plan.steps)
     memory = setup.estimate(config, found.recipe, found.side, accelerator, found.initial)
     few = setup.with_items(config, found, _first_of_each_set(found.items))
     started = time.perf_counter()

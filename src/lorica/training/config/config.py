@@ -10,31 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lorica.errors import ConfigError
-from lorica.training.config.adapter import AdapterSettings, ComputeSettings
 from lorica.training.config.idle import refusals
-from lorica.training.config.inputs import DataSettings, ModelSettings, PictureSettings
 from lorica.training.config.kohya import from_kohya
-from lorica.training.config.objective import ObjectiveSettings
-from lorica.training.config.optimizer import OptimizerSettings, StepSettings
-from lorica.training.config.output import OutputSettings, ValidationSettings
 from lorica.training.config.settings import read_toml
+from lorica.training.config.topics import RunSettings
 
 
-class RunConfig(  # pydantic lists the fields of the last base first
-    OutputSettings,
-    ValidationSettings,
-    ComputeSettings,
-    AdapterSettings,
-    ObjectiveSettings,
-    OptimizerSettings,
-    StepSettings,
-    PictureSettings,
-    DataSettings,
-    ModelSettings,
-):
+class RunConfig(RunSettings):
     """One training run. Unknown names are refused with the nearest known one.
 
     Code below ``setup`` never takes it whole: ``config.part(OptimizerSettings)`` is the value for one topic.
@@ -42,10 +27,6 @@ class RunConfig(  # pydantic lists the fields of the last base first
     Raises:
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
-
-    seed: int = Field(
-        0, ge=0, lt=2**63, description="everything random is a function of it and the step (scripts: none)"
-    )
 
     @model_validator(mode="after")
     def _agree_across_topics(self) -> RunConfig:

@@ -6,8 +6,10 @@ A setting at its default is never idle, so a run file that is complete with defa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+
+from lorica.training.config.topics import RunSettings
 
 SINGLE_FILES = (".safetensors", ".ckpt")
 OF_PREVIEWS = (
@@ -17,47 +19,48 @@ OF_PREVIEWS = (
 ADAMS = ("adamw", "adamw8bit", "prodigy")
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """Some settings, when they have an effect, and why they have none otherwise, with what to do."""
 
     settings: tuple[str, ...]
-    acts: Callable[[Any], bool]
+    acts: Callable[[RunSettings], bool]
     reason: str
 
 
-def from_hub(config: Any) -> bool:
+def from_hub(config: RunSettings) -> bool:
     """Whether the base model comes from the Hub."""
     name = config.pretrained_model_name_or_path
     return name != "bundled" and not name.endswith(SINGLE_FILES) and not Path(name).expanduser().exists()
 
 
-def _names_pictures(config: Any) -> bool:
+def _names_pictures(config: RunSettings) -> bool:
     return config.train_data_dir is not None or config.dataset_name is not None
 
 
-def _reads_tables(config: Any) -> bool:
+def _reads_tables(config: RunSettings) -> bool:
     return config.dataset_name is not None or any(one.dataset_name is not None for one in config.datasets)
 
 
-def _reads_captions(config: Any) -> bool:
+def _reads_captions(config: RunSettings) -> bool:
     own = config.instance_prompt is None and _names_pictures(config)
     return own or any(one.instance_prompt is None for one in config.datasets) or not _any_pictures(config)
 
 
-def _any_pictures(config: Any) -> bool:
+def _any_pictures(config: RunSettings) -> bool:
     return _names_pictures(config) or bool(config.datasets)
 
 
-def _edits_tags(config: Any) -> bool:
+def _edits_tags(config: RunSettings) -> bool:
     edited = (config, *config.datasets)
     return any(one.shuffle_tags or one.tag_dropout or one.keep_tokens_separator for one in edited)
 
 
-def _holds_out(config: Any) -> bool:
+def _holds_out(config: RunSettings) -> bool:
     return config.validation_split is not None or config.validation_data_dir is not None
 
 
-def _adam(config: Any) -> bool:
+def _adam(config: RunSettings) -> bool:
     return config.optimizer.lower() in ADAMS
 
 
@@ -174,18 +177,18 @@ SAID_BESIDE: tuple[Rule, ...] = (
 )
 
 
-def refusals(config: Any) -> Iterator[str]:
-    """What is wrong with settings that change nothing beside others (``config`` is a ``RunConfig``)."""
+def refusals(config: RunSettings) -> Iterator[str]:
+    """What is wrong with settings that change nothing beside others."""
     for name, _, rule in _idle(config, REFUSED_BESIDE):
         yield f"{name} is set, but {rule.reason}"
 
 
-def remarks(config: Any) -> list[str]:
+def remarks(config: RunSettings) -> list[str]:
     """What to say of settings that change nothing beside others, and may be meant all the same."""
     return [f"{name} {value} changes nothing: {rule.reason}" for name, value, rule in _idle(config, SAID_BESIDE)]
 
 
-def _idle(config: Any, rules: tuple[Rule, ...]) -> Iterator[tuple[str, object, Rule]]:
+def _idle(config: RunSettings, rules: tuple[Rule, ...]) -> Iterator[tuple[str, object, Rule]]:
     for rule in rules:
         for name in rule.settings:
             value = getattr(config, name)
