@@ -95,7 +95,7 @@ def test_it_resumes_bit_for_bit(settings: Callable[..., RunConfig], tmp_path: Pa
 
 def test_it_draws_the_same_pictures_for_the_same_seeds(name: str) -> None:
     recipe: Recipe = load_recipe(TINY[name](), SETTINGS)
-    sampling = Sampling(prompts=("a", "a"), seed=4, steps=2, guidance=1.5, side=SIDE)
+    sampling = Sampling(prompts=("a", "a"), seeds=(4, 5), steps=2, guidance=1.5, side=SIDE)
     first, second = ([picture.tobytes() for picture in recipe.draw(sampling)] for _ in range(2))
     assert first == second
     assert first[0] != first[1]

@@ -32,6 +32,7 @@ OTHER_DEFAULTS = {
     "text_encoder_lr": "learning_rate, as in the scripts without this flag",
     "lora_alpha": "alpha is the rank, as in the scripts without this flag",
     "seed": "a run can always be repeated",
+    "validation_prompt": "several can be given, and none is an empty list",
     "report_to": "metrics.jsonl and loss.png need no tracker",
 }
 

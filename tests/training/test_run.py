@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +31,7 @@ def test_the_loss_falls_on_one_picture(settings: Settings) -> None:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(settings: Settings, tmp_path: Path) -> None:
-    options = {"random_flip": True, "lora_dropout": 0.2, "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 4}
+    options = {"random_flip": True, "lora_dropout": 0.2, "lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 2}
     whole = _train(settings(**options))
     parted = tmp_path / "parted" / "out"  # the same name, which the file's title is
     _train(settings(**options, output_dir=parted, max_train_steps=3))
@@ -63,12 +65,14 @@ def test_a_run_leaves_everything_that_belongs_to_it(settings: Settings) -> None:
         "README.md",
         "checkpoint-7",
         "loss.png",
+        "losses.csv",
         "metrics.jsonl",
         "previews",
         "pytorch_lora_weights.safetensors",
         "run.toml",
     ]
-    assert [path.name for path in (result.output_dir / "previews").iterdir()] == ["step-000007-0.png"]
+    drawn = sorted(path.name for path in (result.output_dir / "previews").iterdir())
+    assert drawn == ["step-000000-0.png", "step-000007-0.png", "steps.png"]
     assert RunConfig.from_toml(result.output_dir / "run.toml").max_train_steps == 7
     assert result.steps == 7
 
@@ -118,7 +122,10 @@ def test_a_run_does_not_go_back_behind_its_checkpoint(settings: Settings) -> Non
         ({"target_modules": ("*.attn2.to_k",)}, "target_modules: .* gone"),
         ({"seed": 8}, "seed was 0, is 8"),
         ({"train_batch_size": 3}, "samples a step .* was 2, is 3"),
-        ({"instance_prompt": "a thing"}, "pictures and captions was"),
+        (
+            {"instance_prompt": "a thing"},
+            r"captions: 5 changed \(blue.png, green.png, orange.png, \.\.\.\)",
+        ),
     ],
 )
 def test_a_changed_run_is_not_resumed(settings: Settings, change: dict[str, object], message: str) -> None:
@@ -162,13 +169,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(
     assert [path.name for path in list_checkpoints(settings().output_dir)] == ["checkpoint-3"]
 
 
-def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(settings: Settings) -> None:
-    import os
-    import signal
-
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_saves_a_checkpoint_and_says_how_to_go_on(settings: Settings, number: signal.Signals) -> None:
     def press_control_c(report: StepReport) -> None:
         if report.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     whole = _train(settings(output_dir=settings().output_dir.parent / "whole" / "out"))
     with pytest.raises(RunInterrupted, match=r"stopped after step 3.*lorica train .*run\.toml --resume_from"):

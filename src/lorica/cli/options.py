@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -20,6 +20,24 @@ _METAVARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
 def options_of(model: type[BaseModel]) -> list[click.Parameter]:
     """One option per field, in the model's order. None is required: defaults are left to the model."""
     return [_option(name, field) for name, field in model.model_fields.items()]
+
+
+def hidden_options(values: Iterable[str], switches: Iterable[str], flags: Collection[str]) -> list[click.Parameter]:
+    """Options that are understood and not listed: ``values`` and ``switches``, of which ``flags`` take no value."""
+    return [
+        click.Option([f"--{name}"], is_flag=name in flags, default=None, hidden=True, expose_value=True)
+        for name in (*values, *switches)
+    ]
+
+
+def topics_of(model: type[BaseModel]) -> dict[str, list[str]]:
+    """Names of settings by topic: each base class is one, titled by its docstring."""
+    bases = [base for base in reversed(model.__mro__) if issubclass(base, BaseModel) and base is not model]
+    return {
+        (base.__doc__ or "").strip().splitlines()[0].rstrip("."): list(base.model_fields)
+        for base in bases
+        if base.model_fields
+    }
 
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,7 +94,7 @@ def _spellings(name: str, field: FieldInfo) -> list[str]:
 
 def _default(field: FieldInfo) -> str:
     """Default for the help text, unless it is None or off."""
-    if field.default is None or field.default is False:
+    if field.default is None or field.default is False or field.default == ():
         return ""
     shown = " ".join(field.default) if isinstance(field.default, tuple) else field.default
     return f"  [{shown}]"

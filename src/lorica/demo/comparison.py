@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from lorica.generating.sampling import SamplingSettings, Shot, sample
-from lorica.generating.sheet import grid
 from lorica.runtime import Loras
+from lorica.training.output.sheet import grid
 
 STRENGTHS = {"base": 0.0, "strength 0.5": 0.5, "strength 1.0": 1.0}
 DIFFUSERS = "the same file in diffusers + PEFT"

@@ -16,11 +16,11 @@ from lorica.errors import ConfigError, FileError
 from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.sampling import Advance, SamplingSettings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
-from lorica.generating.sheet import contact_sheet, grid
 from lorica.runtime import Loras, attach
 from lorica.runtime.prompt.prompt import prompt as prompted
 from lorica.runtime.prompt.tags import Tag, parse_tags
 from lorica.training.output.preview import write_picture
+from lorica.training.output.sheet import contact_sheet, grid
 from lorica.training.progress import Reporter
 from lorica.training.recipes.load import load_pipeline
 

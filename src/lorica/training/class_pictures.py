@@ -42,7 +42,7 @@ def draw_missing(settings: DataSettings, seed: int, recipe: Recipe, side: int, r
     with reporter.progress(f"drawing pictures of the class into {folder}", missing) as advance:
         for _, (number, path) in zip(range(missing), _free_paths(folder), strict=False):
             own = seed + number
-            (picture,) = recipe.draw(Sampling(prompts=[prompt], seed=own, steps=STEPS, guidance=GUIDANCE, side=side))
+            (picture,) = recipe.draw(Sampling(prompts=[prompt], seeds=[own], steps=STEPS, guidance=GUIDANCE, side=side))
             write_picture(picture, path, {"prompt": prompt, "seed": own, "steps": STEPS, "guidance": GUIDANCE})
             advance()
 

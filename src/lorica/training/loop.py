@@ -39,6 +39,7 @@ class StepReport:
         learning_rate: that of the first component.
         stop: whether a process was asked to stop.
         validation_loss: loss on the pictures that are held out, if it was measured after this step.
+        samples: of each sample the number of its picture, its noise level, and its loss.
     """
 
     step: int
@@ -47,6 +48,7 @@ class StepReport:
     learning_rate: float
     stop: bool = False
     validation_loss: float | None = None
+    samples: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +99,11 @@ class Loop:
         row = self.dataset.row(step, self.plan, partial(generator, self.seed))
         times = self.recipe.sample_time(self.plan.size, generator(self.seed, step, "time"))
         losses = [self._backward(step, places, row, times) for places in micro_batches]
-        loss, stopped = self._share(torch.stack(losses).mean(), stop=stop)
-        rate = self.optimizer.set_rates(step)
+        loss, stopped, by_sample = self._share(losses, micro_batches, stop=stop)
+        self.optimizer.set_rates(step)
         self.scaler.unscale_(self.optimizer.inner)
         norm = self.optimizer.clip(self.longest)
-        facts = torch.stack([loss, norm, stopped]).tolist()
+        facts = torch.cat([torch.stack([loss, norm, stopped]), by_sample]).tolist()
         if not self._is_finite(facts[0], facts[1]):
             raise TrainingError(self._complaint(step, facts[0], facts[1], self._suspects(row, micro_batches, losses)))
         with self.optimizer.element_rates():
@@ -112,10 +114,12 @@ class Loop:
             self.trainable.limit_norms(self.longest_change)
         if self.average is not None:
             self.average.update(step + 1)
-        return StepReport(step + 1, facts[0], facts[1], rate, stop=facts[2] > 0)
+        seen = zip(row, times.tolist(), facts[3:], strict=True)
+        samples = tuple((picture, time, float(f"{loss:.6g}")) for picture, time, loss in seen)
+        return StepReport(step + 1, facts[0], facts[1], self.optimizer.rate(), stop=facts[2] > 0, samples=samples)
 
     def _backward(self, step: int, places: Sequence[int], row: Sequence[int], times: Tensor) -> Tensor:
-        """Add the gradient of one micro-batch; return its mean loss."""
+        """Add the gradient of one micro-batch; return the loss of each sample, ``(b,)``."""
         device = self.accelerator.device
         batch = self._batch(step, places, row).to(device)
         sources = [generator(self.seed, step, f"caption/{place}") for place in places]
@@ -124,9 +128,10 @@ class Loop:
         self.trainable.set_dropout_key(f"{self.seed}/{step}/{places[0]}")
         with autocast(device.type, self.precision):
             time = times[list(places)].to(device)
-            loss = sample_losses(self.recipe, batch, time, on_device, self.objective).mean()
+            losses = sample_losses(self.recipe, batch, time, on_device, self.objective)
+            loss = losses.mean()
         self.scaler.scale(loss / self.plan.accumulation).backward()
-        return loss.detach()
+        return losses.detach()
 
     def _batch(self, step: int, places: Sequence[int], row: Sequence[int]) -> Batch:
         """Latents and noise of some places of a step. Each sample has generators of its own, whatever its batch."""
@@ -147,16 +152,27 @@ class Loop:
             counts=self.dataset.loss_weights([row[place] for place in places]),
         )
 
-    def _share(self, loss: Tensor, *, stop: bool) -> tuple[Tensor, Tensor]:
-        """Average gradients and loss over the processes; return the loss, and above 0 if any process is to stop."""
+    def _share(
+        self, losses: Sequence[Tensor], micro_batches: Sequence[Sequence[int]], *, stop: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Average gradients and loss over the processes.
+
+        Returns:
+            the loss, above 0 if any process is to stop, and the loss of each sample of all processes.
+        """
+        loss = torch.stack([part.mean() for part in losses]).mean()
         stopped = torch.tensor(float(stop), device=loss.device)
+        by_sample = loss.new_zeros(self.plan.size)
+        for places, part in zip(micro_batches, losses, strict=True):
+            by_sample[list(places)] = part.to(loss.dtype)
         if self.plan.processes == 1:
-            return loss, stopped
+            return loss, stopped, by_sample
         for parameter in self.trainable.parameters():
             gradient = cast("Tensor", parameter.grad)
             gradient.copy_(cast("Tensor", self.accelerator.reduce(gradient, "mean")))
-        shared = cast("Tensor", self.accelerator.reduce(torch.stack([loss, stopped]), "mean"))
-        return shared[0], shared[1]
+        both = torch.cat([torch.stack([loss, stopped]), by_sample])
+        shared = cast("Tensor", self.accelerator.reduce(both, "mean"))
+        return shared[0], shared[1], shared[2:] * self.plan.processes
 
     def _is_finite(self, loss: float, norm: float) -> bool:
         """Whether a step may be applied; with fp16 the scaler skips a step whose gradient is infinite."""
@@ -166,7 +182,9 @@ class Loop:
         self, row: Sequence[int], micro_batches: Sequence[Sequence[int]], losses: Sequence[Tensor]
     ) -> list[str]:
         """Pictures of the micro-batches whose loss is not finite, or of all if each is."""
-        bad = [places for places, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss.item())]
+        bad = [
+            places for places, loss in zip(micro_batches, losses, strict=True) if not math.isfinite(loss.sum().item())
+        ]
         indices = dict.fromkeys(row[place] for places in bad or micro_batches for place in places)
         return [str(self.dataset.examples[index].item.path) for index in indices]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -18,6 +19,7 @@ from lorica.training.config.optimizer import OptimizerSettings
 
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch has Adam as one kernel
 GROUP = "group/"  # prefix of the state of a parameter group in a checkpoint
+OWNED = {"lr": "learning_rate", "params": "target_modules"}  # arguments of optimizers that the run itself gives
 NUMBERS: dict[str, type] = {"#bool": bool, "#int": int, "#float": float}
 Groups = list[dict[str, Any]]
 Build = Callable[[Groups, dict[str, Any]], torch.optim.Optimizer]
@@ -95,12 +97,17 @@ class Optimizer:
         for name, rates in self._element_rates.items():
             apply_rates(self._parameters[name].data, before[name], rates)
 
-    def set_rates(self, step: int) -> float:
-        """Set the learning rates of one step, counted from 0; return that of the first component."""
+    def rate(self) -> float:
+        """Learning rate of the first component; with Prodigy, the rate that it found times it."""
+        group = self.inner.param_groups[0]
+        found = group.get("d", 1.0)
+        return float(group["lr"]) * (float(found) if isinstance(found, int | float) else 1.0)
+
+    def set_rates(self, step: int) -> None:
+        """Set the learning rates of one step, counted from 0."""
         share = self._share(step)
         for group, rate in zip(self.inner.param_groups, self._rates.values(), strict=True):
             group["lr"] = rate * share
-        return next(iter(self._rates.values())) * share
 
     def clip(self, longest: float) -> Tensor:
         """Clip the gradient, all components as one vector, to a norm; return the norm it had, a scalar."""
@@ -169,17 +176,41 @@ def make_optimizer(settings: OptimizerSettings, groups: Groups) -> torch.optim.O
 
 
 def schedule(settings: OptimizerSettings, steps: int) -> Callable[[int], float]:
-    """Share of the learning rate at each step, by diffusers' schedules."""
+    """Share of the learning rate at each step, by diffusers' schedules.
+
+    Raises:
+        ConfigError: if a polynomial would have to fall below its end.
+    """
     placeholder = torch.optim.SGD([torch.zeros(1)], lr=settings.learning_rate)  # a scheduler needs an optimizer
-    scheduler = get_scheduler(
-        settings.lr_scheduler,
-        placeholder,
-        num_warmup_steps=settings.lr_warmup_steps,
-        num_training_steps=steps,
-        num_cycles=settings.lr_num_cycles,
-        power=settings.lr_power,
-    )
+    try:
+        scheduler = get_scheduler(
+            settings.lr_scheduler,
+            placeholder,
+            num_warmup_steps=warmup_steps(settings, steps),
+            num_training_steps=steps,
+            num_cycles=settings.lr_num_cycles,
+            power=settings.lr_power,
+        )
+    except ValueError as error:
+        raise ConfigError(f"lr_scheduler {settings.lr_scheduler} cannot be used: {error}.") from error
     return scheduler.lr_lambdas[0]
+
+
+def warmup_steps(settings: OptimizerSettings, steps: int) -> int:
+    """Steps of rising rate in a run of some steps.
+
+    Raises:
+        ConfigError: if the run ends before the rate is reached.
+    """
+    wanted = settings.lr_warmup_steps
+    if wanted < 1:
+        return round(wanted * steps)
+    if wanted >= steps:
+        raise ConfigError(
+            f"lr_warmup_steps is {wanted:.0f} and the run has {steps} steps, so learning_rate is never reached: "
+            "give fewer, or a share of the run such as 0.1."
+        )
+    return int(wanted)
 
 
 def _group_settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
@@ -225,7 +256,13 @@ def _options(pairs: Iterable[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
             raise ConfigError(f"optimizer_args takes NAME=VALUE, such as momentum=0.9, got {pair!r}.")
-        found[name.strip()] = _value(value.strip())
+        found[name.strip()] = parsed = _value(value.strip())
+        if isinstance(parsed, float) and not math.isfinite(parsed):
+            raise ConfigError(f"optimizer_args takes finite numbers, got {pair!r}.")
+        if name.strip() in OWNED:
+            raise ConfigError(
+                f"optimizer_args holds {pair!r}, which would change nothing: write {OWNED[name.strip()]}."
+            )
     return found
 
 

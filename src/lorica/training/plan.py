@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lorica.data.batches import steps_per_epoch
+from lorica.training.config.output import OutputSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +57,9 @@ class RunPlan:
         """Places in a step's row of samples that this process works on, one list a micro-batch."""
         firsts = [(part * self.processes + self.process) * self.batch for part in range(self.accumulation)]
         return [list(range(first, first + self.batch)) for first in firsts]
+
+
+def checkpoint_interval(settings: OutputSettings, plan: RunPlan) -> int:
+    """Steps between checkpoints."""
+    epochs = settings.checkpointing_epochs
+    return settings.checkpointing_steps if epochs is None else epochs * plan.epoch

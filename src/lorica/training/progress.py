@@ -1,7 +1,12 @@
-"""Messages and progress of a run on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Messages and progress of a run on standard error: a bar on a terminal, a line now and then elsewhere.
+
+All lines also go to the logger ``lorica``, for programs that use Lorica as a library.
+"""
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Advance = Callable[[], None]  # counts one more
+LOG = logging.getLogger("lorica")
+LOG.addHandler(logging.NullHandler())
 SILENCE = 20.0  # seconds between lines where there is no terminal
 
 
@@ -18,24 +25,34 @@ class Reporter:
 
     Args:
         quiet: whether nothing is printed, as on all processes but the first.
+        logged: whether the lines go to the logger.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, logged: bool = True) -> None:
+        self.quiet, self._logged = quiet, logged
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """Print one line."""
-        self._console.print(text, markup=False)
+        """Print one line, and log it."""
+        if self._logged:
+            LOG.info("%s", text)
+        self._print(text)
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
         """Yield a function that counts one more; it takes a note such as the loss."""
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_jupyter and sys.stderr.isatty() and not self.quiet:
             with self._bar(title, total, done) as advance:
                 yield advance
         else:
             yield self._lines(title, total, done)
+
+    def _print(self, text: str) -> None:
+        if self._console.is_jupyter and not self.quiet:  # rich would make a block of HTML of every line
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        else:
+            self._console.print(text, markup=False)
 
     @contextmanager
     def _bar(self, title: str, total: int, done: int) -> Iterator[Callable[..., None]]:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
-from lorica.data.batches import fill_buckets
 from lorica.data.cache import Cache
 from lorica.data.items import Item
 from lorica.training import setup
 from lorica.training.config.config import RunConfig
+from lorica.training.config.optimizer import OptimizerSettings
 from lorica.training.loop import Loop
 from lorica.training.memory.estimate import Memory
+from lorica.training.optimizer import warmup_steps
 from lorica.training.plan import RunPlan
 from lorica.training.progress import Reporter
 
@@ -83,15 +84,17 @@ def rehearse(config: RunConfig, *, quiet: bool = False) -> Rehearsal:
     config = config.model_copy(update={"report_to": None, "push_to_hub": False})
     accelerator, reporter, cache = setup.make_accelerator(config), Reporter(quiet=quiet), Cache(None)
     found = setup.find_inputs(config, accelerator, reporter, cache, lenient=True)
-    members = fill_buckets(found.frames, [group.source for group in found.groups]) if found.frames else None
-    plan = setup.plan_of(config, len(found.items), found.groups, members, accelerator)
-    memory = setup.estimate(config, found.recipe, found.side, accelerator)
+    for remark in setup.remarks_on(config, accelerator):
+        reporter.say(remark)
+    plan = setup.plan_for(config, found, accelerator)
+    warmup_steps(config.part(OptimizerSettings), plan.steps)
+    memory = setup.estimate(config, found.recipe, found.side, accelerator, found.initial)
     few = setup.with_items(config, found, _first_of_each_set(found.items))
     started = time.perf_counter()
-    dataset = setup.prepare_dataset(config, few, accelerator, Reporter(quiet=True), cache)
+    dataset = setup.prepare_dataset(config, few, accelerator, Reporter(quiet=True, logged=False), cache)
     encoding = (time.perf_counter() - started) / len(few.items) * len(found.items)
     longer = config.model_copy(update={"max_train_steps": max(plan.steps, 1 + STEPS)})
-    loop = setup.prepare_loop(longer, found.recipe, dataset, accelerator)
+    loop = setup.prepare_loop(longer, found.recipe, dataset, accelerator, found.initial)
     step = _seconds_a_step(loop)
     loop.trainable.detach()
     held = len(found.held) if config.validation_split is not None else 0  # others lie in a folder of their own

@@ -19,17 +19,21 @@ from lorica.data.cache import Cache, cache_folder
 from lorica.errors import FileError, LoRAError
 from lorica.training import setup
 from lorica.training.config.config import RunConfig
+from lorica.training.config.optimizer import OptimizerSettings
 from lorica.training.config.output import OutputSettings
 from lorica.training.config.record import record_of
 from lorica.training.loop import StepReport
-from lorica.training.output.folder import hold_folder, prepare_folder
+from lorica.training.optimizer import warmup_steps
+from lorica.training.output.folder import hold_folder, prepare_folder, removed_if_refused
 from lorica.training.output.hub import check_login
 from lorica.training.output.metrics import Metrics
+from lorica.training.plan import checkpoint_interval
 from lorica.training.progress import Reporter
 from lorica.training.session import Session
 
 OnStep = Callable[[StepReport], None]
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP comes when a terminal or an SSH connection closes; Windows has none.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class RunInterrupted(KeyboardInterrupt):  # as callers expect of Ctrl-C
@@ -70,7 +74,8 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup's stay so
+            self._before = {number: signal.signal(number, self._receive) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,7 +95,7 @@ class StopSignal:
 def train(config: RunConfig, *, on_step: OnStep | None = None, quiet: bool = False) -> TrainResult:
     """Train a LoRA and write it, with its model card, loss curve and samples, to ``config.output_dir``.
 
-    Ctrl-C or SIGTERM saves a checkpoint after the step that is running and raises ``RunInterrupted``, a
+    Ctrl-C, SIGTERM or SIGHUP saves a checkpoint after the step that is running and raises ``RunInterrupted``, a
     KeyboardInterrupt whose message is the command that resumes the run.
 
     Args:
@@ -106,15 +111,15 @@ def train(config: RunConfig, *, on_step: OnStep | None = None, quiet: bool = Fal
     if config.push_to_hub:
         check_login()
     accelerator = setup.make_accelerator(config)
-    reporter = Reporter(quiet=quiet or not accelerator.is_main_process)
+    main = bool(accelerator.is_main_process)
+    reporter = Reporter(quiet=quiet or not main, logged=main)
     if not accelerator.is_main_process:  # the first process answers for the folder
         accelerator.wait_for_everyone()
         return _run(open_session(config, accelerator, reporter), on_step, started)
     resuming = config.resume_from_checkpoint is not None
-    prepare_folder(config.output_dir, resuming=resuming, overwrite=config.overwrite_output_dir)
-    with hold_folder(config.output_dir):
-        accelerator.wait_for_everyone()
-        return _run(open_session(config, accelerator, reporter), on_step, started)
+    with removed_if_refused(config.output_dir):
+        prepare_folder(config.output_dir, resuming=resuming, overwrite=config.overwrite_output_dir)
+        return _train_in_folder(config, accelerator, reporter, on_step, started)
 
 
 def open_session(config: RunConfig, accelerator: Accelerator, reporter: Reporter) -> Session:
@@ -126,12 +131,25 @@ def open_session(config: RunConfig, accelerator: Accelerator, reporter: Reporter
     setup.draw_class_pictures(config, accelerator, reporter)
     found = setup.find_inputs(config, accelerator, reporter, Cache(cache_folder()))
     if not reporter.quiet:
-        reporter.say(setup.estimate(config, found.recipe, found.side, accelerator).describe())
+        reporter.say(setup.estimate(config, found.recipe, found.side, accelerator, found.initial).describe())
+    for remark in setup.remarks_on(config, accelerator):
+        reporter.say(remark)
+    plan = setup.plan_for(config, found, accelerator)
+    warmup_steps(config.part(OptimizerSettings), plan.steps)  # refused before anything is encoded
     cache = Cache(None if config.no_cache else cache_folder())
     dataset = setup.prepare_dataset(config, found, accelerator, reporter, cache)
-    validation = setup.prepare_validation(config, found, dataset, cache)
-    loop = setup.prepare_loop(config, found.recipe, dataset, accelerator)
+    every = config.validation_loss_steps or checkpoint_interval(config.part(OutputSettings), plan)
+    validation = setup.prepare_validation(config, found, dataset, cache, every)
+    loop = setup.prepare_loop(config, found.recipe, dataset, accelerator, found.initial)
     return Session(loop, found.side, validation, config.part(OutputSettings), record_of(config), reporter)
+
+
+def _train_in_folder(
+    config: RunConfig, accelerator: Accelerator, reporter: Reporter, on_step: OnStep | None, started: float
+) -> TrainResult:
+    with hold_folder(config.output_dir):
+        accelerator.wait_for_everyone()
+        return _run(open_session(config, accelerator, reporter), on_step, started)
 
 
 def resume_command(output_dir: Path) -> str:
@@ -161,8 +179,10 @@ def _steps(session: Session, first: int, on_step: OnStep | None) -> None:
         Metrics(session.folder, first, writing=session.is_main) as metrics,
         session.reporter.progress("training", session.loop.plan.steps, first) as advance,
     ):
-        if first == 0 and (loss := session.validation_loss()) is not None:
-            metrics.note(step=0, validation_loss=loss)
+        if first == 0:
+            session.before_steps()
+            if (loss := session.validation_loss()) is not None:
+                metrics.note(step=0, validation_loss=loss)
         for done in session.loop.run(first, signal.asked):
             report = session.measured(done)
             metrics.write(report)

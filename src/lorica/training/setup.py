@@ -8,19 +8,21 @@ from dataclasses import dataclass, replace
 import torch
 from accelerate import Accelerator
 
-from lorica.data.batches import Buckets, bucket_batches_per_epoch
+from lorica.adapters import Adapter
+from lorica.data.batches import Buckets, bucket_batches_per_epoch, fill_buckets
 from lorica.data.buckets import BucketPlan
 from lorica.data.cache import Cache
 from lorica.data.groups import Group
 from lorica.data.items import Item
 from lorica.data.mixture import epoch_length
-from lorica.errors import ConfigError, MissingExtraError
+from lorica.errors import ConfigError
 from lorica.training import class_pictures
-from lorica.training.adapter import order_channels, put_adapter, set_first_values
+from lorica.training.adapter import order_channels, put_adapter, read_initial, set_first_values
 from lorica.training.average import Average
 from lorica.training.config.adapter import AdapterSettings, ComputeSettings
 from lorica.training.config.config import RunConfig
 from lorica.training.config.datasets import SetSettings
+from lorica.training.config.idle import remarks
 from lorica.training.config.inputs import DataSettings, PictureSettings
 from lorica.training.config.objective import ObjectiveSettings
 from lorica.training.config.optimizer import OptimizerSettings
@@ -36,6 +38,7 @@ from lorica.training.device import device_of, precision_of
 from lorica.training.loop import Loop
 from lorica.training.memory.estimate import Memory, MicroBatch, estimate_memory
 from lorica.training.optimizer import Optimizer
+from lorica.training.output.trackers import tracked_accelerator
 from lorica.training.plan import RunPlan
 from lorica.training.progress import Reporter
 from lorica.training.recipes import load_recipe
@@ -54,6 +57,7 @@ class RunInputs:
         recipe: the base model.
         side: that of the pictures, in pixels.
         sets: settings of the data sets.
+        initial: the adapter that the run goes on from, if there is one.
         groups: what their pictures share.
         frames: the frame of each picture, if they are cut to several.
     """
@@ -64,29 +68,20 @@ class RunInputs:
     recipe: Recipe
     side: int
     sets: Sequence[SetSettings]
+    initial: Adapter | None = None
     groups: Sequence[Group] = ()
     frames: BucketPlan | None = None
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """The device, the other processes and the trackers.
+    """The device, the other processes and the trackers, which begin with the run.
 
     Raises:
-        MissingExtraError: if the tracker of ``report_to`` is not installed.
+        ConfigError: if ``report_to`` names a tracker that accelerate does not know.
+        MissingExtraError: if it is not installed.
     """
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
-    if config.report_to is None:
-        return Accelerator()
-    try:
-        accelerator = Accelerator(log_with=config.report_to, project_dir=config.output_dir / config.logging_dir)
-        accelerator.init_trackers("lorica")
-    except (ImportError, ValueError) as error:
-        raise MissingExtraError(f"the tracker report_to={config.report_to!r} cannot be used: {error}") from error
-    if not accelerator.trackers:  # accelerate leaves out those that are not installed
-        raise MissingExtraError(
-            f"the tracker report_to={config.report_to!r} is not installed; pip install it, or unset it."
-        )
-    return accelerator
+    return tracked_accelerator(config.report_to, config.output_dir / config.logging_dir)
 
 
 def draw_class_pictures(config: RunConfig, accelerator: Accelerator, reporter: Reporter) -> None:
@@ -95,7 +90,9 @@ def draw_class_pictures(config: RunConfig, accelerator: Accelerator, reporter: R
         return
     without = {"with_prior_preservation": False, "class_data_dir": None, "num_class_images": None}
     others = config.model_copy(update=without).part(DataSettings)
-    collect_items(others, config.seed, config.cache_dir, Reporter(quiet=True))  # faults in these are reported first
+    collect_items(
+        others, config.seed, config.cache_dir, Reporter(quiet=True, logged=False)
+    )  # faults in these are reported first
     with accelerator.main_process_first():
         if accelerator.is_main_process:
             recipe = prepare_recipe(config, accelerator)
@@ -122,8 +119,21 @@ def find_inputs(
     items, held = hold_out(found, sets, config.part(ValidationSettings), data, cache, reporter)
     recipe = prepare_recipe(config, accelerator)
     side = side_of(config, recipe)
-    whole = RunInputs(items=items, held=held, refused=refused, recipe=recipe, side=side, sets=sets)
+    initial = read_initial(config.initial_adapter, recipe.components)
+    whole = RunInputs(items=items, held=held, refused=refused, recipe=recipe, side=side, sets=sets, initial=initial)
     return with_items(config, whole, items)
+
+
+def remarks_on(config: RunConfig, accelerator: Accelerator) -> list[str]:
+    """What to say of settings that change nothing in this run, and may be meant all the same."""
+    on_cpu = config.allow_tf32 and accelerator.device.type != "cuda"
+    return [*remarks(config), *(["allow_tf32 changes nothing: it is for NVIDIA GPUs"] if on_cpu else [])]
+
+
+def plan_for(config: RunConfig, found: RunInputs, accelerator: Accelerator) -> RunPlan:
+    """Steps and batches of a run before its pictures are encoded."""
+    members = fill_buckets(found.frames, [group.source for group in found.groups]) if found.frames else None
+    return plan_of(config, len(found.items), found.groups, members, accelerator)
 
 
 def with_items(config: RunConfig, whole: RunInputs, items: Sequence[Item]) -> RunInputs:
@@ -176,7 +186,9 @@ def side_of(config: RunConfig, recipe: Recipe) -> int:
     return side
 
 
-def estimate(config: RunConfig, recipe: Recipe, side: int, accelerator: Accelerator) -> Memory:
+def estimate(
+    config: RunConfig, recipe: Recipe, side: int, accelerator: Accelerator, initial: Adapter | None = None
+) -> Memory:
     """Memory that the run takes, before the adapter is put on the base."""
     compute = config.part(ComputeSettings)
     for network in recipe.components.values():
@@ -187,6 +199,7 @@ def estimate(config: RunConfig, recipe: Recipe, side: int, accelerator: Accelera
         config.part(AdapterSettings),
         compute,
         config.part(OptimizerSettings),
+        initial,
     )
 
 
@@ -217,17 +230,20 @@ def prepare_dataset(
     return dataset
 
 
-def prepare_validation(config: RunConfig, found: RunInputs, dataset: Dataset, cache: Cache) -> Validation | None:
-    """Encode the pictures that are held out; None if there are none."""
+def prepare_validation(
+    config: RunConfig, found: RunInputs, dataset: Dataset, cache: Cache, every: int
+) -> Validation | None:
+    """Encode the pictures that are held out, for a measurement every so many steps; None if there are none."""
     if not found.held:
         return None
     pictures = encode_held_out(found.held, found.recipe, dataset, _framing(config, found.side), cache)
-    every = config.validation_loss_steps or config.checkpointing_steps
     return Validation(pictures, config.validation_loss_levels, every)
 
 
-def prepare_loop(config: RunConfig, recipe: Recipe, dataset: Dataset, accelerator: Accelerator) -> Loop:
-    """Move the encoders off the device, put a new adapter on the base, and build the loop.
+def prepare_loop(
+    config: RunConfig, recipe: Recipe, dataset: Dataset, accelerator: Accelerator, initial: Adapter | None = None
+) -> Loop:
+    """Move the encoders off the device, put a new adapter on the base, or the initial one, and build the loop.
 
     Raises:
         MissingExtraError: if the library that packs the base is not installed.
@@ -238,8 +254,13 @@ def prepare_loop(config: RunConfig, recipe: Recipe, dataset: Dataset, accelerato
     for network in networks.values():
         order_channels(network)
         pack_base(network, config.base_precision, precision)
-    trainable = put_adapter(networks, config.part(AdapterSettings), config.part(ComputeSettings), config.seed)
-    set_first_values(trainable, networks, config.init_lora_weights, config.seed)
+    # With the seed alone, two adapters trained with defaults would share their inputs, and mix when used together.
+    key = f"{config.seed}/{dataset.digest}"
+    trainable = put_adapter(networks, config.part(AdapterSettings), config.part(ComputeSettings), key, initial)
+    if initial is None:
+        set_first_values(trainable, networks, config.init_lora_weights, key)
+    else:
+        trainable.copy_from(initial)
     plan = plan_of(config, len(dataset), dataset.groups, dataset.buckets, accelerator)
     settings = config.part(OptimizerSettings)
     parameters, pieces = trainable.by_component(), trainable.named_parameters()

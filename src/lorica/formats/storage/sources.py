@@ -21,6 +21,7 @@ FILE_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for in a 
 PEFT_FILE = "adapter_model.safetensors"
 PEFT_STEM = "adapter_model"  # what PEFT calls its file, beside ``adapter_config.json``
 PREFERRED = (FILE_NAME, PEFT_FILE, "pytorch_lora_weights.bin", "adapter_model.bin")
+RUN_STATE, RUN_MANIFEST = "state.safetensors", "checkpoint.json"  # of a checkpoint of a training run
 SUFFIXES = (".safetensors", *PICKLED)
 _PART = re.compile(r"-\d{5}-of-(?P<parts>\d{5})\.\w+$")  # how the Hub's libraries name the parts of one state dict
 _JOIN = "An adapter is read from one file: put the tensors of all parts into one, or pass them as a state dict."
@@ -86,6 +87,9 @@ def locate(source: str | Path) -> Path:
     if path.is_dir():
         return path / choose_file(_names_in(path), f"the folder {path}")
     if path.exists():
+        if is_run_state(path):
+            beside = ", ".join(_names_in(path.parent)) or "no adapter"
+            raise FileError(f"{path} is the state of a training run and no adapter; beside it is {beside}.")
         part = _PART.search(path.name)
         if part and int(part["parts"]) > 1:
             raise FileError(f"{path} is one of {int(part['parts'])} parts. {_JOIN}")
@@ -116,7 +120,13 @@ def choose_file(names: Sequence[str], where: str) -> str:
 
 
 def _names_in(folder: Path) -> list[str]:
-    return [child.name for child in folder.iterdir() if child.is_file() and not child.name.startswith(".")]
+    found = (child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
+    return [child.name for child in found if child.name != RUN_MANIFEST and not is_run_state(child)]
+
+
+def is_run_state(path: Path) -> bool:
+    """Whether a file is the state that a checkpoint of a training run holds beside the adapter."""
+    return path.name == RUN_STATE and path.with_name(RUN_MANIFEST).is_file()
 
 
 def _missing(path: Path) -> str:

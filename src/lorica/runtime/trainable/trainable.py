@@ -80,7 +80,8 @@ class Trainable:
         modules: component to the paths of the layers to train.
         rank: the inner size ``r``, one for all or by place (component and path).
         alpha: ``alpha / r`` scales the change, one for all or by place; None stands for ``r``.
-        seed: ``down`` is drawn from N(0, 1/r), a function of this seed and the layer's path; ``up`` starts at 0.
+        seed: ``down`` is drawn from N(0, 1/r), a function of this seed, the layer's path and its rank; ``up`` starts
+            at 0. None for a fresh seed from torch's own generator, which ``torch.manual_seed`` fixes.
         dropout: share of a layer's inputs that its adapter drops, see :meth:`set_dropout_key`; one for all or by place.
 
     Raises:
@@ -96,7 +97,7 @@ class Trainable:
         *,
         rank: int | Mapping[Place, int],
         alpha: float | Mapping[Place, float] | None = None,
-        seed: int = 0,
+        seed: int | str | None = None,
         dropout: float | Mapping[Place, float] = 0.0,
     ) -> None:
         parts = cast("Mapping[str, nn.Module]", model) if isinstance(model, Mapping) else components_of(model)
@@ -108,8 +109,10 @@ class Trainable:
         self._dropouts, self._key, self._on = dropouts, "", True
         self._flat: dict[str, FlatFactors] = {}
         self._factors: dict[Place, _TrainedFactors] = {}
+        # One seed for all runs would let adapters of different subjects share their inputs, and disturb each other.
+        first = int(torch.randint(2**62, ()).item()) if seed is None else seed
         for component in modules:
-            self._make_component(component, ranks, alphas, seed)
+            self._make_component(component, ranks, alphas, first)
         self._handles = [parts[name].register_forward_pre_hook(flat.refresh) for name, flat in self._flat.items()]
         self._parts = {component: parts[component] for component in self._flat}
         for place in self._layers:
@@ -204,7 +207,7 @@ class Trainable:
             handle.remove()
 
     def _make_component(
-        self, component: str, ranks: Mapping[Place, int], alphas: Mapping[Place, float], seed: int
+        self, component: str, ranks: Mapping[Place, int], alphas: Mapping[Place, float], seed: int | str
     ) -> None:
         """Make the flat parameter of a component, its gradient, and the views that are the factors."""
         places = [place for place in self._layers if place[0] == component]
@@ -218,7 +221,7 @@ class Trainable:
             factors = _TrainedFactors(flat.view(start, down), flat.view(middle, up, transposed=True), alphas[place])
             if is_plain(layer := self._layers[place]):
                 factors.site = TrainedLinear(flat, start, layer, ranks[place], factors.scaling)
-            source = generator(seed, "initial", component, place[1])
+            source = generator(seed, "initial", component, place[1], ranks[place])
             factors.down.data.copy_(gaussian(weight_shape(self._layers[place]), ranks[place], source).down)
             self._factors[place] = factors
             start = middle + math.prod(up)

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from lorica.training.config.settings import StrictSettings
+
+OF_THE_FILE = ("rank", "alpha", "rank_pattern", "alpha_pattern", "init_lora_weights", "target_modules")
 
 
 class AdapterSettings(StrictSettings):
     """The adapter: which layers it is on, and its size and first values."""
 
-    rank: int = Field(4, gt=0, description="rank of the adapter")
+    rank: int = Field(4, gt=0, validation_alias="network_dim", description="rank of the adapter")
     alpha: float | None = Field(
-        None, gt=0, validation_alias="lora_alpha", description="the adapter is scaled by alpha / rank"
+        None,
+        gt=0,
+        validation_alias=AliasChoices("lora_alpha", "network_alpha"),
+        description="the adapter is scaled by alpha / rank",
     )
     rank_pattern: tuple[str, ...] = Field((), description="GLOB=RANK of single layers, such as *.attn2.*=8")
     alpha_pattern: tuple[str, ...] = Field((), description="GLOB=ALPHA of single layers; else alpha, else their rank")
     init_lora_weights: Literal["gaussian", "zero", "orthogonal", "pissa"] = Field(
         "gaussian", description="first values of the factors; pissa (arXiv:2404.02948) doubles the rank of the file"
     )
+    initial_adapter: str | None = Field(
+        None,
+        validation_alias="network_weights",
+        description="go on from an adapter file of any format: its layers, ranks and values",
+    )
     scale_weight_norms: float | None = Field(
         None, gt=0, description="limit of the norm of a layer's change, 1 is usual"
     )
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs that are dropped")
+    lora_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        validation_alias="network_dropout",
+        description="share of the adapter's inputs that are dropped",
+    )
     lora_dropout_pattern: tuple[str, ...] = Field((), description="GLOB=SHARE of single layers, 0 for none")
     target_modules: tuple[str, ...] = Field(
         ("attention",), description="attention, attention+ff, all-linear, all, or globs on module paths"
@@ -35,6 +51,14 @@ class AdapterSettings(StrictSettings):
     def _agree_on_norms(self) -> AdapterSettings:
         if self.scale_weight_norms is not None and self.init_lora_weights == "pissa":
             raise ValueError("scale_weight_norms would shrink what pissa takes from the base: leave one out")
+        return self
+
+    @model_validator(mode="after")
+    def _agree_on_the_start(self) -> AdapterSettings:
+        fields = type(self).model_fields
+        given = [name for name in OF_THE_FILE if getattr(self, name) != fields[name].default]
+        if self.initial_adapter is not None and given:
+            raise ValueError(f"{given[0]} is set, but initial_adapter brings it along: leave one out")
         return self
 
 
@@ -49,7 +73,9 @@ class ComputeSettings(StrictSettings):
         None, description="precision that a step computes in; the adapter is always fp32"
     )
     enable_xformers_memory_efficient_attention: bool = Field(
-        False, description="attention of xformers on a GPU; torch's own, which is the default, does the same"
+        False,
+        validation_alias="xformers",
+        description="attention of xformers on a GPU; torch's own, which is the default, does the same",
     )
     allow_tf32: bool = Field(False, description="faster, coarser matrix products on Ampere GPUs and later")
     gradient_checkpointing: bool = Field(

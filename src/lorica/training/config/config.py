@@ -10,29 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from lorica.errors import ConfigError
-from lorica.training.config.adapter import AdapterSettings, ComputeSettings
-from lorica.training.config.inputs import DataSettings, ModelSettings, PictureSettings
-from lorica.training.config.objective import ObjectiveSettings
-from lorica.training.config.optimizer import OptimizerSettings, StepSettings
-from lorica.training.config.output import OutputSettings, ValidationSettings
+from lorica.training.config.idle import refusals
+from lorica.training.config.kohya import from_kohya
 from lorica.training.config.settings import read_toml
+from lorica.training.config.topics import RunSettings
 
 
-class RunConfig(  # pydantic lists the fields of the last base first
-    OutputSettings,
-    ValidationSettings,
-    ComputeSettings,
-    AdapterSettings,
-    ObjectiveSettings,
-    OptimizerSettings,
-    StepSettings,
-    PictureSettings,
-    DataSettings,
-    ModelSettings,
-):
+class RunConfig(RunSettings):
     """One training run. Unknown names are refused with the nearest known one.
 
     Code below ``setup`` never takes it whole: ``config.part(OptimizerSettings)`` is the value for one topic.
@@ -41,14 +28,12 @@ class RunConfig(  # pydantic lists the fields of the last base first
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
 
-    seed: int = Field(0, ge=0, description="everything random is a function of it and the step (scripts: none)")
-
     @model_validator(mode="after")
     def _agree_across_topics(self) -> RunConfig:
         if self.base_precision in ("int8", "nf4") and self.init_lora_weights == "pissa":
             raise ValueError(f"pissa splits the weights of the base, which {self.base_precision} packs: leave one out")
-        if self.text_encoder_lr is not None and not self.train_text_encoder:
-            raise ValueError("text_encoder_lr is set, but the text encoder is not trained: add train_text_encoder")
+        if problems := list(refusals(self)):
+            raise ValueError("; ".join(problems))
         return self
 
     @classmethod
@@ -65,7 +50,7 @@ class RunConfig(  # pydantic lists the fields of the last base first
     def from_values(cls, values: Mapping[str, Any], where: str = "") -> RunConfig:
         """Configuration from settings by name; dashes count as underscores, and errors begin with ``where``."""
         try:
-            return cls(**{name.replace("-", "_"): value for name, value in values.items()})
+            return cls(**from_kohya({name.replace("-", "_"): value for name, value in values.items()}))
         except ConfigError as error:
             raise ConfigError(f"{where}{error}") from None
 

@@ -156,7 +156,9 @@ class DataSettings(StrictSettings):
 class PictureSettings(StrictSettings):
     """How pictures are cut to size and kept."""
 
-    resolution: int | None = Field(None, ge=8, description="side in pixels; the model's own if unset (scripts: 512)")
+    resolution: int | None = Field(
+        None, ge=8, le=16384, description="side in pixels; the model's own if unset (scripts: 512)"
+    )
     use_aspect_ratio_buckets: bool = Field(
         False,
         validation_alias="enable_bucket",
@@ -167,12 +169,22 @@ class PictureSettings(StrictSettings):
     max_bucket_reso: int | None = Field(None, gt=0, description="longest side of a frame; twice resolution if unset")
     bucket_no_upscale: bool = Field(False, description="smaller frames for small pictures: none is enlarged")
     center_crop: bool = Field(False, description="cut the middle; otherwise cuts at random")
-    random_flip: bool = Field(False, description="mirror half of the pictures seen, left to right")
+    random_flip: bool = Field(
+        False, validation_alias="flip_aug", description="mirror half of the pictures seen, left to right"
+    )
     image_interpolation_mode: Interpolation = Field("lanczos", description="how pictures are resized")
     no_cache: bool = Field(False, description="cut and encode pictures anew each time: slower, but cuts lie anywhere")
     cache_latents: bool = Field(False, description="always on; not with no_cache")
-    random_crops: int = Field(4, gt=0, description="different cuts of a picture that are cached without --center_crop")
-    dataloader_num_workers: int = Field(0, ge=0, description="threads that decode pictures while others are encoded")
+    random_crops: int = Field(
+        4, gt=0, le=1000, description="different cuts of a picture that are cached without --center_crop"
+    )
+    dataloader_num_workers: int = Field(
+        0,
+        ge=0,
+        le=256,
+        validation_alias="max_data_loader_n_workers",
+        description="threads that decode pictures while others are encoded",
+    )
 
     @model_validator(mode="after")
     def _agree_on_the_cache(self) -> PictureSettings:

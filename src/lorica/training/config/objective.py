@@ -46,6 +46,7 @@ class ObjectiveSettings(StrictSettings):
     pyramid_noise_levels: int = Field(
         0,
         ge=0,
+        le=32,
         validation_alias="multires_noise_iterations",
         description="coarser noises that are added, 6 is usual; 0 for none",
     )
@@ -64,10 +65,6 @@ class ObjectiveSettings(StrictSettings):
 
     @model_validator(mode="after")
     def _agree_on_the_loss(self) -> ObjectiveSettings:
-        if self.soft_min_snr and self.snr_gamma is None:
-            raise ValueError("soft_min_snr is set, but not where it levels off: add snr_gamma, such as 5")
-        if self.huber_schedule == "snr" and self.loss_type == "mse":
-            raise ValueError("huber_schedule is set, but mse has no such corner: add loss_type")
         if self.huber_schedule == "snr" and self.huber_delta > 1:
             raise ValueError(f"huber_schedule lets huber_delta rise to 1, got {self.huber_delta:g}: give at most 1")
         if self.debiased_estimation and self.snr_gamma is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
@@ -104,7 +105,7 @@ def _pair(text: str, setting: str, *, zero: bool) -> tuple[str, float]:
         value = float(number)
     except ValueError:
         value = float("nan")
-    if not glob or not (value > 0 or (zero and value == 0)):
+    if not glob or not (0 < value < math.inf or (zero and value == 0)):
         least = "from 0 on" if zero else "above 0"
         raise ConfigError(f"{setting} takes GLOB=NUMBER with a number {least}, such as '*.to_k=0.5', got {text!r}.")
     return glob.strip(), value

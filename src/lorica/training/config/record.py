@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
+from lorica.formats.storage.sources import locate
 from lorica.training.config.config import RunConfig
 
 # Where a run was, how it was interrupted and where it went say nothing about its result.
 PRIVATE = frozenset(
     {
         "output_dir", "overwrite_output_dir", "logging_dir", "cache_dir", "resume_from_checkpoint", "push_to_hub",
-        "hub_model_id", "local_rank",
+        "hub_model_id", "local_rank", "save_model_as",
     }
 )  # fmt: skip
-FOLDERS = ("train_data_dir", "class_data_dir", "validation_data_dir")
+FOLDERS = ("train_data_dir", "class_data_dir", "validation_data_dir", "initial_adapter")
 # Settings that a resumed run must have as they were. Others may change, such as learning rates and ends of runs.
 FACTS = (
     "rank", "alpha_pattern", "lora_dropout", "lora_dropout_pattern", "train_text_encoder", "init_lora_weights",
@@ -35,6 +37,7 @@ class RunRecord:
 
     Args:
         title: name of the output folder.
+        file: name of the adapter file.
         base: name of the base model: a Hub id as it is, a path without its folders.
         trigger: the words that call up what was trained, if there are any.
         toml: the run file, complete with defaults.
@@ -44,6 +47,7 @@ class RunRecord:
     """
 
     title: str
+    file: str
     base: str
     trigger: str | None
     toml: str
@@ -59,15 +63,22 @@ def record_of(config: RunConfig) -> RunRecord:
     alpha = config.alpha or float(config.rank)
     return RunRecord(
         title=_name(config.output_dir),
+        file=config.save_model_as,
         base=base,
         trigger=config.trigger_word or config.instance_prompt,
         toml=config.to_toml(),
         public=_public(config, base),
         card={
-            "rank, alpha": f"{config.rank}, {alpha:g}",
+            "rank, alpha": f"{config.rank}, {alpha:g}" if config.initial_adapter is None else "of the initial adapter",
+            **({"went on from": _name(config.initial_adapter)} if config.initial_adapter else {}),
             "learning rate": f"{config.learning_rate:g}, {config.lr_scheduler}",
         },
-        facts={"base model": base, "alpha": alpha, **{name: getattr(config, name) for name in FACTS}},
+        facts={
+            "base model": base,
+            "alpha": alpha,
+            "content of initial_adapter": _content(config.initial_adapter),
+            **{name: getattr(config, name) for name in FACTS},
+        },
     )
 
 
@@ -82,6 +93,10 @@ def _without_folders(values: Mapping[str, object]) -> dict[str, object]:
     named: dict[str, object] = {key: _name(values[key]) for key in FOLDERS if key in values}
     source = values.get("dataset_name")
     return {**named, "dataset_name": _name(source)} if source and os.path.exists(str(source)) else named  # noqa: PTH110
+
+
+def _content(source: str | None) -> str | None:
+    return None if source is None else sha256(locate(source).read_bytes()).hexdigest()
 
 
 def _name(path: object) -> str:

@@ -1,6 +1,8 @@
-"""Flags of the diffusers scripts that Lorica knows and does not offer, each with the reason and what to do."""
+"""Options of other trainers that Lorica knows and does not offer, each with the reason and what to do."""
 
 from __future__ import annotations
+
+from lorica.training.config.kohya import KOHYA_REFUSED
 
 _FLOWS = "it is for models that predict flows, which this version does not train."
 _PIXELS = "it is for models without an autoencoder, which this version does not train."
@@ -8,6 +10,7 @@ _PIVOTAL = "new tokens are not learnt; train_text_encoder with a rare word as tr
 _PRODIGY = "write --optimizer_args, such as beta3=0.99 decouple=true use_bias_correction=true safeguard_warmup=true."
 
 REFUSED: dict[str, str] = {
+    **KOHYA_REFUSED,
     # the base model
     "tokenizer_name": "the tokenizer is that of the base model.",
     "pretrained_vae_model_name_or_path": "the autoencoder is that of the base model; save a pipeline with another one.",
@@ -47,7 +50,7 @@ REFUSED: dict[str, str] = {
     "train_text_encoder_ti_frac": _PIVOTAL,
     "train_text_encoder_frac": "the text encoder is trained to the end; train two runs to stop it earlier.",
     # what is written
-    "output_kohya_format": "lorica.write(adapter, path, format='kohya') writes the result in that format.",
+    "output_kohya_format": "lorica convert FILE OUT --to kohya writes the result in that format.",
     "validation_images": "previews are drawn from prompts alone.",
     "skip_final_inference": "write --num_validation_images 0.",
     "hub_token": "it would be written into run.toml; run `hf auth login` or set HF_TOKEN",

@@ -26,6 +26,8 @@ MAYBE_PATHS = frozenset({"pretrained_model_name_or_path", "dataset_name", "resum
 MOST_NESTED = 20  # keys in keys of a run file; its reader takes quadratic time on thousands of them
 _NESTED = re.compile(rf"(?<![\w-])(?:[\w-]+[ \t]*\.[ \t]*){{{MOST_NESTED}}}")
 _QUOTED = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
+MOST = 10**9  # of anything that is counted
+SHOWN = 80  # characters of a wrong value in a message
 
 
 class StrictSettings(BaseModel):
@@ -35,7 +37,17 @@ class StrictSettings(BaseModel):
         ConfigError: for an unknown name, a value out of range, or settings that contradict each other.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, populate_by_name=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _bound_counts(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse counts that are slips: they would train for ever, or ask for all memory."""
+        if isinstance(value, int) and value > MOST and info.field_name != "seed":
+            raise ValueError(f"Input should be at most {MOST:,}")
+        return value
 
     @field_validator("*", mode="after")
     @classmethod
@@ -105,8 +117,16 @@ def readable(error: ValidationError) -> str:
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}: {message}, got {problem['input']!r}" if name else message)
+        lines.append(f"{name}: {message}, got {_shortened(problem['input'])}" if name else message)
     return "; ".join(lines) + "."
+
+
+def _shortened(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python prints
+        text = "a number of too many digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def read_toml(path: Path) -> dict[str, Any]:

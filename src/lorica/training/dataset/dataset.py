@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Dataset:
         digest: that of every picture's bytes and every caption, in order.
         identities: the digests of the model that encoded them.
         buckets: the examples of each frame, if there are several.
+        files: the name of each picture, with the digest of its content, mask and captions.
     """
 
     examples: tuple[Sample, ...]
@@ -34,6 +35,7 @@ class Dataset:
     digest: str
     identities: Identities
     buckets: Buckets | None = None
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
@@ -29,6 +32,7 @@ from lorica.training.dataset.texts import encode_texts
 from lorica.training.progress import Reporter
 from lorica.training.recipes.recipe import Latents, Recipe
 
+SHORT = 16  # hexadecimal digits of a picture's digest in a checkpoint
 AHEAD = 4  # pictures that each worker may decode before they are needed
 FramedItem = tuple[Item, Size]  # a picture, and the size that it is cut to
 
@@ -165,7 +169,8 @@ def load_dataset(
     if not reporter.quiet:
         reporter.say(cache_line(examples, cache))
     filled = fill_buckets(buckets, [group.source for group in groups]) if buckets else None
-    return Dataset(tuple(examples), texts, key_of(*contents), identities, filled)
+    files = dict(zip(_names(items), (key_of(*content)[:SHORT] for content in contents), strict=True))
+    return Dataset(tuple(examples), texts, key_of(*contents), identities, filled, files)
 
 
 def encode_masks(
@@ -238,6 +243,18 @@ def check_masks(examples: Sequence[Sample], groups: Sequence[Group], reporter: R
             f"folder {MASK_FOLDER!r} beside the pictures, give the pictures an alpha channel, or leave masked_loss out."
         )
     reporter.say(f"{found} of {len(masked)} pictures have a mask; the others count in full")
+
+
+def _names(items: Sequence[Item]) -> list[str]:
+    """Names of pictures below the folder that holds them all; a number makes those of one name differ."""
+    top = Path(os.path.commonpath([item.path.parent for item in items]))
+    seen: Counter[str] = Counter()
+    names: list[str] = []
+    for item in items:
+        name = item.path.relative_to(top).as_posix()
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
 
 
 def _read_ahead(encoder: PictureEncoder, places: Sequence[FramedItem], workers: int) -> Iterator[PictureFile]:

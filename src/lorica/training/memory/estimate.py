@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lorica.adapters import Adapter
 from lorica.printing import readable_bytes
 from lorica.training.adapter import put_adapter
 from lorica.training.config.adapter import AdapterSettings, ComputeSettings
@@ -64,6 +65,7 @@ def estimate_memory(
     adapter: AdapterSettings,
     compute: ComputeSettings,
     optimizer: OptimizerSettings,
+    initial: Adapter | None = None,
 ) -> Memory:
     """Estimate a run by its first picture and its first step, computed without values.
 
@@ -73,6 +75,7 @@ def estimate_memory(
         adapter: the adapter.
         compute: precision of the base, and whether activations are computed again.
         optimizer: the optimizer and the running mean.
+        initial: the adapter that the run goes on from, if there is one.
     """
     conditioning = recipe.encode_text("")
     device = next(next(iter(recipe.components.values())).parameters()).device
@@ -86,7 +89,7 @@ def estimate_memory(
         shapes = recipe.with_networks(shapes_of)
         latents = shapes.encode_picture(torch.zeros(3, batch.side, batch.side)).mean
         encoding = live.peak
-        trainable = put_adapter(shapes.components, adapter, compute, seed=0)
+        trainable = put_adapter(shapes.components, adapter, compute, "", initial)
         with autocast(device.type, batch.precision):
             rows = {name: live.like(row) for name, row in conditioning.items()}
             step = _one_pass(live, shapes, latents.to(device), rows, batch.samples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +16,11 @@ from torch import Tensor
 from lorica.atomic import PART, sync_folder
 from lorica.errors import FileError, StateError
 from lorica.formats.storage.files import save, save_text
+from lorica.formats.storage.sources import RUN_MANIFEST, RUN_STATE
 
 PREFIX = "checkpoint-"
-TENSORS, MANIFEST = "state.safetensors", "checkpoint.json"
+MOST_NAMED = 3  # files in a message
+TENSORS, MANIFEST = RUN_STATE, RUN_MANIFEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ def check_facts(checkpoint: Checkpoint, facts: Mapping[str, object]) -> None:
     """
     now = json.loads(json.dumps(facts))  # as the manifest spells them
     names = [*now, *(name for name in checkpoint.facts if name not in now)]
-    changed = [name for name in names if checkpoint.facts.get(name) != now.get(name)]
+    changed = [name for name in names if not _same(checkpoint.facts.get(name), now.get(name))]
     if changed:
         differences = "; ".join(_difference(name, checkpoint.facts.get(name), now.get(name)) for name in changed)
         raise StateError(
@@ -157,12 +159,36 @@ def _read_or_complain(path: Path, say: Callable[[str], None]) -> Checkpoint | No
         return None
 
 
+def _same(before: object, now: object) -> bool:
+    """Whether two facts agree; files may have other names as long as their contents have one digest."""
+    if isinstance(before, dict) and isinstance(now, dict) and "digest" in before and "digest" in now:
+        return bool(before["digest"] == now["digest"])
+    return before == now
+
+
 def _difference(name: str, before: object, now: object) -> str:
+    if isinstance(before, dict) and isinstance(now, dict) and "files" in before and "files" in now:
+        return f"{name}: {_differing_files(before['files'], now['files'])}"
     if isinstance(before, list) and isinstance(now, list):
         old, new = cast("list[object]", before), cast("list[object]", now)
         gone, came = [entry for entry in old if entry not in new], [entry for entry in new if entry not in old]
         return f"{name}: {len(gone)} gone ({_first(gone)}), {len(came)} new ({_first(came)})"
     return f"{name} was {before!r}, is {now!r}"
+
+
+def _differing_files(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Which files are gone, new, or have another picture, mask or caption."""
+    sorts = {
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+        "changed": [name for name, digest in now.items() if before.get(name, digest) != digest],
+    }
+    named = [f"{len(names)} {sort} ({_some(names)})" for sort, names in sorts.items() if names]
+    return ", ".join(named) or "the same, in another order"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def _first(entries: list[object]) -> str:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from lorica.errors import FileError, StateError
 from lorica.training.output.checkpoint import list_checkpoints, remove_checkpoints
+from lorica.training.output.outputs import RUN
 from lorica.training.output.preview import FOLDER as PREVIEWS
 
 LOCK = ".lock"
@@ -34,14 +35,17 @@ def prepare_folder(folder: Path, *, resuming: bool, overwrite: bool) -> None:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
         raise FileError(f"the output folder {folder} cannot be written: {error}. Choose another output_dir.") from error
-    if overwrite and not resuming:
-        remove_checkpoints(folder)
-        shutil.rmtree(folder / PREVIEWS, ignore_errors=True)
-    elif list_checkpoints(folder) and not resuming:
+    if list_checkpoints(folder) and not resuming and not overwrite:
         raise StateError(
             f"{folder} holds the checkpoints of an earlier run. Go on with it by --resume_from_checkpoint latest, "
             "delete them by --overwrite_output_dir, or choose another --output_dir."
         )
+
+
+def clear_folder(folder: Path) -> None:
+    """Delete the checkpoints and previews of an earlier run, when nothing can be wrong with the new one any more."""
+    remove_checkpoints(folder)
+    shutil.rmtree(folder / PREVIEWS, ignore_errors=True)
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -60,6 +64,21 @@ def check_room(folder: Path, needed: int) -> None:
             f"the disk of {folder} has {free:,} bytes left and a checkpoint takes {needed:,}: "
             "make room, or choose another output_dir."
         )
+
+
+@contextmanager
+def removed_if_refused(folder: Path) -> Iterator[None]:
+    """Remove an output folder that the ``with`` block made and left without a run, for a mistake in the settings."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if made and not (folder / RUN).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            for path in made[1:]:
+                with suppress(OSError):  # not empty: something else was put there
+                    path.rmdir()
+        raise
 
 
 @contextmanager

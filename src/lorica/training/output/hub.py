@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from lorica.errors import ConfigError, FileError
 
-KEPT_HERE = ("checkpoint-*/**", ".*", ".*/**", "logs/**")
+KEPT_HERE = ("checkpoint-*/**", ".*", ".*/**", "logs/**", "losses.csv")  # names of your files are yours
 
 
 def check_login() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 
 from matplotlib.figure import Figure
 
@@ -15,6 +15,7 @@ from lorica.formats.storage.files import save_text
 from lorica.training.loop import StepReport
 
 METRICS, PLOT = "metrics.jsonl", "loss.png"
+SAMPLES = "samples"  # of a line: of each sample its picture, its noise level and its loss
 WINDOW = 0.05  # share of the run that the smooth line averages over
 
 
@@ -47,9 +48,12 @@ class Metrics:
 
     def write(self, report: StepReport) -> None:
         """Append one step."""
-        self.note(**{name: value for name, value in asdict(report).items() if name != "stop" and value is not None})
+        values = asdict(report)
+        samples = values.pop(SAMPLES)
+        line = {name: value for name, value in values.items() if name != "stop" and value is not None}
+        self.note(**line, **({SAMPLES: samples} if samples else {}))
 
-    def note(self, **line: float) -> None:
+    def note(self, **line: Any) -> None:
         """Append one line; ``step`` must be in it."""
         if self._file is not None:
             self._file.write(json.dumps(line) + "\n")
@@ -57,18 +61,38 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file that are whole; none if there is no file."""
+    """The lines of a metrics file that hold a step and numbers alone; none if there is no file.
+
+    Others are left out: a kill or a full disk may cut a line short or leave bytes that are no text.
+    """
     if not path.is_file():
         return []
-    lines: list[dict[str, float]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # a line that a kill cut short
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(cast("dict[str, float]", line))
-    return lines
+    found = (_line_of(text) for text in path.read_bytes().split(b"\n"))
+    return [line for line in found if line is not None]
+
+
+def _line_of(text: bytes) -> dict[str, float] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict):
+        return None
+    values = cast("dict[str, object]", line)
+    numbers = [value for name, value in values.items() if name != SAMPLES]
+    whole = isinstance(values.get("step"), int) and all(map(_is_number, numbers)) and _are_samples(values.get(SAMPLES))
+    return cast("dict[str, float]", values) if whole else None
+
+
+def _are_samples(found: object) -> bool:
+    if found is None:
+        return True
+    rows = cast("list[object]", found) if isinstance(found, list) else [None]
+    return all(isinstance(row, list) and len(row) == 3 and all(map(_is_number, row)) for row in rows)  # type: ignore[reportUnknownArgumentType,reportUnknownVariableType]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def values_of(lines: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:

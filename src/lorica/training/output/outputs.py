@@ -20,9 +20,17 @@ ADAPTER, CARD, RUN = "pytorch_lora_weights.safetensors", "README.md", "run.toml"
 
 
 def write_adapter(
-    adapter: Adapter, folder: Path, record: RunRecord, *, family: Mapping[str, str], data: str, step: int, side: int
+    adapter: Adapter,
+    folder: Path,
+    record: RunRecord,
+    *,
+    family: Mapping[str, str],
+    data: str,
+    step: int,
+    side: int,
+    name: str = ADAPTER,
 ) -> Path:
-    """Write ``pytorch_lora_weights.safetensors`` in diffusers' format, with metadata about the whole run.
+    """Write the file of an adapter in diffusers' format, with metadata about the whole run.
 
     The same run writes the same bytes: no dates, no paths of this machine. ``family`` is metadata of the recipe,
     ``data`` the digest of the data set.
@@ -45,7 +53,7 @@ def write_adapter(
         **({"modelspec.trigger_phrase": record.trigger} if record.trigger else {}),
     }
     try:
-        return write(adapter, folder / ADAPTER, format="diffusers", metadata=metadata)
+        return write(adapter, folder / name, format="diffusers", metadata=metadata)
     except OSError as error:
         raise FileError(f"{error} The last checkpoint is intact.") from error
 
@@ -81,10 +89,13 @@ def write_card(
         name=record.title,
         base=record.base,
         base_json=json.dumps(record.base),
+        trigger_line=f"instance_prompt: {json.dumps(record.trigger)}\n" if record.trigger else "",
+        trigger=TRIGGER_TEXT.format(trigger=record.trigger) if record.trigger else "",
+        prompt=json.dumps(pictures[0][1] if pictures else record.trigger or "..."),
+        adapter_name=record.file,
         widget=f"widget:\n{widgets}" if widgets else "",
         gallery="\n".join(f"![{prompt}]({path})" for path, prompt in pictures) or "No sample was drawn.",
         table="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
-        adapter=ADAPTER,
         run=RUN,
     )
     save_text(text, folder / CARD)
@@ -98,9 +109,14 @@ def _version() -> str:
         return "unknown"
 
 
+TRIGGER_TEXT = """
+## Trigger
+
+Write `{trigger}` in the prompt to call up what was learnt.
+"""
 CARD_TEXT = """---
 base_model: {base_json}
-library_name: diffusers
+{trigger_line}library_name: diffusers
 tags:
 - lora
 - text-to-image
@@ -113,19 +129,20 @@ tags:
 A LoRA for `{base}`, trained with Lorica.
 
 {gallery}
-
+{trigger}
 ## Use
 
 With Lorica:
 
 ```bash
-lorica generate --base {base} --lora {adapter} --prompt "..."
+lorica generate --base {base} --lora {adapter_name} --prompt {prompt}
 ```
 
 With diffusers:
 
 ```python
-pipe.load_lora_weights(".", weight_name="{adapter}")
+pipe.load_lora_weights(".", weight_name="{adapter_name}")
+picture = pipe({prompt}).images[0]
 ```
 
 ## Training

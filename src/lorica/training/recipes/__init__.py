@@ -19,8 +19,10 @@ def load_recipe(pipeline: Any, settings: RecipeSettings) -> Recipe:
     """
     fitting = [recipe for recipe in RECIPES.values() if recipe.fits(pipeline)]
     if len(fitting) != 1:
-        found = " and ".join(recipe.name for recipe in fitting) or "none"
+        known = " and ".join(recipe.title for recipe in RECIPES.values())
+        parts = ", ".join(name for name, part in getattr(pipeline, "components", {}).items() if part is not None)
         raise ModelError(
-            f"cannot train a {type(pipeline).__name__}: of the recipes {', '.join(RECIPES)} {found} fits; expected one."
+            f"this version trains {known}, for text to image. The base model is a {type(pipeline).__name__} "
+            f"(with {parts or 'no parts'}), which it cannot train; adapters for it can be loaded, run and converted."
         )
     return fitting[0](pipeline, settings)

@@ -64,19 +64,21 @@ class RecipeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Settings of preview pictures: the first comes from ``seed``, the next from ``seed + 1``, ..."""
+    """Settings of preview pictures, each with a prompt and a seed of its own."""
 
     prompts: Sequence[str]
-    seed: int
+    seeds: Sequence[int]
     steps: int
     guidance: float
     side: int
+    negative: str | None = None
 
 
 class Recipe(Protocol):
     """The training of one family. ``Any`` is a diffusers pipeline, whose components differ between families."""
 
     name: ClassVar[str]
+    title: ClassVar[str]  # of the models, for messages
 
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
         """Take the networks of a loaded pipeline, move them to the device and freeze them."""

@@ -32,6 +32,7 @@ class StableDiffusion:
     """
 
     name: ClassVar[str] = "sd"
+    title: ClassVar[str] = "Stable Diffusion 1.x and 2.x"
 
     def __init__(self, pipeline: Any, settings: RecipeSettings) -> None:
         self._pipeline, self._settings = pipeline, settings
@@ -187,11 +188,12 @@ class StableDiffusion:
     def _draw_one(self, sampling: Sampling, number: int, prompt: str) -> Image.Image:
         latents: Tensor = self._pipeline(
             prompt,
+            negative_prompt=sampling.negative,
             height=sampling.side,
             width=sampling.side,
             num_inference_steps=sampling.steps,
             guidance_scale=sampling.guidance,
-            generator=torch.Generator().manual_seed(sampling.seed + number),
+            generator=torch.Generator().manual_seed(sampling.seeds[number]),
             output_type="latent",
         ).images
         pixels: Tensor = self._vae.decode(latents.float() / float(self._vae.config["scaling_factor"])).sample

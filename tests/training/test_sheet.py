@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorica.generating.sheet import GAP, LABEL_WIDTH, LEAST_SIDE, PAPER, contact_sheet, grid
+from lorica.training.output.sheet import GAP, LABEL_WIDTH, LEAST_SIDE, PAPER, contact_sheet, grid
 
 
 def plain(color: tuple[int, int, int], size: tuple[int, int] = (150, 140)) -> Image.Image:
