@@ -14,8 +14,8 @@ from lorica.adapters import Adapter
 from lorica.errors import FileError, FormatError, LoRAError, ShapeError
 from lorica.formats import FORMATS
 from lorica.formats.reading import interpret, recognise
-from lorica.formats.storage.folders import adapter_files as files_below
 from lorica.formats.storage.files import PICKLED, FileContents, peek, tensors_of
+from lorica.formats.storage.folders import adapter_files as files_below
 from lorica.formats.storage.sources import PREFERRED, SUFFIXES, Source, locate, with_config
 from lorica.formats.storage.unread import Unread
 from lorica.models import Target
