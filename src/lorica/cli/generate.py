@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lorica.cli.output import json_option, print_json, quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries, show
 
 
 @click.command(
@@ -125,7 +125,7 @@ def command(
     if as_json:
         print_json({"output": files[0], "files": files, "seed": request.seed})
     else:
-        click.echo(_closing(files))
+        show(_closing(files))
 
 
 def _closing(files: list[Path]) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.cli.output import WRONG_INPUT, json_option, print_json, quiet_libraries
+from lorica.cli.output import WRONG_INPUT, json_option, print_json, quiet_libraries, show
 from lorica.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def command(
     if as_json:
         print_json(facts)
     else:
-        click.echo("\n".join(_closing(survey, facts)))
+        show("\n".join(_closing(survey, facts)))
     return 0 if survey.usable else WRONG_INPUT
 
 
@@ -161,7 +161,7 @@ def _print_summary(survey: Survey) -> None:
     """Print the counts and the table of problems, the worst first."""
     from lorica.data.findings import SEVERITIES, by_problem
 
-    click.echo(
+    show(
         f"{_printable(survey.folder)}: {survey.found} pictures, {len(survey.pictures)} can be read, "
         f"{len(survey.captions)} have a caption (from {survey.captions_from})."
     )
@@ -175,7 +175,7 @@ def _print_summary(survey: Survey) -> None:
     if problems:
         Console(highlight=False).print(table)
     if any(problem.name == "caption_too_long" for problem in problems) and not survey.limits.measure.exact:
-        click.echo("Captions were measured in words; --pretrained_model_name_or_path MODEL counts its tokens.")
+        show("Captions were measured in words; --pretrained_model_name_or_path MODEL counts its tokens.")
 
 
 def _closing(survey: Survey, facts: Mapping[str, object]) -> Iterator[str]:

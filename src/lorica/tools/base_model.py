@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,8 @@ def open_base(model: str | Path) -> BaseModel:
     if path.is_dir():
         return _from_folder(path)
     if str(model) == BUNDLED and BUNDLED_FOLDER.is_dir():
-        return _from_folder(BUNDLED_FOLDER)
+        found = _from_folder(BUNDLED_FOLDER)
+        return replace(found, target=replace(found.target, name=FAMILIES[BUNDLED].title))
     if str(model) in FAMILIES:
         return BaseModel(FAMILIES[str(model)].target)
     if path.exists():

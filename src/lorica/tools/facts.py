@@ -114,6 +114,11 @@ class Fit:
     fitting: int
     problems: Mapping[str, str]
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of the file fits."""
+        return self.fitting == self.modules and not self.problems
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

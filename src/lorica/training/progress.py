@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lorica.errors import escaped
+
 Advance = Callable[[], None]  # counts one more
 SILENCE = 20.0  # seconds between lines where there is no terminal
 
@@ -26,7 +28,7 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False)
+        self._console.print(escaped(text), markup=False)
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
