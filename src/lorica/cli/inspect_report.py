@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lorica.cli.output import plain
+from lorica.errors import escaped
 from lorica.tools.advice import command, describe, size
 from lorica.tools.facts import Block, Component, Facts, Fit, FolderFacts, Hash
 
@@ -39,6 +39,11 @@ def print_facts(facts: Facts, *, with_metadata: bool = False) -> None:
     elif fits and (line := command(facts)):
         console.print(plain(f"  {line}", "bold"), end="\n\n", soft_wrap=True)  # one line, to be copied
     console.print(Group(*_tables(facts, with_metadata=with_metadata)))
+
+
+def plain(text: str, style: str = "") -> Text:
+    """A text as it stands in a file: nothing in it is markup or moves the cursor."""
+    return Text(escaped(text), style=style)
 
 
 def print_folder(folder: FolderFacts) -> None:

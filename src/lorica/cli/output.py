@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from lorica.errors import escaped
-
-if TYPE_CHECKING:
-    from rich.text import Text
 
 WRONG_INPUT = 2  # the request cannot be met as it is
 FAILED = 1  # it could have been met, and went wrong
@@ -33,13 +30,6 @@ def print_json(facts: Mapping[str, object]) -> None:
 def show(text: str, *, err: bool = False) -> None:
     """Print a text, with escapes for what names and metadata may hold and a terminal must not get."""
     click.echo(escaped(text), err=err)
-
-
-def plain(text: str, style: str = "") -> Text:
-    """A text as it stands in a file, for rich: nothing in it is markup or moves the cursor."""
-    from rich.text import Text
-
-    return Text(escaped(text), style=style)
 
 
 def quiet_libraries() -> None:
