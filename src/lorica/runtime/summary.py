@@ -13,6 +13,7 @@ from rich.text import Text
 from torch import Tensor
 
 from lorica.errors import escaped
+from lorica.notebook import table
 from lorica.runtime.fusing.originals import Originals
 from lorica.runtime.model.layers import Place
 from lorica.runtime.state import Loaded, State
@@ -83,6 +84,10 @@ class Summary:
         for line in self.lines:
             table.add_row(*(Text(escaped(cell)) for cell in line.cells()))
         yield table
+
+    def _repr_html_(self) -> str:
+        """Table for notebooks."""
+        return table(HEADINGS, [line.cells() for line in self.lines], self._caption() or "")
 
     def __str__(self) -> str:
         text = io.StringIO()
