@@ -23,7 +23,7 @@ ARGUMENTS = {"against_commit": [str(ROOT)]}
 SLOW = {"adapter_ops", "against_commit", "compiled_swap", "train_step"}
 
 # The walks that are still longer than the targets of `benchmarks/walk.py`. Remove what has come below its target.
-WALKS_TOO_LONG = {"load", "set", "forward"}
+WALKS_TOO_LONG = {"load"}
 
 
 @pytest.mark.usefixtures("bundled")

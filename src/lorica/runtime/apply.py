@@ -16,9 +16,10 @@ from lorica.runtime.bank.share import size_of
 from lorica.runtime.bank.strength_table import StrengthTable
 from lorica.runtime.fusing.weights import GivenUp, Weights
 from lorica.runtime.model.layers import HeldLayers, LayerIndex, Place, target_of_layers
-from lorica.runtime.model.owner import check_owned, mark, owner_of, unmark
+from lorica.runtime.model.owner import ATTRIBUTE, NOBODY, mark, owned_by_another, owner_of, unmark
 from lorica.runtime.model.projections import Projections
 from lorica.runtime.model.textual_inversion import Vocabulary
+from lorica.runtime.model.watch import Watch
 from lorica.runtime.pipeline.calls import Calls
 from lorica.runtime.pipeline.forward_checks import ForwardChecks
 from lorica.runtime.pipeline.steps import Run, WaitingSchedule, Write
@@ -43,36 +44,37 @@ class LiveModel:
         self.state = State(dict(components), attached=False)
         self.held_layers = HeldLayers(self.components)
         self.projections = Projections(self.components)
+        self.watch = Watch(self.held_layers, self.projections)
         self.weights = Weights(self.held_layers.find, self.components)
         self.table = StrengthTable()
         self.banks = Banks(self.held_layers.find, self.weights.base, self.table)
         self.guard = ThreadGuard()
-        self.calls = Calls(self.guard, self.components, self, self.check_layers)
+        self.calls = Calls(self.guard, self.components, self, self.watch.check)
         self.vocabulary = Vocabulary(self.components, lambda: self.calls.pipelines)
-        self.checks = ForwardChecks(self.guard, self._check_forward, self._halves)
+        self.checks = ForwardChecks(self.guard, self)
         self.regions = RegionLimits(lambda: {name for names in self.table.names for name in names})
         self.loras: Any = None  # what attach returns for this model
         self._target = Target("this model", {})
 
     # ---- changes
 
-    def change(self, new: State) -> None:
-        """Change the model to another state, whole or not at all."""
+    def change(self, make: Callable[[State], State]) -> None:
+        """Change the model to the state that is made of the present one, whole or not at all."""
         with self.guard.changing():
-            self.projections.check()
-            old, new = self.state, new.with_residents(self._size_of)
-            frozen = frozenset(place for place in new.frozen if new.fused_at(place))
+            old = self.state
+            new = make(old).with_residents(self._size_of)
+            if new.loaded is not old.loaded or new.fused is not old.fused:
+                self.projections.check()
+            frozen = new.frozen and frozenset(place for place in new.frozen if new.fused_at(place))
             given_up: dict[Place, GivenUp] = {}
-            versions = self.guard.versions()
             try:
                 apply(self, old, new)
-                self.weights.give_up(new.frozen, new.frozen - frozen, given_up)
+                if new.frozen:
+                    self.weights.give_up(new.frozen, new.frozen - frozen, given_up)
                 self.banks.before = {}
-                self.guard.changed()
                 self.state = replace(new, frozen=frozen)  # last: from here on it is done
             except BaseException:
                 self.state = old
-                self.guard.set_versions(versions)
                 self.weights.take_back(given_up)
                 apply(self, new, old)
                 self.banks.before = {}
@@ -82,7 +84,7 @@ class LiveModel:
         """Set the strengths of a step, unless ``set`` has ended the run or an adapter is gone."""
         if self.state.following is run:
             there = {who: value for who, value in strengths.items() if who[0] in self.state.loaded}
-            self.change(self.state.with_turned(there))
+            self.change(lambda state: state.with_turned(there))
 
     # ---- what a pipeline's call needs (LiveStrengths)
 
@@ -100,7 +102,7 @@ class LiveModel:
         """Give a run the function that sets strengths. Returns the state before."""
         before = self.state
         run = make(lambda strengths: self.turn(run, strengths))
-        self.change(replace(before, following=run))
+        self.change(lambda state: replace(state, following=run))
         return before
 
     def end_run(self, run: Run, waiting: WaitingSchedule, before: State) -> None:
@@ -108,7 +110,7 @@ class LiveModel:
         if self.state.following is not run:
             return
         left = tuple(one for one in self.state.schedules if one.key is not waiting.key or one.stays)
-        self.change(replace(self.state.with_live_of(before), schedules=left, following=None))
+        self.change(lambda state: replace(state.with_live_of(before), schedules=left, following=None))
 
     def note_images(self, images: int) -> None:
         """Tell compiled graphs how many pictures of each prompt there are; 0 if that is not known."""
@@ -129,7 +131,8 @@ class LiveModel:
     def check_live(self, components: Mapping[str, nn.Module]) -> None:
         """Raise if adapters would not act on these components, or one of them is another engine's."""
         for part in components.values():
-            check_owned(part, self)
+            if getattr(part, ATTRIBUTE, NOBODY).model not in (None, self):
+                raise owned_by_another(part)
         self.calls.check_components(components)
 
     def claim(self, components: Mapping[str, nn.Module]) -> None:
@@ -137,22 +140,18 @@ class LiveModel:
         for part in components.values():
             owner: LiveModel | None = owner_of(part)
             if owner is not None and owner is not self and not owner.is_in_use:
-                owner.change(State(owner.state.components, attached=False))
+                owner.change(lambda state: State(state.components, attached=False))
 
-    def check_layers(self) -> None:
-        """Raise if the model no longer has the layers that adapters were put on, or does not call them."""
-        self.projections.check()
-        self.held_layers.check()
+    # ---- what a forward needs (LiveForwards)
 
-    def _check_forward(self, component: nn.Module) -> None:
-        self.check_layers()
+    def check_followed(self, component: nn.Module) -> None:
+        """Raise if schedules wait for a call, and a component that they are for runs outside of one."""
         self.calls.check_followed(component)
 
-    def _halves(self, component: nn.Module, args: Any, kwargs: Any) -> int | None:
-        """How often the list of samples stands in the batch of a forward, if there is one and that tells."""
-        state = self.state
-        batch = batch_of(component, args, kwargs) if state.per_sample else None
-        return None if batch is None else halves_of(len(state.live), batch, state.guidance)
+    def halves(self, component: nn.Module, args: Any, kwargs: Any) -> int | None:
+        """How often the list of samples stands in the batch of a forward of a component, if its input tells."""
+        batch = batch_of(component, args, kwargs)
+        return None if batch is None else halves_of(len(self.state.live), batch, self.state.guidance)
 
     def _size_of(self, loaded: Loaded) -> int:
         return sum(size_of(self.held_layers.find(place), change) for place, change in loaded.layers.items())
@@ -168,7 +167,9 @@ def apply(model: LiveModel, old: State, new: State) -> None:
         LoRAError: if an adapter cannot be there; see :meth:`Weights.check`, :class:`Overflow` and
             :meth:`Vocabulary.prepare`.
     """
-    _put_components(model, new)
+    if model.components != new.components:
+        model.components.clear()
+        model.components.update(new.components)
     places = _changed_places(old, new)
     if places or old.loaded is not new.loaded:  # an adapter may bring words alone
         _put_adapters(model, new, places)
@@ -191,8 +192,7 @@ def _put_adapters(model: LiveModel, new: State, places: Collection[Place]) -> No
     model.banks.put(banks)
     model.vocabulary.put(words, prepared)
     if banks or fused:
-        model.held_layers.hold({*model.banks.by_place, *model.weights.fused})
-        model.projections.hold({*model.banks.by_place, *model.weights.fused})
+        model.watch.hold({*model.banks.by_place, *model.weights.fused})
         model.checks.prove(model.components.values())
 
 
@@ -225,12 +225,6 @@ def _differs(weights: Weights, place: Place, wanted: Mapping[str, tuple[AdapterL
 
 
 # ---- components, and what stands around forwards
-
-
-def _put_components(model: LiveModel, new: State) -> None:
-    if model.components != new.components:
-        model.components.clear()
-        model.components.update(new.components)
 
 
 def _put_around_forwards(model: LiveModel, old: State, new: State) -> None:

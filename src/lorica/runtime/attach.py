@@ -48,7 +48,8 @@ def attach(model: DiffusionPipeline | nn.Module) -> Loras:
         live.loras = Loras(live)
         live.claim(components)
     live.calls.follow(model)
-    live.change(live.state.attached_to(live.calls.found_components(replace=not live.is_in_use)))
+    components = live.calls.found_components(replace=not live.is_in_use)
+    live.change(lambda state: state.attached_to(components))
     return cast("Loras", live.loras)
 
 

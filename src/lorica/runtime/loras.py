@@ -124,16 +124,16 @@ class Loras:
             model.check_live(components)
             state.check_shared("loading another adapter")
             loaded = Loaded(adapter, plan_load(adapter, indices, name))
-            model.change(state.with_loaded(name, loaded, strength))
+            model.change(lambda _: state.with_loaded(name, loaded, strength))
         return name
 
     def remove(self, name: str) -> None:
         """Take one adapter off the model, out of the weights too if it is fused."""
-        self._change(lambda state: state.without([state.known(name)]))
+        self._model.change(lambda state: state.without([state.known(name)]))
 
     def clear(self) -> None:
         """Take all adapters off the model. Per-sample sets and the limit on memory end too."""
-        self._change(lambda state: replace(state.without(state.loaded).with_live([{}]), memory_limit=None))
+        self._model.change(lambda state: replace(state.without(state.loaded).with_live([{}]), memory_limit=None))
 
     def detach(self, *, keep_fused: bool = False) -> None:
         """Take the engine off: the model is again what it was, bit for bit and key for key.
@@ -148,7 +148,7 @@ class Loras:
             baked = frozenset(self._model.weights.fused) if keep_fused else state.frozen
             return State(state.components, frozen=baked, attached=False)
 
-        self._change(bare)
+        self._model.change(bare)
 
     # ---- strengths
 
@@ -163,10 +163,11 @@ class Loras:
 
         def turned(state: State) -> State:
             self._model.check_live(state.components)
-            state.check_not_fused(strengths)
-            return replace(state.with_live([state.dials(strengths)]), schedules=(), following=None)
+            dials = state.dials(strengths)
+            state.check_not_fused(dials)
+            return state.with_live([dials])
 
-        self._change(turned)
+        self._model.change(turned)
 
     @contextmanager
     def using(self: Self, strengths: Mapping[str, Strength]) -> Iterator[Self]:
@@ -178,9 +179,9 @@ class Loras:
                     self.set(strengths)
                     yield self
                 finally:
-                    self._change(lambda state: state.with_live_of(before))
+                    self._model.change(lambda state: state.with_live_of(before))
             except BaseException:  # perhaps restoring was interrupted
-                self._change(lambda state: state.with_live_of(before))
+                self._model.change(lambda state: state.with_live_of(before))
                 raise
 
     def per_sample(self, strengths: Sequence[Mapping[str, Strength]], guidance: int | None = None) -> None:
@@ -215,10 +216,9 @@ class Loras:
             for name, dial in {name: dial for one in sets for name, dial in one.items()}.items():
                 by_place = {place: dial.at(place) for place in state.loaded[name].layers}
                 check_apart(self._model.components, name, by_place)
-            live = state.with_live(sets, per_sample=True, guidance=guidance)
-            return replace(live, schedules=(), following=None)
+            return state.with_live(sets, per_sample=True, guidance=guidance)
 
-        self._change(turned)
+        self._model.change(turned)
 
     def schedule(self, schedules: Mapping[str, Schedule] | Sequence[Mapping[str, Schedule]]) -> UndoableSchedule:
         """Make strengths follow the denoising steps of the next pipeline call; then all is as before, also on an error.
@@ -245,18 +245,18 @@ class Loras:
             return with_waiting(state, WaitingSchedule(courses, key))
 
         undo = UndoableSchedule(
-            end=lambda: self._change(lambda state: without_schedule(state, key)),
-            enter=lambda: self._change(lambda state: with_staying(state, key)),
+            end=lambda: self._model.change(lambda state: without_schedule(state, key)),
+            enter=lambda: self._model.change(lambda state: with_staying(state, key)),
         )
         return self._begin(waiting, undo)
 
     def disable(self) -> None:
         """Turn every live adapter off until :meth:`enable`. Strengths are kept; what is fused stays fused."""
-        self._change(lambda state: replace(state, enabled=False))
+        self._model.change(lambda state: replace(state, enabled=False))
 
     def enable(self) -> None:
         """Turn the live adapters on again."""
-        self._change(lambda state: replace(state, enabled=True))
+        self._model.change(lambda state: replace(state, enabled=True))
 
     def regions(self, masks: Mapping[str, Mask], elsewhere: float = 1.0) -> Undoable:
         """Limit adapters to regions of the picture, until the next call; ``regions({})`` lets all act everywhere.
@@ -283,7 +283,7 @@ class Loras:
         if not math.isfinite(elsewhere):
             raise ConfigError(f"elsewhere must be a finite number, got {elsewhere!r}.")
         wanted = Masks({name: mask_of(mask, name) for name, mask in masks.items()}, elsewhere)
-        undo = Undoable(lambda: self._change(lambda state: state.with_masks(before)))
+        undo = Undoable(lambda: self._model.change(lambda state: state.with_masks(before)))
         return self._begin(lambda state: state.with_masks(wanted), undo)
 
     # ---- fuse
@@ -315,7 +315,7 @@ class Loras:
             new = replace(state.without_live(dials), fused={**state.fused, **dials}, backup=check_backup(backup))
             return replace(new, frozen=state.frozen | places) if backup == "none" else new
 
-        self._change(fused)
+        self._model.change(fused)
 
     def unfuse(self, *names: str) -> None:
         """Take adapters out of the weights (by default all that are fused); they are off until :meth:`set`.
@@ -331,7 +331,7 @@ class Loras:
             gone = names or tuple(state.fused)
             return replace(state, fused={name: dial for name, dial in state.fused.items() if name not in gone})
 
-        self._change(unfused)
+        self._model.change(unfused)
 
     # ---- memory
 
@@ -361,7 +361,7 @@ class Loras:
             places = frozenset(places_to_reserve(self._model.components, modules))
             return replace(state, room=Room(rank, places, samples), attached=True)
 
-        self._change(reserved)
+        self._model.change(reserved)
 
     def limit_memory(self, size: int | None) -> None:
         """Bound the memory of adapters that are copied into the model's banks; those that act are always there.
@@ -377,20 +377,16 @@ class Loras:
         """
         if size is not None and size < 0:
             raise ConfigError(f"the memory of adapters must be 0 bytes or more, got {size}.")
-        self._change(lambda state: replace(state, memory_limit=size))
+        self._model.change(lambda state: replace(state, memory_limit=size))
 
     @property
     def _state(self) -> State:
         return self._model.state
 
-    def _change(self, make: Callable[[State], State]) -> None:
-        with self._model.guard.changing():
-            self._model.change(make(self._state))
-
     def _begin(self, make: Callable[[State], State], undo: Ending) -> Ending:
         """Change something that ends again, and end it at once if an interrupt comes before the caller has its end."""
         try:
-            self._change(make)
+            self._model.change(make)
             return undo  # noqa: TRY300  # an interrupt may come here too
         except BaseException:
             undo.end()

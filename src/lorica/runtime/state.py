@@ -116,9 +116,10 @@ class State:
     @property
     def acting(self) -> tuple[Dials, ...]:
         """The live sets with only those adapters that act; nothing acts while live adapters are disabled."""
-        if not self.enabled:
-            return tuple({} for _ in self.live)
-        return tuple({name: dial for name, dial in one.items() if dial.acts} for one in self.live)
+        sets = list(self.live)
+        for index, one in enumerate(sets):
+            sets[index] = {name: dial for name, dial in one.items() if dial.acts and self.enabled}
+        return tuple(sets)
 
     # ---- what is refused
 
@@ -224,7 +225,10 @@ class State:
             UnknownNameError: if an adapter, component, block or module is unknown.
             ConfigError: if a strength is not a finite number.
         """
-        return {name: Dial.of(value, self.loaded[self.known(name)].layers) for name, value in strengths.items()}
+        dials: dict[str, Dial] = {}
+        for name, value in strengths.items():
+            dials[name] = Dial.of(value, self.loaded[self.known(name)].layers)
+        return dials
 
     def with_loaded(self, name: str, loaded: Loaded, strength: Strength) -> State:
         """The state with one more adapter, live; or with another in the place of the one of that name."""
@@ -233,8 +237,8 @@ class State:
         return replace(self, loaded={**self.loaded, name: loaded}, live=(live,), resident=resident)
 
     def with_live(self, live: Sequence[Dials], *, per_sample: bool = False, guidance: int | None = None) -> State:
-        """The state with exactly these adapters live."""
-        return replace(self, live=tuple(live), per_sample=per_sample, guidance=guidance)
+        """The state with exactly these adapters live; schedules end."""
+        return replace(self, live=tuple(live), per_sample=per_sample, guidance=guidance, schedules=(), following=None)
 
     def with_turned(self, strengths: Mapping[tuple[str, int | None], Strength]) -> State:
         """The state with other strengths of some adapters, which become live.
@@ -248,7 +252,7 @@ class State:
             ConfigError: if a strength is not a finite number.
             StateError: if one of the adapters is fused.
         """
-        self.check_not_fused({name for name, _ in strengths})
+        self.check_not_fused(name for name, _ in strengths)
         sets = [dict(one) for one in self.live]
         for (name, sample), value in strengths.items():
             dial = self.dials({name: value})
@@ -299,8 +303,13 @@ class State:
         Args:
             size_of: bytes that an adapter takes in the banks.
         """
-        acting = dict.fromkeys(name for one in self.acting for name in one)
-        idle = [name for name in self.resident if name not in acting]
+        acting: dict[str, None] = {}
+        for one in self.acting:
+            acting.update(dict.fromkeys(one))
+        others = dict.fromkeys(self.resident)
+        for name in acting:
+            others.pop(name, None)
+        idle = list(others)
         if self.memory_limit is not None:
             room = self.memory_limit - sum(size_of(self.loaded[name]) for name in acting)
             kept: list[str] = []

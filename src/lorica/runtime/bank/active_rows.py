@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorica.runtime.bank.batch import for_batch
 from lorica.runtime.bank.content import Content, Rows
-from lorica.runtime.bank.fast import SampleRows, add, add_apart, has_fast_form
-from lorica.runtime.bank.formula import Strength, change
+from lorica.runtime.bank.fast import SampleRows
+from lorica.runtime.bank.formula import Strength
 from lorica.runtime.bank.strength_table import StrengthTable
 
 # Samples are computed apart where the rows that act for any of them are at least so many times those that act for one.
@@ -76,23 +75,6 @@ class ActiveRows:
     def span(self) -> tuple[int, int]:
         """The first row and the one after the last."""
         return self.slots[0].start, self.slots[-1].stop
-
-    def add(self, layer: nn.Module, x: Tensor, y: Tensor, *, in_place: bool) -> Tensor:
-        """``y`` with what the rows add.
-
-        Args:
-            layer: what the bank stands on.
-            x: the layer's input.
-            y: the layer's output.
-            in_place: whether ``y`` may be written to, and no gradients are wanted.
-        """
-        fast = in_place and x.dtype is y.dtype and x.dtype is self.down.dtype
-        if fast and self.apart is not None and has_fast_form(layer):
-            return add_apart(layer, x, y, self.apart, self.guidance)
-        strength = self.row_strength
-        if isinstance(strength, Tensor):
-            strength = for_batch(strength, len(x), self.guidance)
-        return (add if fast else change)(layer, x, y, self.down, self.up, strength)
 
 
 def _apart(

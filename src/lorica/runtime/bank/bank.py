@@ -15,10 +15,10 @@ from lorica.errors import StateError
 from lorica.runtime.bank.active_rows import ActiveRows
 from lorica.runtime.bank.batch import context, for_batch, for_compiled_batch
 from lorica.runtime.bank.content import Content
+from lorica.runtime.bank.fast import add, add_apart, has_fast_form
 from lorica.runtime.bank.formula import along, change, is_channels_second
 from lorica.runtime.bank.strength_table import StrengthTable
 from lorica.runtime.model.layers import BANK, has_hook, remove_hook
-from lorica.runtime.model.supported_layers import lacks_batch
 
 # How layers whose output is a new tensor compute it; a class of its own may give its input, or what it keeps.
 FRESH = frozenset((nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward, nn.Embedding.forward))
@@ -42,12 +42,14 @@ class Bank(nn.Module):
         layer: what it stands on.
         content: what it holds at first.
         table: where its strengths stand.
+        axes: how many the layer's output has with its batch axis at least; see :func:`axes_of`.
         training: whether the layer is being trained.
     """
 
     content: Content
     table: StrengthTable
     strength: Tensor  # (1 or samples, width), a view of the table on this device
+    axes: int
     start: int  # where it begins in the table
     batch_layout: Tensor  # for compiled graphs: see for_compiled_batch
     limit: PointFactors | None  # where on the picture its adapters act, if not everywhere
@@ -55,9 +57,10 @@ class Bank(nn.Module):
     _active: ActiveRows | None
     _layer: tuple[nn.Module]  # in a tuple, so that the layer does not become a child of its own bank
 
-    def __init__(self, layer: nn.Module, content: Content, table: StrengthTable, *, training: bool) -> None:
+    def __init__(self, layer: nn.Module, content: Content, table: StrengthTable, *, axes: int, training: bool) -> None:
         super().__init__()
-        vars(self).update(_layer=(layer,), table=table, training=training, limit=None)  # quicker than one by one
+        # in one step, which is quicker than one by one
+        vars(self).update(_layer=(layer,), table=table, training=training, limit=None, axes=axes)
         self.hold(content)
 
     @property
@@ -98,11 +101,10 @@ class Bank(nn.Module):
         if active is None:
             return y
         if x.device != y.device or self.content.down.device != y.device:  # CPU offload: it computes elsewhere
-            x = x.to(y.device)
             self._move(partial(Tensor.to, device=y.device))
-            return self.forward(x, y)
-        if lacks_batch(layer, y):
-            return self._eager(active, layer, x[None], y[None])[0]
+            return self.forward(x.to(y.device), y)
+        if y.ndim < self.axes:  # one sample, without a batch axis
+            return self.forward(x[None], y[None])[0]
         return self._eager(active, layer, x, y)
 
     def _eager(self, active: ActiveRows, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -116,8 +118,15 @@ class Bank(nn.Module):
             changed = changed + _scaled(direct.change(layer, x, y, own=_is_own(layer)), scale, layer, y)
         if not active.slots:
             return changed
-        in_place = not torch.is_grad_enabled() and (changed is not y or _is_fresh(layer))
-        return active.add(layer, x, changed, in_place=in_place)
+        # in place only into a new tensor that nobody else has
+        fresh = changed is not y or (type(layer).forward in FRESH and "forward" not in vars(layer) and _is_own(layer))
+        quick = fresh and not torch.is_grad_enabled() and x.dtype is y.dtype and x.dtype is active.down.dtype
+        if quick and active.apart is not None and has_fast_form(layer):
+            return add_apart(layer, x, changed, active.apart, active.guidance)
+        strength = active.row_strength
+        if isinstance(strength, Tensor):
+            strength = for_batch(strength, len(x), active.guidance)
+        return (add if quick else change)(layer, x, changed, active.down, active.up, strength)
 
     def _within(self, active: ActiveRows, layer: nn.Module, x: Tensor, y: Tensor, limit: PointFactors) -> Tensor:
         """The same with a factor for each point of the output."""
@@ -144,7 +153,7 @@ class Bank(nn.Module):
         """The same in a graph that is being compiled: all rows, whether they act or not."""
         if self.limit is not None:
             self.limit.factors(layer, [], y)  # which says that it cannot be
-        if lacks_batch(layer, y):
+        if y.ndim < self.axes:
             return self._in_graph(layer, x[None], y[None])[0]
         content, count = self.content, len(self.content.down)
         strength = for_compiled_batch(self.strength, len(x), self.batch_layout)
@@ -186,7 +195,7 @@ class Bank(nn.Module):
             )
         layer = copy.deepcopy(self.layer, memo)  # which may be half copied yet
         content, table = self.content.moved(Tensor.clone), self.table.snapshot(memo)
-        twin = memo[id(self)] = Bank(layer, content, table, training=self.training)
+        twin = memo[id(self)] = Bank(layer, content, table, axes=self.axes, training=self.training)
         twin.strength, twin.batch_layout, twin.start = self.strength.clone(), self.batch_layout.clone(), self.start
         return twin
 
@@ -203,11 +212,6 @@ def _is_own(layer: nn.Module) -> bool:
     if not first or "forward" not in layer.__dict__:
         return first
     return hasattr(layer, "_hf_hook") or hasattr(layer, "_diffusers_hook")  # whose forward calls the layer's own
-
-
-def _is_fresh(layer: nn.Module) -> bool:
-    """Whether the output is a new tensor that nobody else has."""
-    return type(layer).forward in FRESH and "forward" not in layer.__dict__ and _is_own(layer)
 
 
 def serve(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:

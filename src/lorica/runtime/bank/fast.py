@@ -26,8 +26,6 @@ def has_fast_form(layer: nn.Module) -> bool:
 
 def add(layer: nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, strength: Strength) -> Tensor:
     """``y`` with what the factors add, in place where its memory allows that. Arguments as of :func:`change`."""
-    if not has_fast_form(layer):
-        return change(layer, x, y, down, up, strength)
     if isinstance(layer, nn.Linear):
         if not y.is_contiguous():
             return change(layer, x, y, down, up, strength)
@@ -37,6 +35,8 @@ def add(layer: nn.Module, x: Tensor, y: Tensor, down: Tensor, up: Tensor, streng
             strength = 1.0
         y.view(-1, y.shape[-1]).addmm_(hidden, up.t(), alpha=strength)
         return y
+    if not has_fast_form(layer):
+        return change(layer, x, y, down, up, strength)
     if is_pointwise(layer) and y.is_contiguous():
         hidden = torch.bmm(down.flatten(1).expand(len(x), -1, -1), x.flatten(2))  # (b, R, points)
     else:

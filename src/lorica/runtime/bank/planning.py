@@ -18,6 +18,7 @@ from lorica.runtime.bank.reserve import Overflow
 from lorica.runtime.bank.share import Casts, Road, Share, share_of
 from lorica.runtime.bank.strength_table import StrengthTable
 from lorica.runtime.model.layers import Place
+from lorica.runtime.model.supported_layers import axes_of
 
 Base = Callable[[Place, str, str], "Tensor | None"]  # a layer's weight or bias as it is without anything fused into it
 Planned = Content | ReservedEdit | None  # what a bank is to hold; None where no bank is to be
@@ -125,7 +126,7 @@ class Banks:
 
     def _put_on(self, place: Place, content: Content) -> None:
         layer = self.find(place)
-        bank = self.by_place[place] = Bank(layer, content, self.table, training=layer.training)
+        bank = self.by_place[place] = Bank(layer, content, self.table, axes=axes_of(layer), training=layer.training)
         bank.put_on()
 
     def _fresh(self, place: Place, wanted: Wanted, records: Mapping[str, Record]) -> dict[str, AdapterLayer]:

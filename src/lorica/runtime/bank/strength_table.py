@@ -114,7 +114,7 @@ class StrengthTable:
             self.host.copy_(host)
             for flat in self._flats.values():
                 flat.copy_(host)
-            self.names = tuple(frozenset(name for name, dial in dials.items() if dial.acts) for dials in sets)
+            self.names = tuple(map(frozenset, sets))
             self.guidance, self.version = guidance, self.version + 1
             self.note_batch(0)
 

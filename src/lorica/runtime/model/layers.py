@@ -15,7 +15,7 @@ from lorica.runtime.model.supported_layers import is_supported, layer_at, weight
 Place = tuple[str, str]  # component, module path
 BANK = "lorica_bank"  # the name of a bank among the children of the layer that it stands on
 
-Step = tuple[dict[str, nn.Module | None], str, nn.Module, Place]  # a module's children, one's name, it, what is below
+Watched = tuple[dict[str, Any], str, Any]  # an entry of a table, and what stands there as long as nothing changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,6 @@ class HeldLayers:
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self._components = components
         self._layers: dict[Place, nn.Module] = {}
-        self._steps: list[Step] | None = None
 
     def find(self, place: Place) -> nn.Module:
         """The layer that carries something of ours or, at any other place, the one that stands there."""
@@ -93,23 +92,14 @@ class HeldLayers:
         """Remember the layers at these places, and no others."""
         if self._layers.keys() != set(places):
             self._layers = {place: self.find(place) for place in places}
-            self._steps = None
 
-    def check(self) -> None:
-        """Raise if one of the layers is no longer a part of the model.
+    def check(self) -> list[Watched]:
+        """Every step on the ways from the components to the layers, each once.
 
         Raises:
-            StateError: naming it.
+            StateError: naming a layer that is no longer a part of the model.
         """
-        if self._steps is None:
-            self._steps = self._walk()
-        for children, name, child, place in self._steps:
-            if children.get(name) is not child:
-                raise _replaced(place)
-
-    def _walk(self) -> list[Step]:
-        """Every step on the ways from the components to the layers, each once."""
-        steps: dict[tuple[int, str], Step] = {}
+        steps: dict[tuple[int, str], Watched] = {}
         for place, layer in self._layers.items():
             module: nn.Module | None = self._components[place[0]]
             for name in place[1].split(".") if place[1] else ():
@@ -117,7 +107,7 @@ class HeldLayers:
                 module = children.get(name)
                 if module is None:
                     raise _replaced(place)
-                steps.setdefault((id(children), name), (children, name, module, place))
+                steps.setdefault((id(children), name), (children, name, module))
             if module is not layer:
                 raise _replaced(place)
         return list(steps.values())

@@ -29,6 +29,9 @@ class OwnerMark:
         return (OwnerMark, (None,))
 
 
+NOBODY = OwnerMark(None)
+
+
 def mark(component: nn.Module, model: Any) -> None:
     """Mark a component as the engine's."""
     component.__dict__[ATTRIBUTE] = OwnerMark(model)
@@ -42,8 +45,7 @@ def unmark(component: nn.Module, model: Any) -> None:
 
 def owner_of(component: nn.Module) -> Any | None:
     """The engine that a component belongs to; None if there is none."""
-    found: OwnerMark | None = component.__dict__.get(ATTRIBUTE)
-    return None if found is None else found.model
+    return getattr(component, ATTRIBUTE, NOBODY).model
 
 
 def is_copy(component: nn.Module) -> bool:
@@ -52,15 +54,9 @@ def is_copy(component: nn.Module) -> bool:
     return found is not None and found.model is None
 
 
-def check_owned(component: nn.Module, model: Any) -> None:
-    """Raise if a component belongs to another engine.
-
-    Raises:
-        StateError: if it was attached twice before anything was loaded, and the other one's adapters came first.
-    """
-    owner = owner_of(component)
-    if owner is not None and owner is not model:
-        raise StateError(
-            f"this {type(component).__name__} already belongs to another attached pipeline or module. Use what "
-            "lorica.attach returns now, or call the other one's .detach() first."
-        )
+def owned_by_another(component: nn.Module) -> StateError:
+    """The error where a component was attached twice while nothing was loaded, and the other engine loaded first."""
+    return StateError(
+        f"this {type(component).__name__} already belongs to another attached pipeline or module. Use what "
+        "lorica.attach returns now, or call the other one's .detach() first."
+    )

@@ -13,7 +13,7 @@ from torch import nn
 
 from lorica.adapters import AdapterLayer, JoinedRows
 from lorica.errors import StateError
-from lorica.runtime.model.layers import LayerIndex, Place
+from lorica.runtime.model.layers import LayerIndex, Place, Watched
 from lorica.runtime.model.supported_layers import layer_at, weight_shape
 
 # The fused layer of an attention, and its parts from the first row on.
@@ -70,6 +70,12 @@ class Projections:
         self._attentions = [
             (layer_at(self._components[component], path), _by_kind(there)) for (component, path), there in found.items()
         ]
+
+    def watched(self) -> list[Watched]:
+        """What says which projections an attention calls; as long as it stays, :meth:`check` would find nothing."""
+        tables = [vars(attention) for attention, _ in self._attentions]
+        flags = [(table, "fused_projections", table.get("fused_projections")) for table in tables]
+        return flags + [(table, "processor", table.get("processor")) for table in tables]
 
     def check(self) -> None:
         """Raise if projections were fused, or taken apart again, after adapters were put on them.

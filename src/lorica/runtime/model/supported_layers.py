@@ -38,10 +38,10 @@ def weight_shape(layer: nn.Module) -> tuple[int, ...]:
     return tuple(cast("Tensor", layer.weight).shape)
 
 
-def lacks_batch(layer: nn.Module, y: Tensor) -> bool:
-    """Whether a layer's output is that of one sample, without a batch axis."""
+def axes_of(layer: nn.Module) -> int:
+    """Fewest axes that a layer's output has together with a batch axis: one less is the output of one sample."""
     axes = getattr(layer, "normalized_shape", None) or getattr(layer, "dim", None)  # of a norm that has them
-    return y.ndim < (len(weight_shape(layer)) if axes is None else len(axes) + 1)
+    return len(weight_shape(layer)) if axes is None else len(axes) + 1
 
 
 def check_fits(layer: nn.Module, change: AdapterLayer) -> None:

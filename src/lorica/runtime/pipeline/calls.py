@@ -87,8 +87,9 @@ class Calls:
 
     def check_components(self, components: Mapping[str, nn.Module]) -> None:
         """Raise unless every pipeline runs these modules, which the adapters act on."""
-        for pipeline in self.pipelines:
-            check_same(pipeline, components)
+        for reference in self._pipelines:
+            if (pipeline := reference()) is not None:
+                check_same(pipeline, components)
 
     def found_components(self, *, replace: bool) -> dict[str, nn.Module]:
         """The components as pipelines have them now: with new ones and, if nothing depends on them, replaced ones."""

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,45 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode  # pyr
 from lorica.errors import ModelError
 from lorica.runtime.bank.batch import context
 from lorica.runtime.model.layers import BANK, has_hook, remove_hook
-from lorica.runtime.model.owner import owner_of
+from lorica.runtime.model.owner import ATTRIBUTE, NOBODY
+from lorica.runtime.model.watch import Watch
 from lorica.runtime.pipeline.threads import ThreadGuard
 
 Layers = Mapping[str, nn.Module]
-Halves = Callable[[nn.Module, Any, Any], "int | None"]  # of a component, its arguments and its named arguments
 SHOWN = 3  # silent layers that a message names
+
+
+class ForwardState(Protocol):
+    """What a forward needs of the state."""
+
+    @property
+    def schedules(self) -> Sequence[Any]:
+        """Those that wait for a call."""
+        ...
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether each sample of a batch has adapters of its own."""
+        ...
+
+
+class LiveForwards(Protocol):
+    """What a forward needs of the live model."""
+
+    watch: Watch
+
+    @property
+    def state(self) -> ForwardState:
+        """What is wished on it."""
+        ...
+
+    def check_followed(self, component: nn.Module) -> None:
+        """Raise if schedules wait for a call, and a component that they are for runs outside of one."""
+        ...
+
+    def halves(self, component: nn.Module, args: Any, kwargs: Any) -> int | None:
+        """How often the list of samples stands in the batch of a forward of a component, if its input tells."""
+        ...
 
 
 class ThreadForwards(threading.local):
@@ -56,12 +89,11 @@ class ForwardChecks:
 
     Args:
         guard: the order among threads.
-        check: raises if the adapters would not act in a forward of a component that no call of a pipeline surrounds.
-        halves: how often the list of samples stands in the batch of a forward of a component.
+        model: the model with the adapters.
     """
 
-    def __init__(self, guard: ThreadGuard, check: Callable[[nn.Module], None], halves: Halves) -> None:
-        self._guard, self._check, self._halves = guard, check, halves
+    def __init__(self, guard: ThreadGuard, model: LiveForwards) -> None:
+        self._guard, self._model = guard, model
         self._unproven: set[nn.Module] = set()  # components whose banks have not been seen to run
         self._outside = Outside()
 
@@ -82,19 +114,27 @@ class ForwardChecks:
         self._unproven.update(components)
 
     def before(self, component: nn.Module, args: Any, kwargs: Any, frame: FrameType) -> None:
-        """Begin a forward."""
-        _end_interrupted(frame)
+        """Begin a forward.
+
+        Raises:
+            StateError: if the adapters would not act in it.
+        """
+        if _here.observed:
+            _end_interrupted(frame)
+        state = self._model.state
         if self._guard.enter(frame):
             if self._outside.halves:  # an interrupt broke off the last forward
                 self._outside.halves.clear()
                 context.halves = None
-            self._check(component)
+            self._model.watch.check()
+            if state.schedules:
+                self._model.check_followed(component)
         self._outside.halves.append(context.halves)
         if component in self._unproven and not has_compiled_parts(component):
             observation = Observation(_with_banks(component))
             _here.observed.append((component, observation, frame))  # before it begins: an interrupt may come between
             observation.begin()
-        context.halves = self._halves(component, args, kwargs)
+        context.halves = self._model.halves(component, args, kwargs) if state.per_sample else None
 
     def after(self, component: nn.Module, *, whole: bool) -> None:
         """End a forward, whether it ran as a whole or broke off.
@@ -119,7 +159,7 @@ class ForwardChecks:
 def _end_interrupted(frame: FrameType) -> None:
     """Close observations of forwards that an interrupt broke off: torch runs no hook then."""
     running: set[FrameType] = set()
-    outer: FrameType | None = frame if _here.observed else None
+    outer: FrameType | None = frame
     while outer is not None:
         running.add(outer)
         outer = outer.f_back
@@ -205,11 +245,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _before(component: nn.Module, args: Any, kwargs: Any) -> None:
-    if not torch.compiler.is_compiling() and (owner := owner_of(component)) is not None:
-        owner.checks.before(component, args, kwargs, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
+    if not torch.compiler.is_compiling() and (model := getattr(component, ATTRIBUTE, NOBODY).model) is not None:
+        model.checks.before(component, args, kwargs, sys._getframe(1))  # pyright: ignore[reportPrivateUsage]
 
 
 def _after(component: nn.Module, args: Any, output: Any) -> None:
     del args
-    if not torch.compiler.is_compiling() and (owner := owner_of(component)) is not None:
-        owner.checks.after(component, whole=output is not None)
+    if not torch.compiler.is_compiling() and (model := getattr(component, ATTRIBUTE, NOBODY).model) is not None:
+        model.checks.after(component, whole=output is not None)

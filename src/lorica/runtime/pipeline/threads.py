@@ -32,33 +32,28 @@ class ThreadGuard:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Around every change of the adapters.
+        """Around every change of the adapters, which is then this thread's unless it ends by an error.
 
         Raises:
             StateError: if another thread runs the model or holds the adapters.
         """
         with self._lock:
-            self._check_not_held("change the adapters")
             me = threading.get_ident()
-            for thread in [thread for thread in self._inside if thread != me]:
-                if self._still_inside(thread):
+            if self._holder is not None and self._holder[0] != me:
+                raise self._held("change the adapters")
+            for thread in tuple(self._inside):
+                if thread != me and self._still_inside(thread):
                     raise StateError(
                         f"another thread ({_named(thread)}) is making a picture with these adapters, so they cannot be "
                         "changed now. Wait for it, or give each thread a pipeline of its own."
                     )
-            yield
-
-    def changed(self) -> None:
-        """Note that this thread changed the adapters."""
-        self._mine.seen = self._version = self._version + 1
-
-    def versions(self) -> tuple[int, int]:
-        """The version of the adapters, and the one that this thread left behind."""
-        return self._version, getattr(self._mine, "seen", self._version)
-
-    def set_versions(self, versions: tuple[int, int]) -> None:
-        """Undo :meth:`changed`."""
-        self._version, self._mine.seen = versions
+            before = self._version, getattr(self._mine, "seen", self._version)
+            try:
+                self._mine.seen = self._version = self._version + 1
+                yield
+            except BaseException:
+                self._version, self._mine.seen = before
+                raise
 
     @contextmanager
     def holding(self) -> Iterator[None]:
@@ -97,8 +92,9 @@ class ThreadGuard:
             StateError: if another thread holds the adapters, or has changed them since this thread did.
         """
         with self._lock:
-            self._check_not_held("run the model")
             me = threading.get_ident()
+            if self._holder is not None and self._holder[0] != me:
+                raise self._held("run the model")
             nested = me in self._inside and self._still_inside(me)
             if not nested and getattr(self._mine, "seen", self._version) != self._version:
                 raise StateError(
@@ -133,12 +129,13 @@ class ThreadGuard:
             self._inside.pop(thread, None)
         return bool(left)
 
-    def _check_not_held(self, purpose: str) -> None:
-        if self._holder is not None and self._holder[0] != threading.get_ident():
-            raise StateError(
-                f"another thread ({_named(self._holder[0])}) holds these adapters (`using`, or a prompt's tags), so "
-                f"this thread cannot {purpose} now. Wait for it, or give each thread a pipeline of its own."
-            )
+    def _held(self, purpose: str) -> StateError:
+        """The error of a thread that cannot do this while another one holds the adapters."""
+        holder = "" if self._holder is None else _named(self._holder[0])
+        return StateError(
+            f"another thread ({holder}) holds these adapters (`using`, or a prompt's tags), so this thread cannot "
+            f"{purpose} now. Wait for it, or give each thread a pipeline of its own."
+        )
 
 
 def _named(ident: int) -> str:
