@@ -27,6 +27,7 @@ class Reader(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
+        del attrs
         self.tags.add(tag)
 
     def handle_data(self, data: str) -> None:
@@ -48,10 +49,9 @@ def test_a_summary_is_a_table() -> None:
     loras = lorica.attach(pipe)
     path = next(path for path, _ in pipe.unet.named_modules() if path.endswith("attn2.to_k"))
     loras.load(Adapter({"unet": {path: lora(pipe.unet.get_submodule(path).weight.shape)}}), name=EVIL, strength=0.25)
-    for shown in (loras, loras.summary()):
-        page = Reader(shown._repr_html_())
-        assert {"adapter", "state", "strength", SHOWN, "live", "0.25"} <= set(page.texts)
-        assert "b" not in page.tags
+    page = Reader(loras.summary()._repr_html_())
+    assert {"adapter", "state", "strength", SHOWN, "live", "0.25"} <= set(page.texts)
+    assert "b" not in page.tags
 
 
 def test_an_adapter_and_its_facts_are_tables(tmp_path: Path) -> None:
@@ -62,9 +62,8 @@ def test_an_adapter_and_its_facts_are_tables(tmp_path: Path) -> None:
     for value in (adapter, lorica.read(path)):
         assert {"component", "unet", str(len(layers)), "lora", "3"} <= set(Reader(value._repr_html_()).texts)
     page = Reader(lorica.inspect(path, model="sdxl")._repr_html_())
-    assert {"kohya", SHOWN, "the bundled model", "fits Stable Diffusion XL", f"0 of {len(layers)} modules"} <= set(
-        page.texts
-    )
+    expected = {"kohya", SHOWN, "the bundled model", "fits Stable Diffusion XL", f"0 of {len(layers)} modules"}
+    assert expected <= set(page.texts)
     assert "b" not in page.tags
 
 
