@@ -98,6 +98,71 @@ def test_04_converts_a_sample(run: Callable[..., None]) -> None:
     assert lorica.read("diffusers.safetensors") == lorica.read("sample-adapters/style.safetensors")
 
 
+@pytest.mark.usefixtures("samples")
+def test_05_says_what_a_file_is(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    run("05")
+    text = capsys.readouterr().out
+    assert "modules in kohya format" in text
+    assert "fits the bundled model: True" in text
+    assert "sshs_model_hash" in text
+    run("05", "sample-adapters/style.safetensors", "sdxl")
+    assert "fits Stable Diffusion XL: False" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("samples")
+def test_06_shows_one_part_at_a_time(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    run("06")
+    assert differ("all_blocks.png", "no_block.png")
+    assert differ("only_up.png", "no_block.png")
+    assert differ("only_one_block.png", "only_cross_attention.png")
+    assert "cross_attention  moves a pixel by" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("samples")
+def test_07_takes_adapters_from_the_prompt(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    run("07")
+    names = ["plain", "both", "no_text", "late", "outputs"]
+    assert all(differ(f"{one}.png", f"{other}.png") for one in names for other in names if one != other)
+    text = capsys.readouterr().out
+    assert "afterwards loaded: []" in text
+    assert "unknown adapter 'stile'. Did you mean 'style'?" in text
+
+
+@pytest.mark.slow  # compiling alone takes ten seconds
+@pytest.mark.usefixtures("samples")
+def test_08_compiles_once(run: Callable[..., None]) -> None:
+    run("08")
+    assert differ("base.png", "subject.png")
+    assert differ("subject.png", "style.png")
+    assert not differ("base.png", "base_again.png")
+
+
+@pytest.mark.usefixtures("samples")
+def test_09_draws_each_prompt_with_its_own(run: Callable[..., None]) -> None:
+    run("09")
+    assert size("per_sample.png") == (4 * 64, 2 * 64)
+
+
+def test_11_trains_a_subject_beside_its_class(run: Callable[..., None]) -> None:
+    run("11", str(write_lesson("mine", ordinary=0)), "2")
+    assert len(list(Path("class-pictures").glob("*.png"))) == 4
+    assert size("subject.png") == size("class.png") == (64, 64)
+
+
+def test_12_resumes_bit_for_bit(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    run("12", str(write_lesson("mine", ordinary=0)), "2")
+    text = capsys.readouterr().out
+    assert "the same adapter, bit for bit: True" in text
+    assert "another one than the checkpoint's own: True" in text
+
+
+@pytest.mark.usefixtures("samples")
+def test_13_switches_between_many(run: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
+    run("13")
+    assert "20 adapters are loaded" in capsys.readouterr().out
+    assert differ("adapter_0.png", "adapter_19.png")
+
+
 def test_10_trains_and_shows_what_was_learnt(run: Callable[..., None]) -> None:
     run("10", str(write_lesson("mine", ordinary=0)), "2")
     assert Path("trained-lora/pytorch_lora_weights.safetensors").is_file()
@@ -127,11 +192,12 @@ def test_15_limits_an_adapter_to_a_half(run: Callable[..., None]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", ["01", "02", "03", "15"])
+@pytest.mark.parametrize("number", ["01", "02", "03", "05", "06", "09", "13", "15"])
 def test_files_of_ones_own_are_taken(run: Callable[..., None], number: str) -> None:
     lorica.write(sample_adapter(3), "mine.safetensors")
+    files = ["mine.safetensors"] if number in ("05", "06") else ["mine.safetensors", "other.safetensors"]
     lorica.write(sample_adapter(2), "other.safetensors")
-    run(number, "mine.safetensors", "other.safetensors")
+    run(number, *files)
     assert not Path("sample-adapters").exists()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from lorica.cli.main import run
 from lorica.generating.choices import LoraChoice, RegionChoice
-from lorica.generating.run import Request
+from lorica.generating.grid import parse_axis
+from lorica.generating.request import Request
 from lorica.generating.sampling import SamplingSettings
 from tiny_base import save_tiny_base
 
@@ -36,8 +37,8 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
     line = (
         f"generate --base models/x --lora a.safetensors:0.8 --lora b.safetensors --prompt heart --prompts-file "
         f"{tmp_path / 'more.txt'} --negative-prompt blur --num 4 --seed 11 --steps 12 --guidance 3.5 --scheduler ddim "
-        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --device cpu --dtype bfloat16 --output new/x.png "
-        "--region a=left.png --region b=right.png"
+        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --grid steps=4,8 --device cpu "
+        "--dtype bfloat16 --output new/x.png --region a=left.png --region b=right.png"
     )
     assert run(line.split()) == 0
     assert seen == [
@@ -45,19 +46,27 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
             prompts=["heart", "a star"],
             output=Path("new/x.png"),
             base="models/x",
-            loras=[LoraChoice("a.safetensors", 0.8), LoraChoice("b.safetensors", 1.0)],
+            loras=[LoraChoice.of("a.safetensors", 0.8), LoraChoice.of("b.safetensors", 1.0)],
             num=4,
             seed=11,
             scheduler="ddim",
             settings=SamplingSettings(
                 steps=12, guidance=3.5, negative_prompt="blur", height=48, width=56, batch_size=3
             ),
-            grid=(0.0, 1.0),
+            grid=[parse_axis("strength=0,1"), parse_axis("steps=4,8")],
             device="cpu",
             dtype="bfloat16",
             regions=[RegionChoice("a", Path("left.png")), RegionChoice("b", Path("right.png"))],
         )
     ]
+
+
+def test_the_names_of_diffusers_and_train_are_taken_too(seen: list[Request]) -> None:
+    theirs = "--pretrained_model_name_or_path x --num_inference_steps 7 --guidance_scale 2 --num-images-per-prompt 3"
+    assert run(f"generate --prompt heart {theirs}".split()) == 0
+    assert run(["generate", "--prompt", "heart", "--base", "x", "--steps", "7", "--guidance", "2", "--num", "3"]) == 0
+    assert seen[0] == seen[1]
+    assert (seen[0].base, seen[0].num, seen[0].settings.steps, seen[0].settings.guidance) == ("x", 3, 7, 2.0)
 
 
 def test_the_base_is_the_bundled_one_by_default(seen: list[Request]) -> None:
@@ -81,6 +90,7 @@ def test_it_says_what_it_wrote(seen: list[Request], capsys: pytest.CaptureFixtur
         (["--prompt", "x", "--lora", "a.safetensors:loud"], "must be a number"),
         (["--prompt", "x", "--grid", "strength=0,1"], "--lora"),
         (["--prompt", "x", "--steps", "0"], "steps must be at least 1"),
+        (["--prompt", "x", "--height", "128"], "give --height and --width, or neither"),
         (["--prompt", "x", "--sed", "3"], "--sed"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,9 +68,35 @@ def test_norms_and_hashes_can_be_left_out(file: Path, capsys: pytest.CaptureFixt
 
 def test_how_it_fits_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["inspect", str(file), "--model", "bundled"]) == 0
-    assert "fits." in shown(capsys)
-    assert run(["inspect", str(file), "--model", "sdxl"]) == 0
-    assert "modules fit." in shown(capsys)
+    assert re.match(
+        r"a.safetensors fits the bundled model: all of its \d+ modules have their place there\.", shown(capsys)
+    )
+    assert run(["inspect", str(file), "--model", "sdxl"]) == 1
+    text = shown(capsys)
+    assert re.match(
+        r"a.safetensors does not fit Stable Diffusion XL: none of its \d+ modules has a place there\.", text
+    )
+    assert "What does not fit Stable Diffusion XL" in text
+    assert "lorica generate" not in text  # no advice to use it all the same
+    assert run(["inspect", str(file), "--model", "sdxl", "--json"]) == 1
+
+
+def test_a_file_that_fits_in_part_does_not_fit(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = lorica.read(file)
+    odd = {**adapter.components["unet"], "down_blocks.0.nowhere": LoRA(torch.ones(2, 5), torch.ones(7, 2))}
+    other = Adapter({**adapter.components, "unet": odd})
+    lorica.write(other, file.with_name("b.safetensors"))
+    assert run(["inspect", str(file.with_name("b.safetensors")), "--model", "bundled"]) == 1
+    count = len(adapter)
+    assert f"b.safetensors does not fit the bundled model: {count} of its {count + 1} modules do." in shown(capsys)
+    save_file({**load_file(file), "lora_unet_x.alpha": torch.ones(())}, file)
+    assert run(["inspect", str(file), "--model", "bundled"]) == 1
+    assert "all of its modules do, but 1 key of the file cannot be used there." in shown(capsys)
+
+
+def test_a_folder_of_files_that_do_not_fit_exits_1(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.with_name("b.safetensors").write_bytes(file.read_bytes())
+    assert [run(["inspect", str(file.parent), "--model", model]) for model in ("bundled", "sdxl")] == [0, 1]
 
 
 def test_all_metadata_is_shown_when_asked_for(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,7 @@ def test_prompts_without_tags_stay_letter_by_letter() -> None:
     ("tag", "message"),
     [
         ("<lora:>", "cannot be read"),
+        ("<lora:a:>", "cannot be read: something is missing"),
         ("<lora:a:1:2:3>", "cannot be read"),
         ("<lora:a:1:lbw=IN>", "cannot be read"),
         ("<lora:a:strong>", "'strong' where a number"),

@@ -57,6 +57,26 @@ def test_there_and_back_is_the_same_file(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "back.safetensors").read_bytes() == file.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("family", "model"), [("pixart_sigma", None), ("sana_1600m", "sana_1600m"), ("flux_dev", None)]
+)
+@pytest.mark.parametrize("end", ["diffusers", "kohya", "peft", "comfyui"])
+def test_the_new_file_keeps_its_base(family: str, model: str | None, end: str, tmp_path: Path) -> None:
+    """Some families differ in few modules, or in none: what the source or the user said stands in the new file."""
+    shapes = FAMILIES[family].target.components["transformer"]
+    paths = [
+        path
+        for path, shape in shapes.items()
+        if len(shape) == 2 and path.endswith("attn1.to_k" if family != "flux_dev" else "attn.to_k")
+    ]
+    layers = {path: LoRA(torch.ones(1, shapes[path][1]), torch.ones(shapes[path][0], 1)) for path in paths[:3]}
+    said = {} if model else {"modelspec.architecture": f"{FAMILIES[family].base_models[0]}/lora"}
+    source = lorica.write(Adapter({"transformer": layers}, said), tmp_path / "in.safetensors")
+    done = lorica.convert(source, tmp_path / "out.safetensors", to=end, model=model)
+    assert done.base_model == family
+    assert lorica.inspect(done.path).base.name == family
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".bin"])
 def test_a_checkpoint_of_torch_can_be_converted(suffix: str, file: Path, tmp_path: Path) -> None:
     torch.save(load_file(file), tmp_path / f"in{suffix}")

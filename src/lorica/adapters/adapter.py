@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lorica.adapters.base import AdapterLayer, same
 from lorica.adapters.report import Report
+from lorica.notebook import table
 
 Layers = Mapping[str, AdapterLayer]
 
@@ -73,6 +74,23 @@ class Adapter:
         )
 
     __hash__ = None  # type: ignore[assignment]  # compares by content of tensors
+
+    def _repr_html_(self) -> str:
+        """Table for notebooks: a row for each component."""
+        rows = [
+            (
+                name,
+                len(layers),
+                ", ".join(sorted({layer.kind for layer in layers.values()})),
+                ", ".join(map(str, sorted({layer.rank for layer in layers.values()}))),
+            )
+            for name, layers in self.components.items()
+        ]
+        rows += [(f"word {token}", "", "embedding", "") for token in self.embeddings]
+        base = self.report.base_model if self.report else None
+        source = f"from {self.report.source}, in {self.report.format} format" if self.report else ""
+        facts = ["adapter", f"for {base}" if base else "", source]
+        return table(("component", "modules", "methods", "rank"), rows, " ".join(filter(None, facts)))
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{name}: {len(layers)} layers" for name, layers in self.components.items())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorica.cli.output import json_option, print_json
+from lorica.cli.output import json_option, print_json, show
 from lorica.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def command(
     if as_json:
         print_json(done.as_dict())
     else:
-        click.echo("\n".join(closing(done)))
+        show("\n".join(closing(done)))
 
 
 def parse_rank(text: str) -> int:

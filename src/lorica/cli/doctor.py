@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorica.cli.output import FAILED, json_option, print_json
+from lorica.cli.output import FAILED, json_option, print_json, show
 
 if TYPE_CHECKING:
     from lorica.cli.environment import Device, Environment, Package
@@ -27,7 +27,7 @@ def command(as_json: bool) -> int:
     if as_json:
         print_json(asdict(facts))
     else:
-        click.echo("\n".join(lines(facts)))
+        show("\n".join(lines(facts)))
     return 0 if facts.healthy else FAILED
 
 

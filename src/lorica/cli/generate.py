@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lorica.cli.output import json_option, print_json, quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries, show
 
 
 @click.command(
@@ -16,9 +16,21 @@ from lorica.cli.output import json_option, print_json, quiet_libraries
     "Each PNG file carries its prompt, seed, steps, guidance, base and adapters as text.",
 )
 @click.option(
-    "--base", default="bundled", metavar="NAME|PATH", help="Base model: bundled, a folder, a Hub id or a file."
+    "--base",
+    "--pretrained_model_name_or_path",
+    "base",
+    default="bundled",
+    metavar="NAME|PATH",
+    help="Base model: bundled, a folder, a Hub id or a file.",
 )
-@click.option("--lora", "loras", multiple=True, metavar="PATH[:STRENGTH]", help="An adapter; may be given again.")
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="PATH[:STRENGTH]",
+    help="An adapter; may be given again. Behind the path as in a prompt's tag: PATH:0.5:0.8 (text, picture), "
+    "PATH:0.8:lbw=1,0,... (blocks), PATH:0.8@0-0.5 (part of the steps).",
+)
 @click.option(
     "--lora_dir",
     type=click.Path(path_type=Path),
@@ -35,17 +47,33 @@ from lorica.cli.output import json_option, print_json, quiet_libraries
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to draw; may be given again.")
 @click.option("--prompts_file", type=click.Path(path_type=Path), metavar="PATH", help="More prompts, one a line.")
 @click.option("--negative_prompt", metavar="TEXT", help="What not to draw.")
-@click.option("--num", default=1, show_default=True, help="Pictures for each prompt.")
+@click.option("--num", "--num_images_per_prompt", "num", default=1, show_default=True, help="Pictures for each prompt.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the first picture of each prompt.")
-@click.option("--steps", default=25, show_default=True, help="Denoising steps.")
-@click.option("--guidance", default=5.0, show_default=True, help="How closely to follow the prompt.")
+@click.option(
+    "--steps", "--num_inference_steps", "steps", default=25, show_default=True, help="Number of denoising steps."
+)
+@click.option(
+    "--guidance",
+    "--guidance_scale",
+    "guidance",
+    default=5.0,
+    show_default=True,
+    help="How closely to follow the prompt.",
+)
 @click.option(
     "--scheduler", metavar="NAME", help="ddim, dpm++, euler, euler_a, unipc, ...; the model's own if left out."
 )
-@click.option("--height", type=int, help="In pixels; the model's own if left out.")
-@click.option("--width", type=int, help="In pixels; the model's own if left out.")
+@click.option("--height", type=int, help="In pixels, together with --width; the model's own if left out.")
+@click.option("--width", type=int, help="In pixels, together with --height; the model's own if left out.")
 @click.option("--batch_size", default=4, show_default=True, help="Pictures at once; changes speed, not pictures.")
-@click.option("--grid", metavar="strength=A,B,...", help="Compare: a column for each strength of the adapters.")
+@click.option(
+    "--grid",
+    "grid",
+    multiple=True,
+    metavar="WHAT=A,B,...",
+    help="Compare: a column for each value of strength, seed, steps, adapter (files) or checkpoint (a run's folder). "
+    "Given twice, the second makes the rows.",
+)
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps; the fastest one if left out.")
 @click.option("--dtype", metavar="NAME", help="float32, float16 or bfloat16; float16 on a GPU if left out.")
 @click.option(
@@ -57,7 +85,12 @@ from lorica.cli.output import json_option, print_json, quiet_libraries
 )
 @json_option
 def command(
-    loras: tuple[str, ...], regions: tuple[str, ...], grid: str | None, output: Path, as_json: bool, **options: Any
+    loras: tuple[str, ...],
+    regions: tuple[str, ...],
+    grid: tuple[str, ...],
+    output: Path,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     r"""Make pictures from prompts, with any number of LoRAs.
 
@@ -65,11 +98,14 @@ def command(
     lorica generate --prompt "a large red heart on a white background" --num 4 --output hearts.png
     lorica generate --lora a.safetensors:0.8 --lora b.safetensors --prompt "..." --output out.png
     lorica generate --lora_dir loras --prompt "a cat <lora:ikea:0.7> <lora:feng:0.8@0-0.5>"
-    lorica generate --lora a.safetensors --prompt "..." --grid strength=0,0.5,1 --output compare.png
+    lorica generate --lora a.safetensors --prompt "..." --grid strength=0,0.5,1 --grid seed=1,2,3
+    lorica generate --prompt "..." --grid checkpoint=my-run --output which.png
     """
     quiet_libraries()
-    from lorica.generating.choices import parse_grid, parse_lora, parse_region, read_prompts  # brings torch along
-    from lorica.generating.run import Request, generate
+    from lorica.generating.choices import parse_lora, parse_region, read_prompts  # brings torch along
+    from lorica.generating.grid import parse_axis
+    from lorica.generating.request import Request
+    from lorica.generating.run import generate
     from lorica.generating.sampling import SamplingSettings
 
     file = options.pop("prompts_file")
@@ -80,7 +116,7 @@ def command(
         prompts=[*options.pop("prompts"), *(read_prompts(file) if file else [])],
         loras=[parse_lora(text) for text in loras],
         regions=[parse_region(text) for text in regions],
-        grid=parse_grid(grid) if grid else (),
+        grid=[parse_axis(text) for text in grid],
         output=output,
         settings=SamplingSettings(**how),
         **options,
@@ -89,7 +125,7 @@ def command(
     if as_json:
         print_json({"output": files[0], "files": files, "seed": request.seed})
     else:
-        click.echo(_closing(files))
+        show(_closing(files))
 
 
 def _closing(files: list[Path]) -> str:

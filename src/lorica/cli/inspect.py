@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from lorica.cli.output import WRONG_INPUT, json_option, print_json
+from lorica.cli.output import FAILED, WRONG_INPUT, json_option, print_json
 from lorica.cli.postponed import postpone
 from lorica.tools.digests import Digests
+from lorica.tools.facts import Facts
 
 SUFFIX = ".safetensors"  # of the files that are hashed
 ONE_THREAD = "OPENBLAS_NUM_THREADS", "1"  # numpy's products are thin here, and other cores hash at the same time
@@ -40,7 +41,7 @@ def command(
     lorica inspect style.safetensors --model sdxl
     lorica inspect my-loras --json
 
-    The exit code is 2 if the file, or one of the folder's, cannot be used as it is.
+    The exit code is 2 if the file, or one of the folder's, cannot be used as it is, and 1 if it does not fit --model.
     """
     os.environ.setdefault(*ONE_THREAD)
     with _hashing(Path(source), hashes) as digests:
@@ -53,11 +54,17 @@ def command(
         if len(files) > 1:
             folder = inspect_folder(Path(source), model=model, norms=bool(norms), hashes=bool(hashes))
             print_json(folder.as_dict()) if as_json else print_folder(folder)
-            return WRONG_INPUT if folder.broken or any(facts.problem for facts in folder.files) else 0
+            return WRONG_INPUT if folder.broken else max(map(_exit_code, folder.files))
         wanted = {"norms": norms is not False, "hashes": hashes is not False}
         facts = inspect(files[0] if files else source, model=model, digests=digests, **wanted)
         print_json(facts.as_dict()) if as_json else print_facts(facts, with_metadata=with_metadata)
-        return WRONG_INPUT if facts.problem else 0
+        return _exit_code(facts)
+
+
+def _exit_code(facts: Facts) -> int:
+    if facts.problem:
+        return WRONG_INPUT
+    return FAILED if facts.fit and not facts.fit.whole else 0
 
 
 def _hashing(path: Path, wanted: bool | None) -> AbstractContextManager[Digests | None]:

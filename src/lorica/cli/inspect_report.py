@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import groupby, islice
+from itertools import groupby, islice, zip_longest
 from math import hypot
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lorica.errors import escaped
 from lorica.tools.advice import command, describe, size
 from lorica.tools.facts import Block, Component, Facts, Fit, FolderFacts, Hash
 
@@ -29,27 +30,35 @@ VERDICTS: dict[str, str] = {
 def print_facts(facts: Facts, *, with_metadata: bool = False) -> None:
     """Print the facts of one file."""
     console = Console(highlight=False)
-    for paragraph in describe(facts):
-        console.print(Text(paragraph), end="\n\n")
+    fits = facts.fit is None or facts.fit.whole
+    styles = ["" if facts.fit is None else "bold green" if fits and not facts.problem else "bold red"]
+    for paragraph, style in zip_longest(describe(facts), styles, fillvalue=""):
+        console.print(plain(paragraph, style), end="\n\n")
     if facts.problem:
-        console.print(Text.assemble(("It cannot be used as it is. ", "bold red"), facts.problem), end="\n\n")
-    elif line := command(facts):
-        console.print(Text(f"  {line}", style="bold"), end="\n\n", soft_wrap=True)  # one line, to be copied
+        console.print(Text.assemble(("It cannot be used as it is. ", "bold red"), plain(facts.problem)), end="\n\n")
+    elif fits and (line := command(facts)):
+        console.print(plain(f"  {line}", "bold"), end="\n\n", soft_wrap=True)  # one line, to be copied
     console.print(Group(*_tables(facts, with_metadata=with_metadata)))
+
+
+def plain(text: str, style: str = "") -> Text:
+    """A text as it stands in a file: nothing in it is markup or moves the cursor."""
+    return Text(escaped(text), style=style)
 
 
 def print_folder(folder: FolderFacts) -> None:
     """Print a line for each file of a folder, then the problems of those that have any."""
     console = Console(highlight=False)
-    table = Table(box=box.SIMPLE, title=f"{len(folder.files)} adapters in {folder.folder}", title_justify="left")
+    title = plain(f"{len(folder.files)} adapters in {folder.folder}")
+    table = Table(box=box.SIMPLE, title=title, title_justify="left")
     for heading in ("file", "for", "what", "rank", "modules", "size", "prompt words", "fits"):
         table.add_column(heading, justify="right" if heading in ("modules", "size") else "left", overflow="fold")
     for facts in folder.files:
-        table.add_row(*_line(facts, Path(folder.folder)))
+        table.add_row(*map(plain, _line(facts, Path(folder.folder))))
     console.print(table)
     problems = {facts.source: facts.problem for facts in folder.files if facts.problem}
     for source, problem in {**folder.broken, **problems}.items():
-        console.print(Text.assemble((f"{source}: ", "bold red"), problem))
+        console.print(Text.assemble(plain(f"{source}: ", "bold red"), plain(problem)))
 
 
 def _line(facts: Facts, folder: Path) -> Iterator[str]:
@@ -115,10 +124,10 @@ def _changes(facts: Facts) -> Table:
     for component in facts.components:
         blocks = _few(component.blocks)
         longest = max((block.norm or 0.0 for block in blocks), default=0.0)
-        table.add_row(*_head(component), style="bold")
+        table.add_row(*map(plain, _head(component)), style="bold")
         for block in blocks:
             cells = (f"  {block.name}", str(block.modules), _number(block.norm), _bar(block.norm, longest))
-            table.add_row(*cells[: 4 if measured else 2])
+            table.add_row(*map(plain, cells[: 4 if measured else 2]))
         table.add_section()
     return table
 
@@ -165,12 +174,8 @@ def _bar(norm: float | None, longest: float) -> str:
 
 
 def _fit(fit: Fit) -> Iterator[RenderableType]:
-    whole = fit.fitting == fit.modules and not fit.problems
-    verdict = "fits" if whole else f"{fit.fitting} of its {fit.modules} modules fit"
-    yield Text.assemble((f"On {fit.model}: {verdict}. ", "bold green" if whole else "bold red"))
     if fit.problems:
-        yield _pairs("What does not fit", fit.problems)
-    yield ""
+        yield _pairs(f"What does not fit {fit.model}", fit.problems)
 
 
 def _hashes(hashes: tuple[Hash, ...]) -> Table:
@@ -180,9 +185,9 @@ def _hashes(hashes: tuple[Hash, ...]) -> Table:
     for each in hashes:
         colour = COLOURS[each.verdict]
         said = f" (it says {each.stored})" if each.verdict == "wrong" else ""
-        lines = [Text(each.value or each.stored or "cannot be computed")]
+        lines = [plain(each.value or each.stored or "cannot be computed")]
         if VERDICTS[each.verdict]:
-            lines.append(Text(f"{VERDICTS[each.verdict]}{said}", style=colour))
+            lines.append(plain(f"{VERDICTS[each.verdict]}{said}", colour))
         table.add_row(each.name, Text("\n").join([*lines, Text(each.note, style="dim")]))
     return table
 
@@ -193,7 +198,7 @@ def _pairs(title: str, rows: Mapping[str, str], *, limit: int = ROWS) -> Table:
     table.add_column(style="cyan", overflow="fold")
     table.add_column(overflow="fold")
     for name, text in islice(rows.items(), limit):
-        table.add_row(Text(name), Text(text))
+        table.add_row(plain(name), plain(text))
     if len(rows) > limit:
         table.add_row("", f"and {len(rows) - limit} more; --json shows all")
     return table

@@ -17,7 +17,7 @@ from io import TextIOWrapper
 
 import click
 
-from lorica.cli.output import FAILED, INTERRUPTED, WRONG_INPUT
+from lorica.cli.output import FAILED, INTERRUPTED, WRONG_INPUT, show
 from lorica.errors import LoRAError, MissingExtraError, TrainingError, UnknownNameError
 
 VERBS: dict[str, str] = {
@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001  # the edge: the user gets a paragraph
         if "--traceback" in arguments:
             traceback.print_exc()
-        click.echo(_message(error), err=True)
+        show(_message(error), err=True)
         return _exit_code(error)
     return result if isinstance(result, int) else 0
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from lorica.errors import escaped
+
 WRONG_INPUT = 2  # the request cannot be met as it is
 FAILED = 1  # it could have been met, and went wrong
 INTERRUPTED = 130  # the code of shells after Ctrl-C
@@ -23,6 +25,11 @@ def json_option(function: Function) -> Function:
 def print_json(facts: Mapping[str, object]) -> None:
     """Print one JSON object on one line; paths and the like become text."""
     click.echo(json.dumps(facts, default=str))
+
+
+def show(text: str, *, err: bool = False) -> None:
+    """Print a text, with escapes for what names and metadata may hold and a terminal must not get."""
+    click.echo(escaped(text), err=err)
 
 
 def quiet_libraries() -> None:

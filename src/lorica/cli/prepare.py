@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lorica.cli.output import FAILED, WRONG_INPUT, json_option, print_json, quiet_libraries
+from lorica.cli.output import FAILED, WRONG_INPUT, json_option, print_json, quiet_libraries, show
 from lorica.errors import ConfigError, DataError
 from lorica.printing import expanded, printable
 
@@ -95,7 +95,7 @@ def command(
     if as_json:
         print_json(facts)
     else:
-        click.echo("\n".join(_closing(survey, facts)))
+        show("\n".join(_closing(survey, facts)))
     return 0 if survey.ready else FAILED if survey.usable else WRONG_INPUT
 
 
@@ -170,12 +170,12 @@ def _print_summary(survey: Survey) -> None:
     """Print the counts and the table of problems, the worst first."""
     from lorica.data.findings import SEVERITIES, by_problem
 
-    click.echo(
+    show(
         f"{printable(survey.folder)}: {survey.found} pictures, {len(survey.pictures)} can be read, "
         f"{len(survey.captions)} have a caption (from {survey.captions_from})."
     )
     for line in survey.remarks:
-        click.echo(f"{line[0].upper()}{line[1:]}.")
+        show(f"{line[0].upper()}{line[1:]}.")
     problems = by_problem(survey.findings)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for header in ("problem", "found", "effect", "where"):
@@ -186,7 +186,7 @@ def _print_summary(survey: Survey) -> None:
     if problems:
         Console(highlight=False).print(table)
     if any(problem.name == "caption_too_long" for problem in problems) and not survey.limits.measure.exact:
-        click.echo("Captions were measured in words; --pretrained_model_name_or_path MODEL counts its tokens.")
+        show("Captions were measured in words; --pretrained_model_name_or_path MODEL counts its tokens.")
 
 
 def _closing(survey: Survey, facts: Mapping[str, object]) -> Iterator[str]:

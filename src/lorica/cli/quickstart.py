@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lorica.cli.output import json_option, print_json, quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries, show
 
 if TYPE_CHECKING:
     from lorica.demo.quickstart import QuickstartReport
@@ -37,7 +37,7 @@ def command(folder: Path, base: str, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report))
     else:
-        click.echo(closing(report, folder))
+        show(closing(report, folder))
 
 
 def closing(report: QuickstartReport, folder: Path) -> str:

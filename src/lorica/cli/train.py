@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lorica.cli.options import canonical, given, hidden_options, options_of, settings, topics_of
-from lorica.cli.output import json_option, print_json, quiet_libraries
+from lorica.cli.output import json_option, print_json, quiet_libraries, show
 from lorica.errors import ConfigError, UnknownNameError
 from lorica.training.config.config import RunConfig
 from lorica.training.config.kohya import ALWAYS_SO, SWITCHES, TRANSLATED
@@ -87,7 +87,7 @@ def command(what: str, pairs: tuple[str, ...], dry_run: bool, as_json: bool, **o
     if as_json:
         print_json(facts_of(result))
     else:
-        click.echo(closing(result, config))
+        show(closing(result, config))
 
 
 def _print_plan(config: RunConfig, *, as_json: bool) -> None:
@@ -97,7 +97,7 @@ def _print_plan(config: RunConfig, *, as_json: bool) -> None:
     if as_json:
         print_json(plan.facts())
     else:
-        click.echo(plan.describe())
+        show(plan.describe())
 
 
 def facts_of(result: TrainResult) -> dict[str, object]:

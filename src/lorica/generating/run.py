@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,59 +13,42 @@ import torch
 from PIL import Image
 
 from lorica.dtypes import dtype_named
-from lorica.errors import ConfigError, FileError
-from lorica.generating.choices import LoraChoice, RegionChoice
+from lorica.errors import ConfigError
+from lorica.formats import read
+from lorica.generating.choices import LoraChoice, distinct_names
+from lorica.generating.grid import Variant
+from lorica.generating.infotext import BASE, Hashing
+from lorica.generating.pictures import PictureWriter
+from lorica.generating.request import Request
 from lorica.generating.sampling import Advance, SamplingSettings, Shot, count_steps, sample
 from lorica.generating.schedulers import use_scheduler
 from lorica.runtime import Loras, attach
-from lorica.runtime.prompt.prompt import prompt as prompted
+from lorica.runtime.prompt.lookup import find_adapter
+from lorica.runtime.prompt.prompt import apply_tags, truncated
 from lorica.runtime.prompt.tags import Tag, parse_tags
-from lorica.training.output.preview import write_picture
-from lorica.training.output.sheet import contact_sheet, grid
+from lorica.tools.base_model import refuse_adapter
 from lorica.training.progress import Reporter
 from lorica.training.recipes.load import load_pipeline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """Pictures to make, and where to write them.
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Pictures that are drawn with the same adapters and settings.
 
-    Picture ``k`` of every prompt comes from ``seed + k``. With several pictures ``output`` is a sheet of all of
-    them, and each is also written beside it to a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
-    ``output`` is a comparison: a row per picture, and a column per strength, by which the strength of each adapter is
-    multiplied. Prompts may name adapters as tags, whose files are in ``lora_dir``; ``grid`` leaves their strengths.
-    ``regions`` limit some of ``loras`` to where a mask is white.
+    Args:
+        shots: prompts and seeds.
+        settings: steps and the rest.
+        tags: the adapters, beside those that prompts name.
     """
 
-    prompts: Sequence[str]
-    output: Path
-    base: str = "bundled"
-    loras: Sequence[LoraChoice] = ()
-    num: int = 1
-    seed: int = 0
-    scheduler: str | None = None
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    grid: Sequence[float] = ()
-    device: str | None = None
-    dtype: str | None = None
-    lora_dir: Path | None = None
-    regions: Sequence[RegionChoice] = ()
-
-    def __post_init__(self) -> None:
-        if not self.prompts:
-            raise ConfigError("there is nothing to draw: give --prompt, once or several times, or --prompts_file.")
-        if self.num < 1:
-            raise ConfigError(f"--num must be at least 1, got {self.num}.")
-        if self.grid and not self.loras:
-            raise ConfigError("--grid compares strengths of adapters: name at least one with --lora.")
-        if self.output.suffix.lower() != ".png":
-            raise ConfigError(f"--output must end in .png, got {self.output}.")
-        dtype_named(self.dtype)  # refuses an unknown name
+    shots: Sequence[Shot]
+    settings: SamplingSettings
+    tags: Sequence[Tag] = ()
 
     @property
-    def shots(self) -> list[Shot]:
-        """All pictures: prompt by prompt, and within a prompt seed by seed."""
-        return [Shot(prompt, self.seed + index) for prompt in self.prompts for index in range(self.num)]
+    def steps(self) -> int:
+        """Number of denoising steps of all batches."""
+        return sum(count_steps(len(shots), self.settings) for _, shots in _by_tags(self.shots))
 
 
 def generate(request: Request, *, quiet: bool = False) -> list[Path]:
@@ -77,27 +61,68 @@ def generate(request: Request, *, quiet: bool = False) -> list[Path]:
     pipeline = prepare_pipeline(request.base, device=request.device, dtype=request.dtype)
     scheduler = use_scheduler(pipeline, request.scheduler)
     loras = attach(pipeline)
-    strengths = {loras.load(choice.source, strength=choice.strength): choice.strength for choice in request.loras}
+    columns, rows = (*(axis.variants for axis in request.grid), (Variant(),), (Variant(),))[:2]
+    compared = list(dict.fromkeys(variant.adapter for variant in (*columns, *rows) if variant.adapter))
+    names, tags = load_choices(loras, [*request.loras, *compared])
     loras.regions({region.name: region.mask for region in request.regions})
+    own, by_choice = tags[: len(request.loras)], dict(zip(compared, tags[len(request.loras) :], strict=True))
+    takes = [[_take(request, row & column, own, by_choice) for column in columns] for row in rows]
+    total = sum(take.steps for line in takes for take in line)
+    with Hashing(_files(request, names)) as hashing:
+        with reporter.progress("generating", total) as advance:
+            pictures = [[draw(pipeline, loras, take, request.lora_dir, advance) for take in line] for line in takes]
+        writer = PictureWriter(request, scheduler, own, hashing.values() if not request.grid else {})
     if request.grid:
-        return [_compare(request, pipeline, loras, strengths, scheduler, reporter)]
-    shots = request.shots
-    with reporter.progress("generating", _steps(request)) as advance:
-        pictures = draw(request, pipeline, advance)
-    return write_pictures(request, shots, pictures, scheduler)
+        return [writer.write_comparison(pictures)]
+    return writer.write(takes[0][0].shots, pictures[0][0])
 
 
-def draw(request: Request, pipeline: Any, advance: Advance) -> list[Image.Image]:
-    """Picture of every shot, sampled together where prompts have the same tags.
+def load_choices(loras: Loras, choices: Sequence[LoraChoice]) -> tuple[dict[str, str], list[Tag]]:
+    """Load adapters under names that all differ; return name to source, and the tag of each by its name.
 
     Raises:
-        UnknownNameError: if a tag names no adapter in the folder.
+        LoRAError: if one of them cannot be read or does not fit.
+    """
+    names = distinct_names([choice.source for choice in choices])
+    for name, choice in zip(names, choices, strict=True):
+        ranks = choice.tag.ranks
+        cut = truncated(read(choice.source, target=loras.target()), ranks, name) if ranks else choice.source
+        loras.load(cut, name=name)
+    loras.set({})
+    tags = [replace(choice.tag, name=name, ranks=None) for name, choice in zip(names, choices, strict=True)]
+    return {name: choice.source for name, choice in zip(names, choices, strict=True)}, tags
+
+
+def _take(request: Request, variant: Variant, own: Sequence[Tag], by_choice: Mapping[LoraChoice, Tag]) -> Take:
+    tags = [*own, *([by_choice[variant.adapter]] if variant.adapter else [])]
+    return Take(request.shots_of(variant), request.settings_of(variant), [tag.times(variant.factor) for tag in tags])
+
+
+def _files(request: Request, loaded: Mapping[str, str]) -> dict[str, str | Path]:
+    """The base and every adapter, also those that prompts name, with their files."""
+    named = {tag.name for prompt in request.prompts for tag in parse_tags(prompt)[1]} - loaded.keys()
+    return {
+        BASE: request.base,
+        **loaded,
+        **{name: find_adapter(request.lora_dir, name, list(loaded)) for name in named},
+    }
+
+
+def draw(pipeline: Any, loras: Loras, take: Take, lora_dir: Path | None, advance: Advance) -> list[Image.Image]:
+    """Picture of every shot, sampled together where prompts have the same tags.
+
+    A prompt's tag of an adapter takes the place of the request's own.
+
+    Raises:
+        UnknownNameError: if a tag names no adapter.
     """
     pictures: list[Image.Image] = []
-    for _, shots in _by_tags(request.shots):
-        with prompted(pipeline, shots[0].prompt, request.lora_dir):
+    for named, shots in _by_tags(take.shots):
+        names = {tag.name for tag in named}
+        with ExitStack() as stack:
+            apply_tags(stack, loras, [*(tag for tag in take.tags if tag.name not in names), *named], lora_dir)
             bare = [Shot(parse_tags(shot.prompt)[0], shot.seed) for shot in shots]
-            pictures += sample(pipeline, bare, request.settings, advance=advance)
+            pictures += sample(pipeline, bare, take.settings, advance=advance)
     return pictures
 
 
@@ -106,13 +131,10 @@ def _by_tags(shots: Sequence[Shot]) -> list[tuple[list[Tag], list[Shot]]]:
     return [(tags, list(run)) for tags, run in groupby(shots, key=lambda shot: parse_tags(shot.prompt)[1])]
 
 
-def _steps(request: Request) -> int:
-    return sum(count_steps(len(shots), request.settings) for _, shots in _by_tags(request.shots))
-
-
 def prepare_pipeline(base: str, *, device: str | None = None, dtype: str | None = None) -> Any:
     """Pipeline of a base model on a device: by default the GPU if there is one, in half precision there."""
     place = device or best_device()
+    refuse_adapter(base)
     try:
         chosen = torch.device(place)
         precision = dtype_named(dtype) or (torch.float16 if chosen.type == "cuda" else torch.float32)
@@ -128,62 +150,3 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def write_pictures(
-    request: Request, shots: Sequence[Shot], pictures: Sequence[Image.Image], scheduler: str
-) -> list[Path]:
-    """Write each picture with its settings as text, and a sheet if there are several."""
-    if len(pictures) == 1:
-        return [_write(pictures[0], request.output, _facts(request, scheduler, shots, request.loras))]
-    digits = len(str(len(pictures)))
-    files = [_write(contact_sheet(pictures), request.output, _facts(request, scheduler, shots, request.loras))]
-    for number, (shot, picture) in enumerate(zip(shots, pictures, strict=True), start=1):
-        path = request.output.with_stem(f"{request.output.stem}-{number:0{digits}d}")
-        files.append(_write(picture, path, _facts(request, scheduler, [shot], request.loras)))
-    return files
-
-
-def _compare(
-    request: Request, pipeline: Any, loras: Loras, strengths: Mapping[str, float], scheduler: str, reporter: Reporter
-) -> Path:
-    shots, columns = request.shots, list[list[Image.Image]]()
-    with reporter.progress("generating", _steps(request) * len(request.grid)) as advance:
-        for factor in request.grid:
-            loras.set({name: strength * factor for name, strength in strengths.items()})
-            columns.append(draw(request, pipeline, advance))
-    labels = [f"strength {factor:g}" for factor in request.grid]
-    sheet = grid([list(row) for row in zip(*columns, strict=True)], row_labels=_labels(request), column_labels=labels)
-    facts = _facts(request, scheduler, shots, request.loras)
-    return _write(sheet, request.output, {**facts, "grid": ", ".join(labels)})
-
-
-def _labels(request: Request) -> list[str]:
-    seeds = request.num > 1
-    return [f"{shot.prompt} (seed {shot.seed})" if seeds else shot.prompt for shot in request.shots]
-
-
-def _facts(request: Request, scheduler: str, shots: Sequence[Shot], loras: Sequence[LoraChoice]) -> dict[str, object]:
-    settings = request.settings
-    facts: dict[str, object] = {
-        "prompt": "\n".join(dict.fromkeys(shot.prompt for shot in shots)),
-        "negative_prompt": settings.negative_prompt or "",
-        "seed": ", ".join(str(seed) for seed in dict.fromkeys(shot.seed for shot in shots)),
-        "steps": settings.steps,
-        "guidance": f"{settings.guidance:g}",
-        "scheduler": scheduler,
-        "base": request.base,
-        "adapters": ", ".join(f"{Path(lora.source).name}:{lora.strength:g}" for lora in loras),
-    }
-    if request.regions:
-        facts["regions"] = ", ".join(f"{region.name}: {region.mask.name}" for region in request.regions)
-    return facts
-
-
-def _write(picture: Image.Image, path: Path, facts: Mapping[str, object]) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(picture, path, facts)
-    except OSError as error:
-        raise FileError(f"cannot write {path}: {error}") from error
-    return path

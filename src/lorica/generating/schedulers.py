@@ -22,6 +22,20 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
 }
 
+# The same by the names of A1111's web UI, which Civitai shows and ComfyUI understands.
+SAMPLERS: dict[str, str] = {
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "dpm++": "DPM++ 2M",
+    "dpm++_karras": "DPM++ 2M Karras",
+    "dpm++_sde": "DPM++ 2M SDE",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "pndm": "PLMS",
+    "unipc": "UniPC",
+}
+
 FAST = "dpm++"  # instead of DDPM, which needs hundreds of steps
 
 
@@ -47,3 +61,9 @@ def use_scheduler(pipeline: Any, name: str | None = None) -> str:
     kind, settings = SCHEDULERS[chosen]
     pipeline.scheduler = getattr(diffusers, kind).from_config(pipeline.scheduler.config, **settings)
     return chosen
+
+
+def sampler_name(scheduler: str) -> str:
+    """Name that A1111 has for a scheduler, from the name here or a class of diffusers; that itself if it has none."""
+    known = next((name for name, (kind, _) in SCHEDULERS.items() if scheduler in (name, kind)), scheduler)
+    return SAMPLERS.get(known, scheduler)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
@@ -13,12 +13,27 @@ from lorica.runtime.loras import Loras
 from lorica.runtime.model.owner import is_copy, owner_of
 from lorica.runtime.model.targets import components_of
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-def attach(model: Any) -> Loras:
+
+def attach(model: DiffusionPipeline | nn.Module) -> Loras:
     """The adapters of a diffusers pipeline or of one module; calling it again returns the same object.
 
     Forward hooks on the components, and the interception of the pipeline's call, are all that is added to the model
     until the first adapter is loaded.
+
+    Example::
+
+        pipe = StableDiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5")
+        loras = lorica.attach(pipe)
+        loras.load("style.safetensors", name="style", strength=0.8)
+        pipe("a cat").images[0].save("cat.png")
+        loras.set({"style": 0.3})  # exactly these are live, at these strengths; set({}) is the base
+        loras.detach()  # the pipeline is again what it was, bit for bit
+
+    Args:
+        model: the pipeline, all of whose networks that adapters act on are attached; or one of them, or any module.
 
     Raises:
         ModelError: if it is neither a pipeline nor a module, or has no component that adapters act on.

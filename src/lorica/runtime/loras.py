@@ -394,3 +394,7 @@ class Loras:
 
     def __repr__(self) -> str:
         return described(self._state)
+
+    def __dir__(self) -> list[str]:
+        """The public names, for the completion of editors and notebooks."""
+        return [name for name in super().__dir__() if not name.startswith("_") or name.startswith("__")]

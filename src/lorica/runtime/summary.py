@@ -9,8 +9,11 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
+from lorica.errors import escaped
+from lorica.notebook import table
 from lorica.runtime.fusing.originals import Originals
 from lorica.runtime.model.layers import Place
 from lorica.runtime.state import Loaded, State
@@ -76,10 +79,15 @@ class Summary:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the table."""
-        table = Table(*HEADINGS, caption=self._caption(), caption_justify="left")
+        caption = self._caption()
+        table = Table(*HEADINGS, caption=Text(escaped(caption)) if caption else None, caption_justify="left")
         for line in self.lines:
-            table.add_row(*line.cells())
+            table.add_row(*(Text(escaped(cell)) for cell in line.cells()))
         yield table
+
+    def _repr_html_(self) -> str:
+        """Table for notebooks."""
+        return table(HEADINGS, [line.cells() for line in self.lines], self._caption() or "")
 
     def __str__(self) -> str:
         text = io.StringIO()

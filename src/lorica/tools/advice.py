@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorica.adapters import KINDS
+from lorica.errors import escaped
 from lorica.models import FAMILIES
 from lorica.tools.facts import Facts
 
@@ -36,8 +37,8 @@ _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def describe(facts: Facts) -> list[str]:
-    """Paragraphs: what the file is, what it is for, how to use it."""
-    return [text for text in (_what(facts), _what_for(facts), _how(facts)) if text]
+    """Paragraphs: whether it fits a model, if that was asked; what the file is, what it is for, how to use it."""
+    return [text for text in (_fit(facts), _what(facts), _what_for(facts), _how(facts)) if text]
 
 
 def command(facts: Facts) -> str:
@@ -45,7 +46,14 @@ def command(facts: Facts) -> str:
     if facts.problem or not facts.modules or not _can_run(facts):
         return ""
     words = ["lorica", "generate", "--base", base_argument(facts), "--lora", facts.source, "--prompt", _prompt(facts)]
-    return " ".join(word if word.startswith("YOUR_") else shlex.quote(word) for word in words)
+    return " ".join(word if word.startswith("YOUR_") else _quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """A word for a shell; one with control characters in the form that shells read escapes in."""
+    if word == escaped(word):
+        return shlex.quote(word)
+    return "$'" + escaped(word.replace("\\", "\\\\").replace("'", "\\'")) + "'"
 
 
 def base_argument(facts: Facts) -> str:
@@ -57,6 +65,22 @@ def size(count: int) -> str:
     """Number of bytes in a suitable unit."""
     unit, name = next(((unit, name) for unit, name in _UNITS if count >= unit), (1, "bytes"))
     return f"{count / unit:.3g} {name}"
+
+
+def _fit(facts: Facts) -> str:
+    fit, name = facts.fit, Path(facts.source).name
+    if fit is None:
+        return ""
+    if fit.whole and not facts.problem:
+        return f"{name} fits {fit.model}: all of its {_count(str(fit.modules), 'module')} have their place there."
+    if fit.whole:
+        return f"{name} cannot be used on {fit.model}: its names and sizes fit, but not its numbers."
+    if not fit.fitting:
+        return f"{name} does not fit {fit.model}: none of its {_count(str(fit.modules), 'module')} has a place there."
+    if fit.fitting == fit.modules:
+        keys = _count(str(len(fit.problems)), "key")
+        return f"{name} does not fit {fit.model}: all of its modules do, but {keys} of the file cannot be used there."
+    return f"{name} does not fit {fit.model}: {fit.fitting:,} of its {_count(str(fit.modules), 'module')} do."
 
 
 def _what(facts: Facts) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorica.errors import FileError, ModelError, UnknownNameError
+from lorica.errors import FileError, FormatError, ModelError, UnknownNameError
+from lorica.formats import FORMATS
+from lorica.formats.reading import recognise
 from lorica.formats.storage.files import PICKLED, peek
+from lorica.formats.storage.sources import PREFERRED
 from lorica.models import FAMILIES, Target
 from lorica.models.bundled import FOLDER as BUNDLED_FOLDER
 from lorica.models.bundled import NAME as BUNDLED
@@ -28,7 +31,7 @@ SUFFIXES = (".safetensors", *PICKLED)
 SKIPPED = frozenset({"vae", "vae_decoder", "vqgan", "movq", "safety_checker", "image_encoder"})
 # The component of a folder that holds one network alone, by a part of the name of its class.
 CLASSES = {"UNet": "unet", "Prior": "prior", "Transformer": "transformer", "Text": "text_encoder", "T5": "text_encoder"}
-CONFIG = "config.json"
+CONFIG, INDEX = "config.json", "model_index.json"
 WEIGHT = ".weight"
 NETWORK = "model.diffusion_model."  # prefix of the denoiser's names in a whole checkpoint
 KNOWN = 0.9  # share of its modules that must be a family's
@@ -76,7 +79,8 @@ def open_base(model: str | Path) -> BaseModel:
     if path.is_dir():
         return _from_folder(path)
     if str(model) == BUNDLED and BUNDLED_FOLDER.is_dir():
-        return _from_folder(BUNDLED_FOLDER)
+        found = _from_folder(BUNDLED_FOLDER)
+        return replace(found, target=replace(found.target, name=FAMILIES[BUNDLED].title))
     if str(model) in FAMILIES:
         return BaseModel(FAMILIES[str(model)].target)
     if path.exists():
@@ -84,6 +88,26 @@ def open_base(model: str | Path) -> BaseModel:
     if path.parent != Path() or path.suffix:
         raise FileError(f"there is no folder {path}. Known families: {', '.join(FAMILIES)}.")
     raise UnknownNameError.choose("base model", str(model), FAMILIES)
+
+
+def refuse_adapter(model: str | Path) -> None:
+    """Refuse an adapter where a base model is wanted.
+
+    Raises:
+        ModelError: if it is the file or folder of an adapter.
+    """
+    path = Path(model).expanduser()
+    file = next((path / name for name in PREFERRED if (path / name).is_file()), None) if path.is_dir() else path
+    if file is None or (path / INDEX).is_file() or file.suffix.lower() not in SUFFIXES or not file.is_file():
+        return
+    try:
+        recognise(peek(file), FORMATS)
+    except (FileError, FormatError):
+        return  # whatever it is, it is no adapter
+    raise ModelError(
+        f"{path} is an adapter, not a base model: it holds changes to one. Name it with --lora {path}, and with --base "
+        "the model that it was trained for; `lorica inspect` says which."
+    )
 
 
 def _from_folder(folder: Path) -> BaseModel:

@@ -17,13 +17,17 @@ from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, FileError, FormatError, UnknownNameError
 from lorica.formats import FORMATS, Source, model_named_by, read, write
 from lorica.formats.dialects.control_lora import CONTROL_LORA, no_adapter
+from lorica.formats.reading import BASE_MODEL_FIELDS
 from lorica.formats.storage.sources import FILE_NAME
 from lorica.models import FAMILIES, Target
 from lorica.models.clip import spellings
+from lorica.models.detect import detect
 from lorica.tools.as_lora import Rewritten, rewrite
 from lorica.tools.base_model import BaseModel, open_base
+from lorica.tools.inspect import inspect
 
 OF_ONE_METHOD = ("peft",)  # formats whose files hold layers of one method with common settings
+ARCHITECTURE = BASE_MODEL_FIELDS[0]  # of the metadata: what its readers ask first
 SHOWN = 8  # layers that a refusal lists
 ModuleKey = tuple[str, str]  # component and module path
 
@@ -116,13 +120,14 @@ def convert(
     target = base.target if base else _target_of(original, to)
     cast = dtype_named(dtype)
     held, changed = _LoraFallback(to, target, base, approximate, cast).fit(_cast(original, cast) if cast else original)
-    path = _write(held, file, to, target)
+    family = _family_of(model, base) or (report.base_model if report else None)
+    path = _write(held, file, to, target, family)
     return Conversion(
         source=report.source if report else "the state dict",
         path=path,
         format=report.format if report else to,
         to=to,
-        base_model=report.base_model if report else None,
+        base_model=family,
         modules=len(held),
         size=path.stat().st_size,
         dtype=dtype,
@@ -140,6 +145,14 @@ def _check(source: Source, destination: Path, to: str, approximate: int | None, 
         given = Path(source).expanduser()
         if given.exists() and destination.exists() and given.samefile(destination):
             raise FileError(f"{given} would be written over itself. Name another file; the original is kept.")
+
+
+def _family_of(model: str | Path | None, base: BaseModel | None) -> str | None:
+    """Family of the base model that was named: by its name, or as the one family that its modules fit."""
+    if base is None or str(model) in FAMILIES:
+        return None if base is None else str(model)
+    candidates = [candidate for candidate in detect(base.target.components) if candidate.fits]
+    return candidates[0].family if len(candidates) == 1 else None
 
 
 def _target_of(adapter: Adapter, to: str) -> Target:
@@ -257,15 +270,22 @@ class _LoraFallback:
         return rewrite(layer, shape, rank=self.rank, dtype=self.dtype, base=base)
 
 
-def _write(adapter: Adapter, destination: Path, to: str, target: Target) -> Path:
+def _write(adapter: Adapter, destination: Path, to: str, target: Target, family: str | None) -> Path:
     """Write under a temporary name, read back, compare, and only then move the file to its place.
+
+    Where the new file would not be known as one for the base model, whose names in one format may tell less than in
+    another, its metadata say so.
 
     Raises:
         FileError: if the file cannot be written.
         FormatError: if what is read back is not what was written.
     """
     with atomic_write(destination, suffix=".safetensors") as waiting:
-        if read(write(adapter, waiting, format=to, target=target), target=target) != adapter:
+        write(adapter, waiting, format=to, target=target)
+        if family and inspect(waiting, norms=False, hashes=False).base.name != family:
+            named = {ARCHITECTURE: f"{FAMILIES[family].base_models[0]}/lora"}
+            write(adapter, waiting, format=to, target=target, metadata=named)
+        if read(waiting, target=target) != adapter:
             raise FormatError(
                 f"what was written in {to} format is not read back bit for bit, so {destination} was not made."
             )

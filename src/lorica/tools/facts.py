@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from lorica.notebook import table
+
 Verdict = Literal["right", "wrong", "not stored", "not checked"]
 
 
@@ -114,6 +116,11 @@ class Fit:
     fitting: int
     problems: Mapping[str, str]
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of the file fits."""
+        return self.fitting == self.modules and not self.problems
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -167,6 +174,32 @@ class Facts:
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain dictionaries and lists, for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """Tables for notebooks: the file, and what it changes."""
+        told = {
+            "base model": self.base.title,
+            "format": self.format,
+            "made with": self.trainer.title,
+            "methods": ", ".join(f"{kind} ({count} modules)" for kind, count in self.methods.items()),
+            "rank": ", ".join(map(str, self.ranks)),
+            "alpha": ", ".join(f"{alpha:g}" for alpha in self.alphas),
+            "words for the prompt": ", ".join((*self.training.trigger_words, *self.embeddings)),
+            f"fits {self.fit.model}" if self.fit else "": _share(self.fit),
+            "problem": self.problem or "",
+            **self.training.settings,
+        }
+        rows = [(name, text) for name, text in told.items() if name and text]
+        changes = [
+            (part.name, block.name, block.modules, "" if block.norm is None else f"{block.norm:.3g}")
+            for part in self.components
+            for block in part.blocks
+        ]
+        return table((), rows, self.source) + table(("component", "block", "modules", "change"), changes)
+
+
+def _share(fit: Fit | None) -> str:
+    return f"{fit.fitting} of {fit.modules} modules" if fit else ""
 
 
 @dataclass(frozen=True, slots=True)

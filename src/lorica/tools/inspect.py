@@ -15,7 +15,8 @@ from lorica.errors import FileError, FormatError, LoRAError, ShapeError
 from lorica.formats import FORMATS
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.storage.files import PICKLED, FileContents, peek, tensors_of
-from lorica.formats.storage.sources import PREFERRED, SUFFIXES, Source, is_run_state, locate, with_config
+from lorica.formats.storage.folders import adapter_files as files_below
+from lorica.formats.storage.sources import PREFERRED, SUFFIXES, Source, locate, with_config
 from lorica.formats.storage.unread import Unread
 from lorica.models import Target
 from lorica.tools.base_model import open_base
@@ -90,9 +91,7 @@ def adapter_files(folder: Path) -> list[Path]:
     folder = folder.expanduser()
     if not folder.is_dir() or any((folder / name).is_file() for name in PREFERRED):
         return []
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    files = (path for path in files if not is_run_state(path))
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    return files_below(folder)
 
 
 def _open(source: Source) -> tuple[FileContents, Path | None]:

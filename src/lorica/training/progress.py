@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lorica.errors import escaped
+
 Advance = Callable[[], None]  # counts one more
 LOG = logging.getLogger("lorica")
 LOG.addHandler(logging.NullHandler())
@@ -36,7 +38,7 @@ class Reporter:
         """Print one line, and log it."""
         if self._logged:
             LOG.info("%s", text)
-        self._print(text)
+        self._print(escaped(text))
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:

@@ -9,19 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from lorica.adapters import Adapter, AdapterLayer, LoRA
-from lorica.errors import ConfigError, ModelError, UnknownNameError
+from lorica.errors import ConfigError, ModelError
 from lorica.formats import read
 from lorica.runtime.attach import attach
 from lorica.runtime.loras import Loras
 from lorica.runtime.pipeline.schedule import ByModule, Shape, Sum
+from lorica.runtime.prompt.lookup import checked_folder, find_adapter
 from lorica.runtime.prompt.tags import Tag, parse_tags
 from lorica.runtime.strengths import UNET, resolve
-
-SUFFIXES = (".safetensors", ".pt", ".bin")
-ALIAS = "ss_output_name"  # where trainers leave the name that an adapter was given
 
 
 def prompt(pipe: Any, text: str, folder: str | Path | None = None) -> Prompted:
@@ -34,13 +30,14 @@ def prompt(pipe: Any, text: str, folder: str | Path | None = None) -> Prompted:
     Args:
         pipe: a diffusers pipeline.
         text: the prompt; :mod:`lorica.runtime.prompt.tags` lists the forms of a tag.
-        folder: where files are looked for, also in its folders: by file name without suffix, in any case of letters,
-            or by the name that the trainer left in the file. Adapters that are loaded are found without it.
+        folder: where files are looked for, also in its folders: by file name, by path (``sub/name``), by the folder's
+            name or by the title that the trainer left in the file. Adapters that are loaded are found without it.
 
     Raises:
         ConfigError: if a tag cannot be read.
+        FileError: if there is no such folder.
     """
-    return Prompted(pipe, text, None if folder is None else Path(folder).expanduser())
+    return Prompted(pipe, text, None if folder is None else checked_folder(folder))
 
 
 class Prompted:
@@ -67,6 +64,7 @@ class Prompted:
 
         Raises:
             UnknownNameError: if a tag names no adapter; it lists those that there are.
+            ConfigError: if a tag names several.
             LoRAError: if a file cannot be read or does not fit. The model is unchanged after any error.
         """
         if self.tags:
@@ -99,16 +97,9 @@ def apply_tags(stack: ExitStack, loras: Loras, tags: Sequence[Tag], folder: Path
         stack.enter_context(loras.schedule(courses))
 
 
-def known_adapters(folder: Path | None) -> dict[str, Path]:
-    """Return the adapter files in a folder and in its folders, by name."""
-    if folder is None:
-        return {}
-    files = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
-    return {path.stem: path for path in reversed(files)}
-
-
 def _adapter(loras: Loras, name: str, ranks: int | None, folder: Path | None) -> Adapter:
-    adapter = loras[name] if name in loras.names else _read(loras, name, folder)
+    known = loras.names
+    adapter = loras[name] if name in known else read(find_adapter(folder, name, known), target=loras.target())
     return adapter if ranks is None else truncated(adapter, ranks, name)
 
 
@@ -119,26 +110,6 @@ def _load(stack: ExitStack, loras: Loras, name: str, ranks: int | None, adapter:
         loras.load(adapter, name=label)
         stack.callback(loras.remove, label)
     return label
-
-
-def _read(loras: Loras, name: str, folder: Path | None) -> Adapter:
-    files = known_adapters(folder)
-    path = files.get(name) or {stem.lower(): path for stem, path in files.items()}.get(name.lower())
-    path = path or next((path for path in files.values() if _alias(path) == name), None)
-    if path is None:
-        raise UnknownNameError.choose("adapter", name, {*loras.names, *files})
-    return read(path, target=loras.target())
-
-
-def _alias(path: Path) -> str | None:
-    """Return the name that a trainer left in a file."""
-    if path.suffix != ".safetensors":
-        return None
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return (file.metadata() or {}).get(ALIAS)
-    except (OSError, SafetensorError):
-        return None  # a broken file that nobody asked for
 
 
 Weights = dict[str, dict[str, float]]  # component to module to what the strength of a tag is multiplied by

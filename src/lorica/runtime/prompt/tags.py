@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lorica.errors import ConfigError
 from lorica.runtime.blocks import LAYOUTS
@@ -53,6 +53,10 @@ class Tag:
         """Whether it holds for a part of the steps only."""
         return (self.start, self.end) != (0.0, 1.0)
 
+    def times(self, factor: float) -> Tag:
+        """The same with both strengths multiplied."""
+        return replace(self, text=self.text * factor, unet=self.unet * factor)
+
     @property
     def course(self) -> Shape:
         """The strength in the denoiser over the steps."""
@@ -72,22 +76,43 @@ def parse_tags(prompt: str) -> tuple[str, list[Tag]]:
 
 
 def _parse(tag: str, body: str) -> Tag:
-    window = _WINDOW.match(body)
+    name, colon, options = body.partition(":")
+    window = None if colon else _WINDOW.match(name)
+    if window:
+        name, options = window["head"], name.removeprefix(window["head"])
+    if not name.strip() or (colon and not options):
+        raise ConfigError(f"{tag} cannot be read: something is missing. Its forms are {FORMS}.")
+    return read_tag(tag, name.strip(), options)
+
+
+def read_tag(shown: str, name: str, options: str) -> Tag:
+    """Tag of an adapter from all that stands behind its name, such as ``0.7:lbw=1,0,...@0-0.5``.
+
+    Args:
+        shown: the whole as it was typed, for messages.
+        name: the adapter's.
+        options: the strengths, options and window; empty for strength 1.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    window = _WINDOW.match(options)
     start, end = (window["start"], window["end"]) if window else ("", "")
-    name, *rest = (window["head"] if window else body).split(":")
-    positional = [part for part in rest if "=" not in part]
-    named = dict(part.split("=", 1) for part in rest if "=" in part)
-    if not name.strip() or len(positional) > 2 or not named.keys() <= set(KEYS):
-        raise ConfigError(f"the tag {tag} cannot be read. Its forms are {FORMS}.")
-    text = _number(tag, named.get("te", positional[0] if positional else "1"))
+    head = window["head"] if window else options
+    parts = head.split(":") if head else []
+    positional = [part for part in parts if "=" not in part]
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    if len(positional) > 2 or not named.keys() <= set(KEYS):
+        raise ConfigError(f"{shown} cannot be read. Its forms are {FORMS}.")
+    text = _number(shown, named.get("te", positional[0] if positional else "1"))
     fallback = positional[1] if len(positional) > 1 else positional[0] if positional else named.get("te", "1")
-    unet = _number(tag, named.get("unet", fallback))
-    ranks = _ranks(tag, named["dyn"]) if "dyn" in named else None
-    begin, finish = _number(tag, start or "0"), _number(tag, end or "1")
+    unet = _number(shown, named.get("unet", fallback))
+    ranks = _ranks(shown, named["dyn"]) if "dyn" in named else None
+    begin, finish = _number(shown, start or "0"), _number(shown, end or "1")
     if not 0.0 <= begin < finish <= 1.0:
-        raise ConfigError(f"the window of the tag {tag} must lie inside 0 to 1 and begin before it ends.")
-    blocks = _blocks(tag, named["lbw"]) if "lbw" in named else None
-    return Tag(name.strip(), text, unet, begin, finish, ranks, blocks)
+        raise ConfigError(f"the window of {shown} must lie inside 0 to 1 and begin before it ends.")
+    blocks = _blocks(shown, named["lbw"]) if "lbw" in named else None
+    return Tag(name, text, unet, begin, finish, ranks, blocks)
 
 
 def _number(tag: str, text: str) -> float:
@@ -96,13 +121,13 @@ def _number(tag: str, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ConfigError(f"the tag {tag} has {text!r} where a number is expected. Its forms are {FORMS}.")
+        raise ConfigError(f"{tag} has {text!r} where a number is expected. Its forms are {FORMS}.")
     return value
 
 
 def _ranks(tag: str, text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"the tag {tag} has dyn={text}; it is how many ranks to keep, a whole number from 1.")
+        raise ConfigError(f"{tag} has dyn={text}; it is how many ranks to keep, a whole number from 1.")
     return int(text)
 
 
@@ -111,7 +136,7 @@ def _blocks(tag: str, text: str) -> tuple[float, ...]:
     if len(parts) not in LAYOUTS:
         sizes = ", ".join(f"{size} for {layout.family}" for size, layout in LAYOUTS.items())
         raise ConfigError(
-            f"the tag {tag} cannot be read: lbw= takes a number for each block, with commas between ({sizes}), got "
+            f"{tag} cannot be read: lbw= takes a number for each block, with commas between ({sizes}), got "
             f"{len(parts)}: {text!r}. Named presets are not known here."
         )
     return tuple(_number(tag, part) for part in parts)

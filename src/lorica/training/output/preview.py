@@ -42,7 +42,8 @@ def write_picture(picture: Image.Image, path: Path, facts: Mapping[str, object])
     """Write a PNG file with ``facts`` as text in it, whole or not at all."""
     text = PngInfo()
     for name, value in facts.items():
-        text.add_itxt(name, str(value))
+        shown = str(value)  # where both can hold it, the older kind of text, which more programs read
+        (text.add_text if shown.isascii() else text.add_itxt)(name, shown)
     with atomic_write(path, sync=False) as waiting:
         picture.save(waiting, "PNG", pnginfo=text)
 
