@@ -5,12 +5,28 @@ A message says what happened, to what, what was found and what was expected, and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+_LONGEST_WORD, _LONGEST = 400, 8000  # characters of a message; names in files have no limit of their own
+_WORD = re.compile(rf"\S{{{_LONGEST_WORD},}}")
+# What would move the cursor of a terminal, turn the direction of text, or cannot be printed; not tabs and new lines.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """A text with escapes for characters that a terminal must not get, and its longest words and itself shortened."""
+    safe = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    short = _WORD.sub(lambda found: f"{found[0][:200]}...{found[0][-80:]}", safe)
+    return short if len(short) <= _LONGEST else f"{short[: _LONGEST - 500]} ... {short[-400:]}"
+
 
 class LoRAError(Exception):
-    """Root of every deliberate error."""
+    """Root of every deliberate error. Its message may be printed whatever names a file brought into it."""
+
+    def __init__(self, *messages: object) -> None:
+        super().__init__(*(printable(message) if isinstance(message, str) else message for message in messages))
 
 
 class ShapeError(LoRAError, ValueError):

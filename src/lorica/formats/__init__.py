@@ -26,7 +26,7 @@ from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.storage.files import save, save_text
 from lorica.formats.storage.hashes import LEGACY_HASH, MODEL_HASH, OWN_HASHES
-from lorica.formats.storage.sources import FILE_NAME, PEFT_FILE, Source, open_source
+from lorica.formats.storage.sources import FILE_NAME, PEFT_FILE, Source, local_path, open_source
 from lorica.models import Target
 from lorica.models.clip import spellings
 
@@ -96,7 +96,7 @@ def write(
         raise FormatError("the adapter has no layers; there is nothing to write.")
     if target is not None:
         _check_fits(adapter, target)
-    place = _file_for(Path(path).expanduser(), PEFT_FILE if format == PEFT.name else FILE_NAME)
+    place = _file_for(local_path(path), PEFT_FILE if format == PEFT.name else FILE_NAME)
     tensors, needed = FORMATS[format].compose(adapter, target)
     own = {name: value for name, value in adapter.metadata.items() if name not in (*OF_ONE_FORMAT, *HASHES)}
     texts = _texts({**own, **(metadata or {}), **needed, "format": "pt"})
