@@ -205,5 +205,5 @@ def test_names_in_messages_are_escaped_and_shortened(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flag", [torch.ones(2), torch.ones(0)])
 def test_a_flag_of_several_numbers_is_refused(flag: torch.Tensor) -> None:
     tensors = {"lora_unet_a.oft_R.weight": torch.ones(3, 6), "lora_unet_a.oft_R.scaled_oft": flag}
-    with pytest.raises(FormatError, match="scaled_oft'.*expected one number"):
+    with pytest.raises(FormatError, match=r"scaled_oft'.*expected one number"):
         lorica.read(tensors, target=Target("a model", {"unet": {"a": (5, 12)}}))

@@ -85,7 +85,7 @@ def parse_strengths(metadata: Mapping[str, str], source: str) -> dict[str, Stren
     if not text:
         # MiniMax' trainer, and others of one component, write the alpha of all modules as a text of its own.
         alone = next((metadata[name] for name in ALPHA_ALONE if name in metadata), None)
-        return {"": _strengths({"alpha": _number_in(alone)}, f"{source}: its metadata")} if alone else {}
+        return {"": _strengths({"alpha": _text_or_number(alone)}, f"{source}: its metadata")} if alone else {}
     what = f"{source}: its metadata {METADATA_KEY!r}"
     configs: dict[str, dict[str, Any]] = {}
     for name, value in _object(text, what).items():
@@ -115,7 +115,7 @@ def _object(text: str, what: str) -> dict[str, Any]:
     return cast("dict[str, Any]", found)
 
 
-def _number_in(text: str) -> object:
+def _text_or_number(text: str) -> object:
     try:
         return float(text)
     except ValueError:
@@ -167,16 +167,22 @@ def _strengths(config: Mapping[str, Any], what: str) -> Strengths:
         raise FormatError(f"{what}: alpha_pattern is {patterns!r:.80}; expected an object of paths and numbers.")
     named = cast("Mapping[str, Any]", patterns)
     try:
-        found = Patterns({path: _finite(value, f"{what}: the alpha of {path!r:.80}") for path, value in named.items()})
+        found = Patterns(
+            {path: number_in(value, f"{what}: the alpha of {path!r:.80}") for path, value in named.items()}
+        )
     except re.error as error:
         raise FormatError(f"{what}: alpha_pattern is malformed: {error}.") from error
     name = "lora_alpha" if "lora_alpha" in config else "alpha"
-    alpha = _finite(config.get(name, DEFAULT_ALPHA), f"{what}: {name}")
+    alpha = number_in(config.get(name, DEFAULT_ALPHA), f"{what}: {name}")
     return Strengths(alpha=alpha, patterns=found, rank_stabilised=bool(config.get("use_rslora", False)))
 
 
-def _finite(value: object, what: str) -> float:
-    """A number from outside; JSON has Infinity, NaN, null and lists too."""
+def number_in(value: object, what: str) -> float:
+    """A number from outside: JSON has Infinity, NaN, null and lists too.
+
+    Raises:
+        FormatError: if it is none, beginning with what it is.
+    """
     with suppress(OverflowError):
         if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(number := float(value)):
             return number

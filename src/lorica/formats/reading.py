@@ -15,6 +15,7 @@ from lorica.formats.dialects.dialect import Dialect
 from lorica.formats.keys_to_modules import EMBEDDINGS, Keys, Leaves
 from lorica.formats.modules import ModuleReader
 from lorica.formats.storage.files import FileContents
+from lorica.formats.unit_scaling import ALPHAS, with_own_alphas
 from lorica.models import FAMILIES, Target
 from lorica.models.detect import Candidate
 
@@ -65,6 +66,8 @@ def interpret(
     if check_values:
         check_finite(contents, parsed.modules.leaves)
     components = ModuleReader(contents, parsed, account).read()
+    if ALPHAS in contents.metadata:
+        components = with_own_alphas(components, contents.metadata[ALPHAS], contents.source)
     adapter = Adapter(components, metadata=_kept(contents.metadata), embeddings=parsed.embeddings)
     report = account.report(_base_model(adapter, account.candidates, parsed.target))
     if strict and report.unused:

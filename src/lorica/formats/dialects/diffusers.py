@@ -25,6 +25,7 @@ from lorica.formats.methods.leaves import leaf_tables
 from lorica.formats.names import Location
 from lorica.formats.peft_config import METADATA_KEY, make_config, parse_strengths
 from lorica.formats.storage.files import FileContents
+from lorica.formats.unit_scaling import alphas_of, with_unit_scaling
 from lorica.formats.writing import Writer, refuse_embeddings
 from lorica.models import Target
 from lorica.models.clip import with_wrapper
@@ -64,7 +65,8 @@ class _Diffusers(Dialect):
         refuse_embeddings(adapter, self.name)
         writer = Writer(self.name, {}, spelling_of(adapter, self.name), with_alpha=False, zero_alpha=True)
         config: dict[str, object] = {}
-        for component, layers in adapter.components.items():
+        for component, own in adapter.components.items():
+            layers = with_unit_scaling(own)
             writer.leaves = _leaves_for(component, layers)
             tables = {path for path in layers if path.endswith((".token_embedding", ".position_embedding"))}
             for path in tables:
@@ -74,7 +76,7 @@ class _Diffusers(Dialect):
             writer.add_component(component, others, names)
             settings = {**make_config(layers), **peft_settings(layers)}
             config.update({f"{component}.{name}": value for name, value in settings.items()})
-        return writer.finish(), {METADATA_KEY: json.dumps(config, sort_keys=True)}
+        return writer.finish(), {METADATA_KEY: json.dumps(config, sort_keys=True), **alphas_of(adapter)}
 
 
 def split_processor(key: str) -> tuple[str, str] | None:
