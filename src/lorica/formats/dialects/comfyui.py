@@ -17,7 +17,7 @@ from lorica.formats.names import Prefixes
 from lorica.formats.writing import exact_scalar
 from lorica.models import Target
 
-_DENOISER = ("diffusion_model", "model.diffusion_model")
+_DENOISER = ("diffusion_model", "model.diffusion_model", "diffusion_model.transformer")
 
 
 class _ComfyUI(WrittenDialect):

@@ -16,7 +16,7 @@ from lorica.formats.dialects.control_lora import CONTROL_LORA
 from lorica.formats.dialects.dialect import Dialect, Parsed
 from lorica.formats.dialects.hcp import HCP
 from lorica.formats.dialects.omi import OMI
-from lorica.formats.dialects.paths import COMPONENTS, Paths
+from lorica.formats.dialects.paths import COMPONENTS, read_paths
 from lorica.formats.dialects.peft import PEFT, peft_settings
 from lorica.formats.dialects.uso import USO
 from lorica.formats.dialects.xlabs import XLABS
@@ -51,14 +51,15 @@ class _Diffusers(Dialect):
 
     def parse(self, contents: FileContents, target: Target | None, account: Account) -> Parsed:
         strengths = parse_strengths(contents.metadata, contents.source)
-        paths = Paths(target, {*COMPONENTS, *(target.components if target else ()), *strengths} - {""})
 
         def alpha(component: str, path: str, rank: int) -> float | None:
             config = strengths.get(component, strengths.get(""))
             return config.alpha_of(path, rank) if config else None
 
         modules = FileModules(contents, split_dotted(contents.tensors, account, split_processor))
-        return Parsed(modules, paths.find, target, alpha, paths.known, zero_is_rank=False)
+        components = {*COMPONENTS, *(target.components if target else ()), *strengths} - {""}
+        paths = read_paths(target, components, modules, account)
+        return Parsed(modules, paths.find, paths.target, alpha, paths.known, zero_is_rank=False)
 
     def compose(self, adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         del target

@@ -82,7 +82,11 @@ class NamedDialect(Dialect):
         account.spelling.models = models
         missing = f"no module of {models[0].name} has this name."
         return Parsed(
-            modules, lambda name: table.get(name, missing), models[0], known=lambda: list(table), embeddings=embeddings
+            modules,
+            lambda name: table.get(name) or table.get(name.rstrip("_"), missing),
+            models[0],
+            known=lambda: list(table),
+            embeddings=embeddings,
         )
 
     def _best_families(
