@@ -234,8 +234,8 @@ def test_what_is_neither_a_path_nor_a_state_dict_is_refused(source: Any) -> None
 @pytest.mark.parametrize(
     ("leaves", "message"),
     [
-        ({"weight": (12,), "on_input": (2,)}, r"on_input has shape \(2,\); expected one number"),
-        ({"weight": (12,), "on_input": (0,)}, r"on_input has shape \(0,\); expected one number"),
+        ({"weight": (12,), "on_input": (2,)}, r"on_input' has shape \(2,\) of torch.float32; expected one number"),
+        ({"weight": (12,), "on_input": (0,)}, r"on_input' has shape \(0,\) of torch.float32; expected one number"),
         ({"oft_R.weight": ()}, r"vectors has shape \(\); expected 2 dimensions"),
         ({"oft_R.weight": (3, 4, 6)}, r"vectors has shape \(3, 4, 6\); expected 2 dimensions"),
         ({"ia3_l": ()}, "IA3"),

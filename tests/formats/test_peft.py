@@ -97,7 +97,7 @@ def test_a_broken_configuration_is_refused_by_name(tmp_path: Path) -> None:
     trained(CONFIGS["alpha"]).save_pretrained(tmp_path)
     for text in ("{", json.dumps({"r": 3, "lora_alpha": "much"}), "[]"):
         (tmp_path / "adapter_config.json").write_text(text)
-        with pytest.raises(FormatError, match=r"adapter_config\.json is malformed"):
+        with pytest.raises(FormatError, match=r"its adapter_config\.json( is malformed|: lora_alpha is 'much')"):
             lorica.read(tmp_path, target=TARGET)
 
 

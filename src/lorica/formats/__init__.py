@@ -22,11 +22,12 @@ from lorica.formats.dialects.peft import PEFT
 from lorica.formats.dialects.uso import USO
 from lorica.formats.dialects.wan_fun import WAN_FUN
 from lorica.formats.dialects.xlabs import XLABS
-from lorica.formats.peft_config import CONFIG_FILE, METADATA_KEY
+from lorica.formats.peft_config import ALPHA_ALONE, CONFIG_FILE, METADATA_KEY
 from lorica.formats.reading import interpret, recognise
 from lorica.formats.storage.files import save, save_text
 from lorica.formats.storage.hashes import LEGACY_HASH, MODEL_HASH, OWN_HASHES
-from lorica.formats.storage.sources import FILE_NAME, PEFT_FILE, Source, open_source
+from lorica.formats.storage.sources import FILE_NAME, PEFT_FILE, Source, local_path, open_source
+from lorica.formats.unit_scaling import ALPHAS
 from lorica.models import Target
 from lorica.models.clip import spellings
 
@@ -40,7 +41,13 @@ FORMATS: dict[str, Dialect] = {
 
 # Metadata that is true of the tensors of one file only, and not written with others.
 HASHES = (MODEL_HASH, LEGACY_HASH, "modelspec.hash_sha256")
-OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, *ONETRAINER_METADATA)  # what says how the tensors of one file are named
+OF_ONE_FORMAT = (
+    METADATA_KEY,
+    CONFIG_FILE,
+    ALPHAS,
+    *ALPHA_ALONE,
+    *ONETRAINER_METADATA,
+)  # what says how the tensors of one file are named
 
 __all__ = ["FORMATS", "Dialect", "Source", "model_named_by", "read", "write"]
 
@@ -79,7 +86,8 @@ def write(
         adapter: what to write.
         path: a ``.safetensors`` file, or a folder for ``pytorch_lora_weights.safetensors`` (in PEFT's format for
             ``adapter_model.safetensors`` and ``adapter_config.json``).
-        format: a name in ``FORMATS``.
+        format: a name in ``FORMATS``. Files of diffusers have their alphas in the tensors, as not every program looks
+            for them elsewhere; they are read back as they were.
         target: the model that it is for; the adapter is checked against it.
         metadata: texts to add to the adapter's own, of which hashes are left out: a file in Kohya's format gets those
             of its own content.
@@ -96,7 +104,7 @@ def write(
         raise FormatError("the adapter has no layers; there is nothing to write.")
     if target is not None:
         _check_fits(adapter, target)
-    place = _file_for(Path(path).expanduser(), PEFT_FILE if format == PEFT.name else FILE_NAME)
+    place = _file_for(local_path(path), PEFT_FILE if format == PEFT.name else FILE_NAME)
     tensors, needed = FORMATS[format].compose(adapter, target)
     own = {name: value for name, value in adapter.metadata.items() if name not in (*OF_ONE_FORMAT, *HASHES)}
     texts = _texts({**own, **(metadata or {}), **needed, "format": "pt"})

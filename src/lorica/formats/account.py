@@ -139,9 +139,8 @@ class Account:
             self.unused[key] = reason
             self.strangers[key] = module
 
-    def report(self, base_model: str | None) -> Report:
-        """The finished account."""
-        evidence = self.candidates[0].evidence if self.candidates else ()
+    def report(self, base_model: str | None, evidence: tuple[str, ...]) -> Report:
+        """The finished account, with the base model and what speaks for it."""
         used = dict.fromkeys(self.used)  # a tensor that several modules share is one key
         left = tuple(UnusedKey(key, reason) for key, reason in self.unused.items() if key not in used)
         return Report(self.format, self.source, base_model, tuple(used), left, evidence, self.spelling)

@@ -99,12 +99,6 @@ def likeliest_families(adapter: Adapter) -> list[Family]:
     return families or families_of(adapter, fitting)
 
 
-def family_of(adapter: Adapter, candidates: Sequence[Candidate] = (), fitted: Target | None = None) -> Family | None:
-    """The only family that the adapter fits as a whole, or None if none or several do."""
-    fitting = families_of(adapter, candidates, fitted)
-    return fitting[0] if len(fitting) == 1 else None
-
-
 def fits(adapter: Adapter, target: Target) -> bool:
     """Whether each layer of an adapter has a module of its shape in the target, if only with fewer inputs."""
     return bool(len(adapter)) and all(

@@ -13,7 +13,7 @@ from torch import Tensor
 from lorica.errors import FormatError
 from lorica.formats.account import Account
 from lorica.formats.methods.layers import size_of
-from lorica.formats.methods.leaves import leaf_tables, unknown
+from lorica.formats.methods.leaves import FOREIGN, leaf_tables, unknown
 from lorica.formats.storage.files import FileContents
 from lorica.formats.storage.unread import Unread
 from lorica.models.folding import Shape
@@ -89,7 +89,9 @@ class FileModules:
 
     def __init__(self, contents: FileContents, split: Split) -> None:
         self._tensors = contents.tensors
-        self.leaves: dict[str, Leaves] = group(split, contents.source)  # by the module's name
+        self.leaves: dict[str, Leaves] = _full_rank(
+            group(split, contents.source), contents.metadata
+        )  # by the module's name
         form = _forms(contents.tensors).__getitem__
         flags = leaf_tables().flags
         numbers: dict[Any, int] = {}
@@ -106,6 +108,15 @@ class FileModules:
         samples = {number: name for name, number in reversed(self.kinds.items())}
         first = (self.leaves[samples[number]] for number in range(len(samples)))
         return [size_of({meaning: self._tensors[key] for meaning, key in leaves.items()}) for leaves in first]
+
+
+def _full_rank(modules: dict[str, Leaves], metadata: Mapping[str, str]) -> dict[str, Leaves]:
+    """The modules, whose ``down`` is the whole change if ai-toolkit trained them in full rank: no ``up`` is there."""
+    if "ai-toolkit" not in metadata.get("software", "") or any(
+        leaves.keys() - {"lora.down", "alpha"} for leaves in modules.values()
+    ):
+        return modules
+    return {name: {"full.diff": leaves["lora.down"]} for name, leaves in modules.items() if "lora.down" in leaves}
 
 
 def group(split: Split, source: str) -> dict[str, Leaves]:
@@ -158,7 +169,10 @@ def split_dotted(
         if found:
             yield key, *found
         else:
-            account.leave([key], "its ending is none that this format knows.")
+            name = FOREIGN.get(key.rpartition(".")[2])
+            account.leave(
+                [key], f"it is of {name}, which is not read." if name else "its ending is none that this format knows."
+            )
 
 
 def _forms(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

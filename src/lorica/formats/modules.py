@@ -159,6 +159,8 @@ class ModuleReader:
     def _build(self, leaves: Leaves, alpha: float | None, shape: Shape | None) -> AdapterLayer:
         source, tensors = self._contents.source, self._contents.tensors
         for meaning, key in leaves.items():
+            if meaning in self._flags:
+                self._number(key)
             free = meaning in TOLD or meaning in self._flags or meaning in self._indices
             if not free and not tensors[key].is_floating_point():
                 what = f"{key!r} holds {tensors[key].dtype} numbers"

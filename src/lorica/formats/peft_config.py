@@ -10,8 +10,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 from typing import Any, cast
 
 from lorica.adapters import AdapterLayer
@@ -20,6 +21,7 @@ from lorica.models.clip import spellings, without_wrapper
 
 METADATA_KEY = "lora_adapter_metadata"
 CONFIG_FILE = "adapter_config.json"
+ALPHA_ALONE = ("alpha", "lora_alpha")  # metadata
 DEFAULT_ALPHA = 8  # PEFT's, where a configuration names none
 # The settings that decide what the layers are; PEFT writes many more, and other versions other ones.
 _MEANING = (
@@ -81,29 +83,43 @@ def parse_strengths(metadata: Mapping[str, str], source: str) -> dict[str, Stren
     """
     text = metadata.get(METADATA_KEY)
     if not text:
-        return {}
-    try:
-        fields = json.loads(text)
-        configs: dict[str, dict[str, Any]] = {}
-        for name, value in fields.items():
-            component, _, field = name.rpartition(".")
-            configs.setdefault(component, {})[field] = value
-        return {component: _strengths(config) for component, config in configs.items()}
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise FormatError(f"{source}: its metadata {METADATA_KEY!r} is malformed: {error}.") from error
+        # MiniMax' trainer, and others of one component, write the alpha of all modules as a text of its own.
+        alone = next((metadata[name] for name in ALPHA_ALONE if name in metadata), None)
+        return {"": _strengths({"alpha": _text_or_number(alone)}, f"{source}: its metadata")} if alone else {}
+    what = f"{source}: its metadata {METADATA_KEY!r}"
+    configs: dict[str, dict[str, Any]] = {}
+    for name, value in _object(text, what).items():
+        component, _, field = name.rpartition(".")
+        configs.setdefault(component, {})[field] = value
+    return {component: _strengths(config, what) for component, config in configs.items()}
 
 
 def parse_adapter_config(text: str, source: str) -> tuple[dict[str, Any], Strengths]:
-    """Return PEFT's ``adapter_config.json`` and the strengths that it gives.
+    """PEFT's ``adapter_config.json`` and the strengths that it gives.
 
     Raises:
         FormatError: if it is malformed.
     """
+    what = f"{source}: its {CONFIG_FILE}"
+    config = _object(text, what)
+    return config, _strengths(config, what)
+
+
+def _object(text: str, what: str) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(text)
-        return config, _strengths(config)
-    except (ValueError, TypeError, AttributeError, re.error) as error:
-        raise FormatError(f"{source}: its {CONFIG_FILE} is malformed: {error}.") from error
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is malformed: {error}.") from error
+    if not isinstance(found, dict):
+        raise FormatError(f"{what} is malformed: a JSON {type(found).__name__}; expected an object of settings.")
+    return cast("dict[str, Any]", found)
+
+
+def _text_or_number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def differing(one: str, other: str, source: str) -> list[str]:
@@ -144,14 +160,33 @@ def make_config(layers: Mapping[str, AdapterLayer], ranks: Mapping[str, int] | N
     return config
 
 
-def _strengths(config: Mapping[str, Any]) -> Strengths:
-    patterns = cast("Mapping[str, float]", config.get("alpha_pattern") or {})
-    alpha = config.get("lora_alpha", config.get("alpha", DEFAULT_ALPHA))
-    return Strengths(
-        alpha=float(alpha),
-        patterns=Patterns({pattern: float(value) for pattern, value in patterns.items()}),
-        rank_stabilised=bool(config.get("use_rslora", False)),
-    )
+def _strengths(config: Mapping[str, Any], what: str) -> Strengths:
+    """The strengths that a configuration gives; ``what`` says where it stands, for messages."""
+    patterns: Any = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        raise FormatError(f"{what}: alpha_pattern is {patterns!r:.80}; expected an object of paths and numbers.")
+    named = cast("Mapping[str, Any]", patterns)
+    try:
+        found = Patterns(
+            {path: number_in(value, f"{what}: the alpha of {path!r:.80}") for path, value in named.items()}
+        )
+    except re.error as error:
+        raise FormatError(f"{what}: alpha_pattern is malformed: {error}.") from error
+    name = "lora_alpha" if "lora_alpha" in config else "alpha"
+    alpha = number_in(config.get(name, DEFAULT_ALPHA), f"{what}: {name}")
+    return Strengths(alpha=alpha, patterns=found, rank_stabilised=bool(config.get("use_rslora", False)))
+
+
+def number_in(value: object, what: str) -> float:
+    """A number from outside: JSON has Infinity, NaN, null and lists too.
+
+    Raises:
+        FormatError: if it is none, beginning with what it is.
+    """
+    with suppress(OverflowError):
+        if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(number := float(value)):
+            return number
+    raise FormatError(f"{what} is {value!r:.80}; expected a finite number, such as the rank.")
 
 
 def _pattern(path: str) -> str:

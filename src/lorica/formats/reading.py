@@ -10,11 +10,12 @@ from torch import Tensor
 from lorica.adapters import Adapter
 from lorica.errors import FormatError
 from lorica.formats.account import Account
-from lorica.formats.base_model import family_of, sentence
+from lorica.formats.base_model import families_of, sentence
 from lorica.formats.dialects.dialect import Dialect
 from lorica.formats.keys_to_modules import EMBEDDINGS, Keys, Leaves
 from lorica.formats.modules import ModuleReader
 from lorica.formats.storage.files import FileContents
+from lorica.formats.unit_scaling import ALPHAS, with_own_alphas
 from lorica.models import FAMILIES, Target
 from lorica.models.detect import Candidate
 
@@ -65,8 +66,10 @@ def interpret(
     if check_values:
         check_finite(contents, parsed.modules.leaves)
     components = ModuleReader(contents, parsed, account).read()
+    if ALPHAS in contents.metadata:
+        components = with_own_alphas(components, contents.metadata[ALPHAS], contents.source)
     adapter = Adapter(components, metadata=_kept(contents.metadata), embeddings=parsed.embeddings)
-    report = account.report(_base_model(adapter, account.candidates, parsed.target))
+    report = account.report(*_base_model(adapter, account.candidates, parsed.target))
     if strict and report.unused:
         raise account.error(parsed.known(), sentence(contents.tensors, parsed.target))
     return replace(adapter, report=report)
@@ -76,15 +79,27 @@ def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if name != "format"}
 
 
-def _base_model(adapter: Adapter, candidates: Sequence[Candidate], fitted: Target | None) -> str | None:
-    """The name of the family that the metadata names or that alone fits, or None."""
+def _base_model(
+    adapter: Adapter, candidates: Sequence[Candidate], fitted: Target | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """The name of the family that alone fits, or that the metadata claims of those that fit; and evidence for it.
+
+    A claim of a family that the modules do not fit counts for nothing where they fit another one.
+    """
+    fitting = [family.name for family in families_of(adapter, candidates, fitted)]
+    evidence = candidates[0].evidence if candidates else ()
     for field in BASE_MODEL_FIELDS:
         said = adapter.metadata.get(field, "").lower().removesuffix("/lora").rpartition("/")[2]
-        for name, family in FAMILIES.items() if said else ():
-            if said in (name, *family.base_models):
-                return name
-    family = family_of(adapter, candidates, fitted)
-    return family.name if family else None
+        claimed = [name for name, family in FAMILIES.items() if said and said in (name, *family.base_models)]
+        agreed = [name for name in claimed if name in fitting] if fitting else claimed
+        if agreed:
+            return agreed[0], evidence
+        if claimed:
+            evidence = (
+                *evidence,
+                f"its metadata ({field}) claims {FAMILIES[claimed[0]].title}, which does not fit it.",
+            )
+    return fitting[0] if len(fitting) == 1 else None, evidence
 
 
 def _whole_model(tensors: Mapping[str, Tensor]) -> str:

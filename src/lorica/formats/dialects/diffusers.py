@@ -16,7 +16,7 @@ from lorica.formats.dialects.control_lora import CONTROL_LORA
 from lorica.formats.dialects.dialect import Dialect, Parsed
 from lorica.formats.dialects.hcp import HCP
 from lorica.formats.dialects.omi import OMI
-from lorica.formats.dialects.paths import COMPONENTS, Paths
+from lorica.formats.dialects.paths import COMPONENTS, read_paths
 from lorica.formats.dialects.peft import PEFT, peft_settings
 from lorica.formats.dialects.uso import USO
 from lorica.formats.dialects.xlabs import XLABS
@@ -25,6 +25,7 @@ from lorica.formats.methods.leaves import leaf_tables
 from lorica.formats.names import Location
 from lorica.formats.peft_config import METADATA_KEY, make_config, parse_strengths
 from lorica.formats.storage.files import FileContents
+from lorica.formats.unit_scaling import alphas_of, with_unit_scaling
 from lorica.formats.writing import Writer, refuse_embeddings
 from lorica.models import Target
 from lorica.models.clip import with_wrapper
@@ -50,21 +51,23 @@ class _Diffusers(Dialect):
 
     def parse(self, contents: FileContents, target: Target | None, account: Account) -> Parsed:
         strengths = parse_strengths(contents.metadata, contents.source)
-        paths = Paths(target, {*COMPONENTS, *(target.components if target else ()), *strengths} - {""})
 
         def alpha(component: str, path: str, rank: int) -> float | None:
             config = strengths.get(component, strengths.get(""))
             return config.alpha_of(path, rank) if config else None
 
         modules = FileModules(contents, split_dotted(contents.tensors, account, split_processor))
-        return Parsed(modules, paths.find, target, alpha, paths.known, zero_is_rank=False)
+        components = {*COMPONENTS, *(target.components if target else ()), *strengths} - {""}
+        paths = read_paths(target, components, modules, account)
+        return Parsed(modules, paths.find, paths.target, alpha, paths.known, zero_is_rank=False)
 
     def compose(self, adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         del target
         refuse_embeddings(adapter, self.name)
         writer = Writer(self.name, {}, spelling_of(adapter, self.name), with_alpha=False, zero_alpha=True)
         config: dict[str, object] = {}
-        for component, layers in adapter.components.items():
+        for component, own in adapter.components.items():
+            layers = with_unit_scaling(own)
             writer.leaves = _leaves_for(component, layers)
             tables = {path for path in layers if path.endswith((".token_embedding", ".position_embedding"))}
             for path in tables:
@@ -74,7 +77,7 @@ class _Diffusers(Dialect):
             writer.add_component(component, others, names)
             settings = {**make_config(layers), **peft_settings(layers)}
             config.update({f"{component}.{name}": value for name, value in settings.items()})
-        return writer.finish(), {METADATA_KEY: json.dumps(config, sort_keys=True)}
+        return writer.finish(), {METADATA_KEY: json.dumps(config, sort_keys=True), **alphas_of(adapter)}
 
 
 def split_processor(key: str) -> tuple[str, str] | None:

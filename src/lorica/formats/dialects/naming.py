@@ -9,7 +9,7 @@ from functools import partial
 
 from torch import Tensor
 
-from lorica.adapters import Adapter
+from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats.account import Account, spelling_of
 from lorica.formats.base_model import sentence, widened
@@ -17,6 +17,7 @@ from lorica.formats.dialects.dialect import Dialect, Parsed
 from lorica.formats.embeddings import embedding_tensors, read_embeddings
 from lorica.formats.keys_to_modules import EMBEDDINGS, FileModules, Keys, Split, split_dotted, split_flat
 from lorica.formats.methods.leaves import leaf_tables
+from lorica.formats.methods.method import Form
 from lorica.formats.names import BARE_MODULE, Location, Prefixes, name_table
 from lorica.formats.storage.files import FileContents
 from lorica.formats.writing import Writer, flat_or_dotted, model_of, names_for, refuse_embeddings, shapes_for
@@ -81,7 +82,11 @@ class NamedDialect(Dialect):
         account.spelling.models = models
         missing = f"no module of {models[0].name} has this name."
         return Parsed(
-            modules, lambda name: table.get(name, missing), models[0], known=lambda: list(table), embeddings=embeddings
+            modules,
+            lambda name: table.get(name) or table.get(name.rstrip("_"), missing),
+            models[0],
+            known=lambda: list(table),
+            embeddings=embeddings,
         )
 
     def _best_families(
@@ -154,6 +159,10 @@ class WrittenDialect(NamedDialect):
         """Meaning to what is written behind a module's name."""
         return leaf_tables().lycoris
 
+    def special(self, layer: AdapterLayer, name: str) -> Form | None:
+        """The tensors of a layer behind the module's name, where the leaves alone do not say them."""
+        del layer, name
+
     def styles_of(self, model: Target | None) -> Collection[str]:
         """The styles for one model."""
         del model
@@ -173,7 +182,7 @@ class WrittenDialect(NamedDialect):
             words = embedding_tensors(adapter, spelling, alone=self.lone_embedding)
         model = self.model_for(adapter, target)
         prefixes = self.prefixes_of(model or Target("the adapter", {name: {} for name in adapter.components}))
-        writer = Writer(self.name, self.leaves(), spelling)
+        writer = Writer(self.name, self.leaves(), spelling, special=self.special)
         for component, layers in adapter.components.items():
             if component not in prefixes:
                 raise FormatError(

@@ -17,7 +17,7 @@ from lorica.adapters import Adapter, AdapterLayer
 from lorica.errors import FormatError
 from lorica.formats.account import Account, spelling_of
 from lorica.formats.dialects.dialect import Dialect, Parsed
-from lorica.formats.dialects.paths import COMPONENTS, Paths
+from lorica.formats.dialects.paths import COMPONENTS, read_paths
 from lorica.formats.keys_to_modules import FileModules, Keys, Split, group, split_dotted
 from lorica.formats.methods import METHODS
 from lorica.formats.methods.leaves import leaf_tables
@@ -38,22 +38,17 @@ class _Peft(Dialect):
         return keys.start(_START) and not keys.start(*(f"{_START}{component}." for component in COMPONENTS))
 
     def parse(self, contents: FileContents, target: Target | None, account: Account) -> Parsed:
-        paths = Paths(target, set())
-        home = _home(contents, target)
         config, strengths = None, None
         if CONFIG_FILE in contents.metadata:
             config, strengths = parse_adapter_config(contents.metadata[CONFIG_FILE], contents.source)
-
-        def locate(name: str) -> Location | str:
-            path = name.removeprefix(_START)
-            return paths.find_in(home, path) if home else paths.find(path)
 
         def alpha(_component: str, path: str, rank: int) -> float | None:
             return strengths.alpha_of(path, rank) if strengths else None
 
         modules = FileModules(contents, _split(contents, target, account))
+        paths = read_paths(target, set(), modules, account, _home(contents, target))
         revise = _revision(config or {})
-        return Parsed(modules, locate, target, alpha, paths.known, zero_is_rank=False, revise=revise)
+        return Parsed(modules, paths.find, paths.target, alpha, paths.known, zero_is_rank=False, revise=revise)
 
     def compose(self, adapter: Adapter, target: Target | None) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         refuse_embeddings(adapter, self.name)

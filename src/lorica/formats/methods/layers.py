@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lorica.adapters import AdapterLayer
+from lorica.adapters import ANY, AdapterLayer
 from lorica.errors import FormatError, ShapeError
 from lorica.formats.methods import METHODS
 from lorica.formats.methods.leaves import FOREIGN, TOLD, as_written
@@ -51,7 +51,7 @@ def methods_for(leaves: Iterable[str]) -> tuple[Method[Any], ...] | str:
 
 
 def size_of(leaves: Mapping[str, Tensor]) -> Shape | None:
-    """Outputs and inputs of the weight that a module changes, or None if its tensors make no layer or do not tell.
+    """Outputs and inputs of the weight that a module changes, or None if its tensors make no layer.
 
     One number is the size of a norm; ``ANY`` stands for what the tensors of a method do not tell. By its sizes a base
     model is known.
@@ -61,7 +61,7 @@ def size_of(leaves: Mapping[str, Tensor]) -> Shape | None:
         layer = build(own, 1.0, None)
     except (FormatError, ShapeError):
         return None
-    return layer.weight_shape[:2] if method_of(layer).tells_size(own) else None
+    return layer.weight_shape[:2] if method_of(layer).tells_size(own) else (ANY, ANY)
 
 
 def method_of(layer: AdapterLayer) -> Method[Any]:

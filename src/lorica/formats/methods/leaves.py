@@ -25,6 +25,9 @@ _SHARED_OF_LYCORIS = {BIAS: "diff_b", "alpha": "alpha"}
 # What a leaf that is not known here is of, for a better message than "unknown".
 FOREIGN: dict[str, str] = {
     "dyn_dim": "a rank that changes while it is used (A1111)",
+    "hra_u": "Householder reflections (HRA of PEFT)",
+    "boft_R": "BOFT of PEFT, which turns inputs where LyCORIS' turns outputs",
+    "boft_s": "BOFT of PEFT",
 }
 _UNKNOWN = "?"  # before a leaf that has no meaning, so that it cannot be taken for one
 

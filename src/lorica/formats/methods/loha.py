@@ -7,13 +7,22 @@ from math import prod
 
 from lorica.adapters import AdapterLayer, LoHa
 from lorica.errors import FormatError
-from lorica.formats.methods.method import Form, Leaf, Method
+from lorica.formats.methods.method import Form, Leaf, Method, ModuleTensors
 from lorica.formats.methods.peft import CONV1D, MOST_DIMENSIONS, PeftModule, PeftPlan, refuse_biases
 from lorica.formats.peft_config import make_config
 from lorica.models.folding import Shape
 
 
 class _LoHaMethod(Method[LoHa]):
+    def build(self, given: ModuleTensors) -> LoHa:
+        tensors, kernel = given.tensors, given.tensors["w1_b"].shape[2:]
+        if not kernel or "t1" in tensors:
+            return super().build(given)
+        # OneTrainer kept the kernel of a convolution in ``w1_b`` and ``w2_b``, and ones in the others.
+        shape = (tensors["w1_a"].shape[0], tensors["w1_b"].shape[1], *kernel)
+        flat = {name: tensor.flatten(1) for name, tensor in tensors.items()}
+        return super().build(given._replace(tensors=flat, shape=shape))
+
     def heights(self, layer: LoHa) -> dict[str, int]:
         if "t1" in layer.tensors:
             raise FormatError("a LoHa layer with Tucker cores cannot be cut into the rows of several modules.")

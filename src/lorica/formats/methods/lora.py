@@ -30,6 +30,8 @@ class _LoRAMethod(Method[LoRA]):
     def build(self, given: ModuleTensors) -> LoRA:
         if "table_down" in given.tensors:
             return _table(given)
+        if "q" in given.tensors:
+            return _weighted(given)
         down, up = given.tensors["down"], given.tensors["up"]
         if up.ndim == 2 < down.ndim:  # of a convolution ``up`` may be stored as the matrix that it is
             up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
@@ -79,6 +81,23 @@ def lora_config(layers: Mapping[str, AdapterLayer]) -> dict[str, Any]:
     return {**settings, **make_config(layers)}
 
 
+def _weighted(given: ModuleTensors) -> LoRA:
+    """T-LoRA: ``p @ diag(lambda) @ q``, less the same of what training began with, where the file has it."""
+    given.check_dimensions(q=2, p=2, lambda_=2)
+    halves: list[tuple[Tensor, Tensor]] = []
+    for start, sign in (("", 1), ("base_", -1)):
+        if f"{start}q" in given.tensors:
+            down, up, weights = (given.tensors[f"{start}{name}"] for name in ("q", "p", "lambda_"))
+            if tuple(weights.shape) != (1, len(down)) or up.shape[-1] != len(down):
+                got = ", ".join(str(tuple(each.shape)) for each in (up, weights, down))
+                raise ShapeError(f"T-LoRA needs p (out, r), lambda (1, r) and q (r, in); got {got}.")
+            halves.append((down, (up.float() * weights.float() * sign)))
+    downs, ups = zip(*halves, strict=True)
+    alpha = None if given.alpha is None else given.alpha * len(halves)  # of as many times the rank
+    down = torch.cat(downs) if len(downs) > 1 else downs[0]
+    return LoRA(down, torch.cat(ups, dim=1) if len(ups) > 1 else ups[0], alpha, bias=given.bias)
+
+
 def _table(given: ModuleTensors) -> LoRA:
     if given.bias is not None:
         raise ShapeError(
@@ -105,9 +124,12 @@ LORA = _LoRAMethod(
     leaves=(
         DOWN, UP,
         Leaf("bias", peft="lora_B.bias"),  # counts times the scaling, where a layer's own counts once
+        Leaf("q", also=("q_layer.weight",)), Leaf("p", also=("p_layer.weight",)),
+        Leaf("lambda_", also=("lambda_layer",)), Leaf("base_q", also=("base_q.weight",)),
+        Leaf("base_p", also=("base_p.weight",)), Leaf("base_lambda_", also=("base_lambda",)),
         Leaf("table_down", peft="lora_embedding_A"), Leaf("table_up", peft="lora_embedding_B"),
     ),
-    patterns=("down up bias?", "table_down table_up"),
+    patterns=("down up bias?", "table_down table_up", "q p lambda_", "q p lambda_ base_q base_p base_lambda_"),
     with_magnitude=True,
     peft_type="LORA",
 )  # fmt: skip

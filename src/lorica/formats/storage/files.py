@@ -6,15 +6,18 @@ import json
 import mmap
 import os
 import re
+import stat
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,6 +38,7 @@ from lorica.formats.storage.unread import Unread, view
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _STORED = {f"torch.{name}" for name in TORCH_NAMES.values()}
+_MOST_SHARED = 4  # times the size of a checkpoint that its tensors may have together: some share their memory
 _OWN_STARTS = (b"PK\x03\x04", b"\x80\x02")  # of torch checkpoints, new and old
 _OBJECT = re.compile(r"(?:GLOBAL|class|function) ([\w.]+)")  # in what torch says of an object that it does not load
 
@@ -64,6 +68,7 @@ def load(path: Path) -> FileContents:
         FormatError: if it is not a file of tensors.
     """
     try:
+        _check_regular(path)
         if path.suffix.lower() in PICKLED:
             return FileContents(str(path), _load_pickled(path))
         return _load_safetensors(path)
@@ -81,6 +86,7 @@ def peek(path: Path) -> FileContents:
     if path.suffix.lower() in PICKLED:
         return load(path)
     try:
+        _check_regular(path)
         content, header = _map(path)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -175,14 +181,31 @@ def _finish_header(written: Path, path: Path, metadata: Mapping[str, str], stamp
 def _load_safetensors(path: Path) -> FileContents:
     content, header = _map(path)
     tensors = {entry.name: view(content, entry) for entry in header.entries}
-    return FileContents(str(path), tensors, header.metadata, tuple(view(content, run) for run in _runs(header.entries)))
+    return FileContents(str(path), tensors, header.metadata, _blocks(content, header.entries))
 
 
 def _map(path: Path) -> tuple[mmap.mmap | bytes, Header]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if size else b""
-    return content, parse_header(memoryview(content), str(path))
+    return content, parse_header(memoryview(content), str(path), _refusal(path))
+
+
+def _refusal(path: Path) -> str | None:
+    """Why the safetensors library refuses a file, or None: no other program shall call broken what is read here."""
+    try:
+        with safe_open(str(path), framework="np"):
+            return None
+    except SafetensorError as error:
+        return str(error).removeprefix("Error while deserializing header: ")
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse pipes and devices, which are read for ever: only files have an end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise FileError(f"cannot read {path}: it is {what}, not a file.")
 
 
 def _unread(content: mmap.mmap | bytes, header: Header) -> Mapping[str, Tensor]:
@@ -194,28 +217,22 @@ def _unreadable(path: Path, error: OSError) -> FileError:
     return error if isinstance(error, FileError) else FileError(f"cannot read {path}: {error.strerror or error}.")
 
 
-def _runs(entries: tuple[Entry, ...]) -> list[Entry]:
-    """Return neighbours of one dtype as one flat entry."""
-    runs = (list(run) for _, run in groupby(sorted(entries, key=_start), key=_dtype))
-    return [_joined(run[0].dtype, run[0].start, run[-1].stop) for run in runs]
-
-
-def _joined(dtype: str, start: int, stop: int) -> Entry:
-    return Entry("", dtype, ((stop - start) // SIZES[dtype],), start, stop)
-
-
-def _start(entry: Entry) -> tuple[int, int]:
-    return entry.start, entry.stop
-
-
-def _dtype(entry: Entry) -> str:
-    return entry.dtype
+def _blocks(content: mmap.mmap | bytes, entries: tuple[Entry, ...]) -> tuple[Tensor, ...]:
+    """The numbers of a file in few flat pieces: neighbours of one dtype together."""
+    blocks: list[Tensor] = []
+    for dtype, group in groupby(sorted(entries, key=attrgetter("start", "stop")), key=attrgetter("dtype")):
+        run = list(group)
+        start, stop = run[0].start, run[-1].stop
+        blocks.append(view(content, Entry("", dtype, ((stop - start) // SIZES[dtype],), start, stop)))
+    return tuple(blocks)
 
 
 def _load_pickled(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a torch checkpoint, read by the loader that runs no code."""
-    if not path.stat().st_size:
+    """The tensors of a torch checkpoint, read by the loader that runs no code."""
+    size = path.stat().st_size
+    if not size:
         raise FileError(f"{path} is empty (0 bytes): it was not written or downloaded completely.")
+    _check_packed(path, size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what a broken file looks like
@@ -227,7 +244,37 @@ def _load_pickled(path: Path) -> dict[str, Tensor]:
             start = file.read(START)
         refuse_impostor(b"" if start.startswith(_OWN_STARTS) else start, str(path), "a torch checkpoint")
         raise FormatError(f"{path} cannot be read as plain tensors: {_why_not(error, start)}") from error
-    return tensors_of(raw, str(path))
+    tensors = tensors_of(raw, str(path))
+    _check_covered(tensors, path, size)
+    return tensors
+
+
+def _check_packed(path: Path, size: int) -> None:
+    """Refuse a zip archive that says it holds more than the file: torch packs nothing, a bomb packs gigabytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return  # an older checkpoint, or what torch says no to
+    if unpacked > size:
+        raise FileError(
+            f"{path} has {size} bytes and would unpack to {unpacked}: torch writes its checkpoints unpacked, and this "
+            "may be made to fill the memory. Nothing was read."
+        )
+
+
+def _check_covered(tensors: Mapping[str, Tensor], path: Path, size: int) -> None:
+    """Refuse tensors that repeat the same few numbers: a file of a kilobyte could claim gigabytes."""
+    total = 0
+    for name, tensor in tensors.items():
+        length = tensor.numel() * tensor.element_size()
+        total += length
+        stored = tensor.untyped_storage().nbytes()
+        if length > stored or total > _MOST_SHARED * size:
+            raise FileError(
+                f"{path}: {name!r} of shape {tuple(tensor.shape)} is {length} bytes, made of {stored} in a file of "
+                f"{size}: its numbers are repeated, not stored. Save it again with tensors that are contiguous."
+            )
 
 
 def _why_not(error: Exception, start: bytes) -> str:
@@ -243,8 +290,8 @@ def _why_not(error: Exception, start: bytes) -> str:
     return "it is cut short or broken. Download or save it again."
 
 
-def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
-    """Return the state dict in what was given, also one level down under ``state_dict``.
+def tensors_of(raw: Any, source: str, *, nested: bool = True) -> dict[str, Tensor]:
+    """The state dict in what was given, also one level down under ``state_dict`` if it may be nested.
 
     An alpha that is a plain number becomes a tensor.
 
@@ -256,8 +303,8 @@ def tensors_of(raw: Any, source: str) -> dict[str, Tensor]:
     if not isinstance(raw, Mapping):
         raise FormatError(f"{source} holds a {type(raw).__name__}; expected named tensors.")
     items = cast("Mapping[Any, Any]", raw)
-    if isinstance(items.get("state_dict"), Mapping):
-        return tensors_of(items["state_dict"], source)
+    if nested and isinstance(items.get("state_dict"), Mapping):
+        return tensors_of(items["state_dict"], source, nested=False)
     return {name: _tensor_of(name, value, source) for name, value in items.items()}
 
 
@@ -266,8 +313,9 @@ def _tensor_of(name: Any, value: Any, source: str) -> Tensor:
         value = torch.tensor(value, dtype=torch.float64)
     if not isinstance(name, str) or not isinstance(value, Tensor):
         raise FormatError(f"{source} holds a {type(value).__name__} under {name!r}; expected only named tensors.")
-    if value.is_meta or value.layout is not torch.strided:
-        what = "on the meta device, without numbers" if value.is_meta else f"of layout {value.layout}"
+    if value.is_meta or value.is_nested or value.is_quantized or value.layout is not torch.strided:
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else f"of layout {value.layout}"
+        what = "on the meta device, without numbers" if value.is_meta else kind
         raise FormatError(f"{source}: the tensor {name!r} is {what}; expected a dense one with its numbers.")
     return value
 

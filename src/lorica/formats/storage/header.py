@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from math import prod
-from operator import lt, mul, sub
 from typing import Any, NamedTuple, cast
 
 from lorica.errors import FileError, FormatError
@@ -17,6 +16,9 @@ from lorica.errors import FileError, FormatError
 LENGTH_BYTES = 8
 START = 64  # bytes of a file that tell what it is
 LARGEST_HEADER = 100_000_000  # the limit of the safetensors library
+MOST_TENSORS = 65_536  # of a file: adapters of the largest models have some thousands, and each costs time
+MOST_DIMENSIONS = 16  # of a tensor: a weight has five at most, and torch holds no more than 64
+LARGEST_SIZE = 1 << 62  # of all dimensions together, also of a tensor without numbers, whose others torch multiplies
 # The bytes of one number, and what torch calls its dtype: by name, because reading a header needs no torch.
 SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -40,7 +42,8 @@ TORCH_NAMES = {
 IMPOSTORS: dict[bytes, str] = {
     b"<": "it is a web page (HTML): the download went wrong; use the link to the file itself, logged in if need be",
     b"version https://git-lfs": "it is a Git LFS pointer: run `git lfs pull`, or download the file itself",
-    b"PK\x03\x04": "it is a torch checkpoint (zip) under the wrong name: rename it to .bin",
+    b"PK\x03\x04": "it is a zip archive: unpack it, and name the file in it; a torch checkpoint rename to .bin",
+    b"GGUF": "it is a GGUF file, quantised weights for llama.cpp and its like; take the .safetensors in its place",
     b"\x80\x02": "it is a Python pickle under the wrong name: rename it to .bin",
     b"{": "it is JSON text, not weights",
 }
@@ -64,12 +67,14 @@ class Header:
     metadata: dict[str, str]
 
 
-def parse_header(content: memoryview, source: str) -> Header:
-    """Return the header of a safetensors file.
+def parse_header(content: memoryview, source: str, refusal: str | None = None) -> Header:
+    """The header of a safetensors file.
 
     Args:
         content: the whole file.
         source: what to call the file in messages.
+        refusal: why the safetensors library refuses the file, which checks every offset and size; None if it does not.
+            Then only what it lets pass and no tensor of torch can be is looked for.
 
     Raises:
         FileError: if the file is empty, cut short, or its header contradicts its size.
@@ -78,10 +83,22 @@ def parse_header(content: memoryview, source: str) -> Header:
     length = _header_length(content, source)
     raw = _json(content[LENGTH_BYTES : LENGTH_BYTES + length], source)
     metadata = _metadata(raw.pop("__metadata__", None), source)
+    if len(raw) > MOST_TENSORS:
+        raise FileError(
+            f"{source} has {len(raw)} tensors; at most {MOST_TENSORS} are read, far more than adapters have."
+        )
     base = LENGTH_BYTES + length
-    entries = _entries(raw, base) or tuple(_entry(name, value, base, source) for name, value in raw.items())
-    _check_extent(entries, base, len(content), source)
-    return Header(entries, metadata)
+    if refusal is not None:
+        _check_extent([_checked(name, value, base, source) for name, value in raw.items()], base, len(content), source)
+        raise FormatError(f"{source} is not a safetensors file that the safetensors library reads: {refusal}.")
+    try:
+        entries = [_entry(name, value, base) for name, value in raw.items()]
+    except (TypeError, KeyError):  # the library takes a list for an object
+        entries = [_checked(name, value, base, source) for name, value in raw.items()]
+    for entry in entries:
+        if entry.dtype not in SIZES or entry.start == entry.stop or len(entry.shape) > MOST_DIMENSIONS:
+            _checked(entry.name, raw[entry.name], base, source)
+    return Header(tuple(entries), metadata)
 
 
 def _header_length(content: memoryview, source: str) -> int:
@@ -96,6 +113,7 @@ def _header_length(content: memoryview, source: str) -> int:
             f"{size}. Download or save it again."
         )
     if length > LARGEST_HEADER:
+        refuse_impostor(bytes(content[:START]), source, "a safetensors file")
         raise FileError(f"{source} claims a header of {length} bytes; at most {LARGEST_HEADER} are allowed.")
     return length
 
@@ -121,7 +139,7 @@ def refuse_impostor(start: bytes, source: str, expected: str) -> None:
 
 def _json(text: memoryview, source: str) -> dict[str, Any]:
     try:
-        raw = json.loads(bytes(text))
+        raw = json.loads(str(text, "utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{source} is not a safetensors file: its header is not JSON ({error}).") from error
     if not isinstance(raw, dict):
@@ -141,53 +159,40 @@ def _metadata(raw: Any, source: str) -> dict[str, str]:
     return items
 
 
-def _entries(raw: dict[str, Any], base: int) -> tuple[Entry, ...]:
-    """Return all entries, looked at together, or nothing if any of them is wrong."""
-    try:
-        dtypes = [value["dtype"] for value in raw.values()]
-        shapes = [tuple(value["shape"]) for value in raw.values()]
-        begins, ends = zip(*(value["data_offsets"] for value in raw.values()), strict=True)
-        numbers = (*begins, *ends, *chain.from_iterable(shapes))
-        sizes = map(mul, map(prod, shapes), map(SIZES.__getitem__, dtypes))
-        if set(map(type, numbers)) != {int} or min(numbers) < 0 or [*sizes] != [*map(sub, ends, begins)]:
-            return ()
-    except (TypeError, KeyError, ValueError):
-        return ()
-    starts, stops = ([base + offset for offset in offsets] for offsets in (begins, ends))
-    return tuple(map(Entry._make, zip(raw, dtypes, shapes, starts, stops, strict=True)))
+def _entry(name: str, raw: Any, base: int) -> Entry:
+    begin, end = raw["data_offsets"]
+    return Entry(name, raw["dtype"], tuple(raw["shape"]), base + begin, base + end)
 
 
-def _entry(name: str, raw: Any, base: int, source: str) -> Entry:
-    """Return one tensor's entry, or raise what is wrong with it: its size must be what its shape and dtype ask for."""
+def _checked(name: str, raw: Any, base: int, source: str) -> Entry:
+    """One tensor's entry, or an error for what is wrong with it: its size must be what its shape and dtype ask for."""
     try:
-        dtype, shape = raw["dtype"], tuple(raw["shape"])
-        begin, end = raw["data_offsets"]
-        numbers = (*shape, begin, end)
+        entry = _entry(name, raw, base)
+        numbers = (*entry.shape, *raw["data_offsets"])
         whole = set(map(type, numbers)) == {int} and min(numbers) >= 0
-    except (TypeError, KeyError, ValueError) as error:
-        raise FormatError(f"{source}: the header's entry for {name!r} is malformed: {raw!r:.200}.") from error
+    except (TypeError, KeyError, ValueError):
+        whole = False
     if not whole:
         raise FormatError(f"{source}: the header's entry for {name!r} is malformed: {raw!r:.200}.")
+    _, dtype, shape, start, stop = entry
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise FormatError(f"{source}: {name!r} has the dtype {dtype!r:.40}. Known: {', '.join(SIZES)}.")
-    if prod(shape) * SIZES[dtype] != end - begin:
+    # Bounded before they are multiplied: the product of thousands of large sizes takes a minute.
+    if len(shape) > MOST_DIMENSIONS or prod(filter(None, shape)) > LARGEST_SIZE:
+        raise FileError(
+            f"{source}: {name!r} claims the shape {str(shape)[:80]} of {len(shape)} dimensions, which no tensor has "
+            f"({MOST_DIMENSIONS} dimensions at most). The header is broken."
+        )
+    if prod(shape) * SIZES[dtype] != stop - start:
         raise FileError(
             f"{source}: {name!r} claims shape {shape} in {dtype}, which is {prod(shape) * SIZES[dtype]} bytes, but its "
-            f"place in the file has {end - begin}. The header is broken."
+            f"place in the file has {stop - start}. The header is broken."
         )
-    return Entry(name, dtype, shape, base + begin, base + end)
+    return entry
 
 
-def _fill(entries: tuple[Entry, ...], base: int, size: int) -> bool:
-    """Whether tensors fill a file: each place in it has one, if as many begin as end there and none is empty."""
-    starts, stops = [entry.start for entry in entries], [entry.stop for entry in entries]
-    return all(map(lt, starts, stops)) and sorted([*starts, size]) == sorted([base, *stops])
-
-
-def _check_extent(entries: tuple[Entry, ...], base: int, size: int, source: str) -> None:
+def _check_extent(entries: list[Entry], base: int, size: int, source: str) -> None:
     """Refuse tensors that overlap, leave holes, or reach past the end of the file."""
-    if _fill(entries, base, size):
-        return
     places = sorted((entry.start, entry.stop, entry.name) for entry in entries)
     end = places[-1][1] if places else base
     if end > size:

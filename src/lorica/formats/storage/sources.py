@@ -26,6 +26,10 @@ SUFFIXES = (".safetensors", *PICKLED)
 _PART = re.compile(r"-\d{5}-of-(?P<parts>\d{5})\.\w+$")  # how the Hub's libraries name the parts of one state dict
 _JOIN = "An adapter is read from one file: put the tensors of all parts into one, or pass them as a state dict."
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[^\\]+)?")
+_URL = re.compile(r"\w+:/")  # also one of whose slashes a Path has made one
+_ON_THE_HUB = re.compile(
+    r"https?:/+(www\.)?(huggingface\.co|hf\.co)/(?P<repo>[^/]+/[^/]+)/(blob|resolve)/[^/]+(?P<file>/[^?]+)"
+)
 
 
 def open_source(source: Source) -> FileContents:
@@ -83,9 +87,11 @@ def locate(source: str | Path) -> Path:
     if not isinstance(source, str | PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not check
         got = type(source).__name__
         raise FormatError(f"an adapter is read from a path, a Hub id or a state dict, not from a {got}.")
-    path = Path(source).expanduser()
+    if _URL.match(str(source)):
+        raise FileError(_not_downloaded(str(source)))
+    path = local_path(source)
     if path.is_dir():
-        return path / choose_file(_names_in(path), f"the folder {path}")
+        return path / _only_adapter(path)
     if path.exists():
         if is_run_state(path):
             beside = ", ".join(_names_in(path.parent)) or "no adapter"
@@ -94,9 +100,51 @@ def locate(source: str | Path) -> Path:
         if part and int(part["parts"]) > 1:
             raise FileError(f"{path} is one of {int(part['parts'])} parts. {_JOIN}")
         return path
-    if isinstance(source, str) and _HUB_ID.fullmatch(source) and not Path(path.parts[0]).exists():
-        return _download(source)
+    if path.is_symlink():
+        raise FileError(
+            f"{path} is a link to {path.readlink()}, which leads to no file. Link it again, or name the file."
+        )
+    hub_id = isinstance(source, str) and _HUB_ID.fullmatch(source) and ".." not in path.parts
+    if hub_id and not Path(path.parts[0]).exists():
+        return _download(str(source))
     raise FileError(_missing(path))
+
+
+def local_path(source: str | Path) -> Path:
+    """A path as a user writes it, with the home folder for ``~``.
+
+    Raises:
+        FileError: if no file can have such a name.
+    """
+    try:
+        path = Path(source).expanduser()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown user's home, NUL in it
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FileError(f"{str(source)!r} is no path that can be used: {reason}.") from error
+    return path
+
+
+def _not_downloaded(url: str) -> str:
+    found = _ON_THE_HUB.match(url)
+    advice = f"Name it as on the Hub: {found['repo']}{found['file'] or ''}" if found else "Download the file first"
+    return f"{url} is a link to a web page, and adapters are read from files. {advice}."
+
+
+def _only_adapter(folder: Path) -> str:
+    """The name of the adapter's file in a folder."""
+    names = _names_in(folder)
+    if not any(name.lower().endswith(SUFFIXES) for name in names):
+        steps = sorted(folder.glob("checkpoint-*"), key=lambda step: (len(step.name), step.name))
+        if steps:
+            raise FileError(
+                f"the folder {folder} holds {len(steps)} checkpoints, and no adapter. Name one: {steps[-1]}."
+            )
+    if "model_index.json" in names:
+        raise FileError(f"the folder {folder} holds a whole model (model_index.json), and no adapter.")
+    return choose_file(names, f"the folder {folder}")
 
 
 def choose_file(names: Sequence[str], where: str) -> str:
