@@ -20,7 +20,7 @@ def escaped(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def printable(text: str) -> str:
+def _shortened(text: str) -> str:
     """A text with escapes for characters that a terminal must not get, and its longest words and itself shortened."""
     short = _WORD.sub(lambda found: f"{found[0][:200]}...{found[0][-80:]}", escaped(text))
     return short if len(short) <= _LONGEST else f"{short[: _LONGEST - 500]} ... {short[-400:]}"
@@ -30,7 +30,7 @@ class LoRAError(Exception):
     """Root of every deliberate error. Its message may be printed whatever names a file brought into it."""
 
     def __init__(self, *messages: object) -> None:
-        super().__init__(*(printable(message) if isinstance(message, str) else message for message in messages))
+        super().__init__(*(_shortened(message) if isinstance(message, str) else message for message in messages))
 
 
 class ShapeError(LoRAError, ValueError):
