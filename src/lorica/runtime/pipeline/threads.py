@@ -47,13 +47,8 @@ class ThreadGuard:
                         f"another thread ({_named(thread)}) is making a picture with these adapters, so they cannot be "
                         "changed now. Wait for it, or give each thread a pipeline of its own."
                     )
-            before = self._version, getattr(self._mine, "seen", self._version)
-            try:
-                self._mine.seen = self._version = self._version + 1
-                yield
-            except BaseException:
-                self._version, self._mine.seen = before
-                raise
+            yield
+            self._mine.seen = self._version = self._version + 1
 
     @contextmanager
     def holding(self) -> Iterator[None]:
