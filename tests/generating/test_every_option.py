@@ -7,7 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lorica.cli.generate import command
 from lorica.cli.main import run
@@ -21,6 +23,7 @@ CHANGES: dict[str, tuple[str, str]] = {
     "loras": ("--lora {lora}", ""),
     "lora_dir": ("--lora_dir {folder} --prompt <lora:loud>star", "--prompt star"),
     "regions": ("--region loud=black.png", "--lora {lora}"),
+    "strict": ("--no_strict --lora {partly}", ""),
     "prompts": ("--prompt star", ""),
     "prompts_file": ("--prompts_file more.txt", ""),
     "negative_prompt": ("--negative_prompt fish", ""),
@@ -42,6 +45,7 @@ ELSEWHERE = {
     "traceback": "tests/cli/test_main.py",
 }
 REFUSED = {
+    "--lora partly.safetensors": "unet.nowhere.lora_A.weight",
     "--steps 0": "steps must be at least 1",
     "--height 24": "give --height and --width, or neither",
     "--width 24": "give --height and --width, or neither",
@@ -70,7 +74,8 @@ def draw(
     monkeypatch.chdir(tmp_path)
     Image.new("L", (8, 8)).save("black.png")
     Path("more.txt").write_text("star\n", encoding="utf-8")
-    places = {"lora": f"{adapter}:0.5", "folder": adapter.parent, "other": "bundled"}
+    save_file({**load_file(adapter), "unet.nowhere.lora_A.weight": torch.ones(2, 3)}, "partly.safetensors")
+    places = {"partly": "partly.safetensors", "lora": f"{adapter}:0.5", "folder": adapter.parent, "other": "bundled"}
 
     def left(line: str) -> tuple[object, ...]:
         for path in Path().glob("*out*.png"):

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from lorica.errors import ConfigError, FileError, ModelError, UnknownNameError
+from lorica.errors import ConfigError, FileError, LoRAError, ModelError, UnknownNameError
 from lorica.generating.choices import LoraChoice, RegionChoice, parse_lora
 from lorica.generating.grid import parse_axis
 from lorica.generating.request import Request
@@ -315,3 +317,22 @@ def test_two_adapters_of_one_file_name_have_names_of_their_own(base: Path, adapt
 def test_a_folder_of_adapters_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"there is no folder .*lorras"):
         Request(prompts=["x"], output=Path("out.png"), lora_dir=tmp_path / "lorras")
+
+
+def test_without_strict_what_does_not_fit_is_left_out_and_said(
+    base: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partly = tmp_path / "loud.safetensors"
+    save_file({**load_file(adapter), "unet.nowhere.lora_A.weight": torch.ones(2, 3)}, partly)
+    whole = make(base, tmp_path / "a.png", loras=[LoraChoice.of(str(adapter), 0.5)])
+    choice = [LoraChoice.of(str(partly), 0.5)]
+    with pytest.raises(LoRAError, match="nowhere"):
+        make(base, tmp_path / "b.png", loras=choice)
+    given: dict[str, Any] = {"base": str(base), "prompts": ["a red heart"], "settings": QUICK, "device": "cpu"}
+    request = Request(**given, loras=choice, strict=False, output=tmp_path / "c.png")
+    assert (pixels(generate(request)[0]) == pixels(whole[0])).all()
+    assert "1 keys of" in (said := capsys.readouterr().err)
+    assert "unet.nowhere.lora_A.weight: " in said
+    save_file({"unet.nowhere.lora_A.weight": torch.ones(2, 3), "unet.nowhere.lora_B.weight": torch.ones(4, 2)}, partly)
+    with pytest.raises(ModelError, match=r"nothing of .*loud.safetensors can be used on this model: unet.nowhere"):
+        generate(request, quiet=True)

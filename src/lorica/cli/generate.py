@@ -45,6 +45,9 @@ from lorica.cli.output import json_option, print_json, quiet_libraries, show
     metavar="NAME=MASK",
     help="Limit the adapter of this name (its file's) to where this picture is white; may be given again.",
 )
+@click.option(
+    "--strict/--no_strict", default=True, help="Refuse a file of which something does not fit; or use the rest.  [on]"
+)
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to draw; may be given again.")
 @click.option("--prompts_file", type=click.Path(path_type=Path), metavar="PATH", help="More prompts, one a line.")
 @click.option("--negative_prompt", metavar="TEXT", help="What not to draw.")

@@ -24,7 +24,8 @@ class Request:
     them, and each is also written beside it to a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
     ``output`` is a comparison: a column for each variant of its first axis, and a row for each picture and each variant
     of its second. Prompts may name adapters as tags, whose files are in ``lora_dir``; an axis of strengths leaves them.
-    ``regions`` limit some of ``loras`` to where a mask is white.
+    ``regions`` limit some of ``loras`` to where a mask is white. Without ``strict``, what does not fit the model of an
+    adapter's file is left out, and said.
     """
 
     prompts: Sequence[str]
@@ -40,6 +41,7 @@ class Request:
     dtype: str | None = None
     lora_dir: Path | None = None
     regions: Sequence[RegionChoice] = ()
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if not self.prompts:
