@@ -152,6 +152,9 @@ def test_progress_is_counted_in_denoising_steps(base: Path) -> None:
     ("changes", "message"),
     [
         ({"prompts": []}, "nothing to draw"),
+        ({"prompts": ["a \udcff"]}, r"no text: 'a \\\\udcff'"),
+        ({"prompts": ["a \0"]}, "no text"),
+        ({"settings": SamplingSettings(negative_prompt="\x1b[0m")}, "no text"),
         ({"num": 0}, "--num"),
         ({"grid": [parse_axis("strength=0,1")]}, "--lora"),
         ({"grid": [parse_axis("seed=1,2")], "num": 2}, "--num 2"),
@@ -336,3 +339,11 @@ def test_without_strict_what_does_not_fit_is_left_out_and_said(
     save_file({"unet.nowhere.lora_A.weight": torch.ones(2, 3), "unet.nowhere.lora_B.weight": torch.ones(4, 2)}, partly)
     with pytest.raises(ModelError, match=r"nothing of .*loud.safetensors can be used on this model: unet.nowhere"):
         generate(request, quiet=True)
+
+
+def test_names_that_are_no_text_do_not_stop_a_picture(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """A name that is not UTF-8 on the disk is half of a character in Python, which no PNG can hold."""
+    odd = tmp_path / "l\udcffud.safetensors"
+    odd.write_bytes(adapter.read_bytes())
+    files = make(base, tmp_path / "a.png", loras=[LoraChoice.of(str(odd), 0.5)])
+    assert facts(files[0])["adapters"] == r"l\udcffud.safetensors:0.5"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorica.dtypes import dtype_named
-from lorica.errors import ConfigError
+from lorica.errors import ConfigError, escaped
 from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.grid import Axis, Variant, check_axes
 from lorica.generating.sampling import SamplingSettings, Shot
@@ -46,6 +46,9 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ConfigError("there is nothing to draw: give --prompt, once or several times, or --prompts_file.")
+        for text in (*self.prompts, self.settings.negative_prompt or ""):
+            if escaped(text) != text:
+                raise ConfigError(f"a prompt holds characters that are no text: {escaped(text)!r}. Write it anew.")
         if self.num < 1:
             raise ConfigError(f"--num must be at least 1, got {self.num}.")
         check_axes(self.grid, adapters=bool(self.loras), pictures=self.num)
