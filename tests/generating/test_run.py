@@ -347,3 +347,11 @@ def test_names_that_are_no_text_do_not_stop_a_picture(base: Path, adapter: Path,
     odd.write_bytes(adapter.read_bytes())
     files = make(base, tmp_path / "a.png", loras=[LoraChoice.of(str(odd), 0.5)])
     assert facts(files[0])["adapters"] == r"l\udcffud.safetensors:0.5"
+
+
+def test_an_adapter_of_the_folder_may_be_named(base: Path, adapter: Path, tmp_path: Path) -> None:
+    named = make(base, tmp_path / "a.png", loras=[parse_lora("loud:0.5")], lora_dir=adapter.parent)
+    by_path = make(base, tmp_path / "b.png", loras=[parse_lora(f"{adapter}:0.5")])
+    assert (pixels(named[0]) == pixels(by_path[0])).all()
+    with pytest.raises(FileError, match="there is no file lout"):
+        make(base, tmp_path / "a.png", loras=[parse_lora("lout:0.5")], lora_dir=adapter.parent)

@@ -36,7 +36,7 @@ from lorica.cli.output import json_option, print_json, quiet_libraries, show
     "--lora_dir",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Where <lora:name:0.8> tags in prompts find their files.",
+    help="Where <lora:name:0.8> tags in prompts find their files, and --lora those that it only names.",
 )
 @click.option(
     "--region",

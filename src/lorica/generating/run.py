@@ -16,7 +16,7 @@ from lorica.adapters import Adapter, Report
 from lorica.dtypes import dtype_named
 from lorica.errors import ConfigError, ModelError
 from lorica.formats import read
-from lorica.generating.choices import LoraChoice, distinct_names
+from lorica.generating.choices import LoraChoice, distinct_names, located
 from lorica.generating.grid import Variant
 from lorica.generating.infotext import BASE, Hashing
 from lorica.generating.pictures import PictureWriter
@@ -66,7 +66,8 @@ def generate(request: Request, *, quiet: bool = False) -> list[Path]:
     loras = attach(pipeline)
     columns, rows = (*(axis.variants for axis in request.grid), (Variant(),), (Variant(),))[:2]
     compared = list(dict.fromkeys(variant.adapter for variant in (*columns, *rows) if variant.adapter))
-    names, tags = load_choices(loras, [*request.loras, *compared], reporter, strict=request.strict)
+    choices = [located(choice, request.lora_dir) for choice in (*request.loras, *compared)]
+    names, tags = load_choices(loras, choices, reporter, strict=request.strict)
     loras.regions({region.name: region.mask for region in request.regions})
     own, by_choice = tags[: len(request.loras)], dict(zip(compared, tags[len(request.loras) :], strict=True))
     takes = [[_take(request, row & column, own, by_choice) for column in columns] for row in rows]
