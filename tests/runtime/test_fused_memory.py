@@ -52,6 +52,21 @@ def test_fusing_moves_a_weight_once_and_unfusing_moves_it_back(dtype: torch.dtyp
     assert loras.summary().originals == 0
 
 
+def test_memory_that_a_fused_weight_left_serves_the_next_fuse_until_memory_is_limited() -> None:
+    layer, loras = make()
+    loras.fuse({"a": 0.7})
+    first = layer.weight.data_ptr()
+    spare = loras._model.weights.spare
+    loras.unfuse()
+    assert spare.size == layer.weight.nbytes + layer.bias.nbytes
+    loras.fuse({"b": 0.2})
+    assert layer.weight.data_ptr() == first
+    assert spare.size == 0
+    loras.unfuse()
+    loras.limit_memory(0)
+    assert spare.size == 0
+
+
 HOLDERS: dict[str, Callable[[nn.Linear], Any]] = {
     "state dict": lambda layer: layer.state_dict(),
     "data": lambda layer: layer.weight.data,

@@ -176,6 +176,8 @@ def apply(model: LiveModel, old: State, new: State) -> None:
     model.table.write(model.banks.by_place, new.acting, new.guidance, new.room.samples)
     if places or not old.stands_as(new):
         _put_around_forwards(model, old, new)
+    if not new.loaded or new.memory_limit is not None:
+        model.weights.spare.clear()
 
 
 def _put_adapters(model: LiveModel, new: State, places: Collection[Place]) -> None:

@@ -8,6 +8,7 @@ in place (decision 0027).
 
 from __future__ import annotations
 
+import os
 from typing import Any, cast
 
 import torch
@@ -16,14 +17,47 @@ from torch import Tensor, nn
 OWNERS = 2  # of memory that only the parameter knows: the parameter, and the handle through which they are counted
 _count: Any = getattr(torch._C, "_storage_Use_Count", None)  # pyright: ignore[reportPrivateUsage]
 
+SHARE = 4  # at most a quarter of the machine's memory is kept
 
-def memory_for(parameter: nn.Parameter) -> Tensor | None:
-    """Memory that a parameter could be pointed at, with any numbers in it; None if it must stay where it is."""
-    if not may_move(parameter):
-        return None
-    with torch.inference_mode(mode=False):  # what is made within could not become a parameter's
-        memory = torch.empty_like(parameter.data)
-    return memory if memory.stride() == parameter.stride() else None
+
+class SpareMemory:
+    """Memory that fused weights have left, kept for the next fuse: fresh pages cost more than the product.
+
+    Attributes:
+        size: bytes that are kept.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[object, list[Tensor]] = {}
+        self.size = 0
+
+    def take(self, parameter: nn.Parameter) -> Tensor | None:
+        """Memory that a parameter could be pointed at, with any numbers in it; None if it must stay where it is."""
+        if not may_move(parameter):
+            return None
+        kept = self._kept.get(_layout(parameter.data))
+        if kept:
+            memory = kept.pop()
+            self.size -= memory.nbytes
+            return memory
+        with torch.inference_mode(mode=False):  # what is made within could not become a parameter's
+            memory = torch.empty_like(parameter.data)
+        return memory if memory.stride() == parameter.stride() else None
+
+    def give_back(self, parameter: nn.Parameter, original: Tensor) -> None:
+        """Give a parameter the numbers of ``original``, by pointing at it where possible; it is its own then."""
+        alike = parameter.device == original.device and _layout(parameter.data) == _layout(original)
+        if not (alike and may_move(parameter)):
+            parameter.data.copy_(original)
+            return
+        left, parameter.data = parameter.data, original
+        if self.size + left.nbytes <= _memory_of_machine() // SHARE:
+            self._kept.setdefault(_layout(left), []).append(left)
+            self.size += left.nbytes
+
+    def clear(self) -> None:
+        """Give all of it back to the system."""
+        self._kept, self.size = {}, 0
 
 
 def may_move(parameter: nn.Parameter) -> bool:
@@ -35,15 +69,13 @@ def may_move(parameter: nn.Parameter) -> bool:
     return _owners(parameter) == OWNERS and not parameter.is_shared() and not parameter.is_pinned()
 
 
-def write_back(parameter: nn.Parameter, original: Tensor) -> None:
-    """Give a parameter the numbers of ``original``, by pointing at it where possible; it is then the parameter's."""
-    live = parameter.data
-    alike = (live.device, live.dtype, live.stride()) == (original.device, original.dtype, original.stride())
-    del live  # it would count as an owner
-    if alike and may_move(parameter):
-        parameter.data = original
-    else:
-        parameter.data.copy_(original)
+def _layout(tensor: Tensor) -> object:
+    return tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _memory_of_machine() -> int:
+    """Bytes of main memory; 0 where the system does not tell."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
 def _owners(parameter: nn.Parameter) -> int:

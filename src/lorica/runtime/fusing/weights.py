@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lorica.errors import ModelError, StateError, UnknownNameError
 from lorica.runtime.fusing.fuse import WRITERS, Changes
-from lorica.runtime.fusing.memory import memory_for, write_back
+from lorica.runtime.fusing.memory import SpareMemory
 from lorica.runtime.fusing.originals import (
     BACKUPS,
     Backup,
@@ -38,12 +38,14 @@ class Weights:
         fused: record of what each weight holds, by place and adapter. It is cleared before a weight is written, so that
             an operation that breaks off leaves no wrong record.
         originals: the weights (and biases) of those places before.
+        spare: memory for the next fuse.
     """
 
     def __init__(self, find: Callable[[Place], nn.Module], components: Mapping[str, nn.Module]) -> None:
         self._find, self._components = find, components
         self.fused: dict[Place, Changes] = {}
         self.originals: dict[Place, Originals] = {}
+        self.spare = SpareMemory()
 
     def base(self, place: Place, leaf: str, why: str) -> Tensor | None:
         """A layer's weight or bias without anything fused into it, as numbers; None for a bias that is not there."""
@@ -133,7 +135,7 @@ class Weights:
 
     def _write_leaf(self, place: Place, leaf: str, parameter: nn.Parameter, changes: Changes) -> None:
         kept = self.originals[place]
-        memory = None if leaf in kept else memory_for(parameter)
+        memory = None if leaf in kept else self.spare.take(parameter)
         if memory is not None:  # the original stays where it lies
             WRITERS[leaf](memory, parameter.data, changes.values())
             kept[leaf] = parameter.data
@@ -154,7 +156,7 @@ class Weights:
         if isinstance(original, StoredOriginal):
             parameter.data.copy_(original.read(parameter.data))
         else:
-            write_back(parameter, original)
+            self.spare.give_back(parameter, original)
         del kept[leaf]  # it may be what the layer computes with now
 
     def _forget_live(self, place: Place, layer: nn.Module) -> None:
