@@ -202,6 +202,13 @@ def test_files_of_ones_own_are_taken(run: Callable[..., None], number: str) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", ["11", "12"])
+def test_runs_start_without_arguments(number: str, run: Callable[..., None]) -> None:
+    run(number)
+    assert len(list(Path("pictures").glob("*.png"))) == 6
+
+
+@pytest.mark.slow
 def test_14_takes_a_folder_and_a_name(run: Callable[..., None]) -> None:
     lorica.write(sample_adapter(3), "loras/mine.safetensors")
     run("14", "loras", "mine")

@@ -84,9 +84,9 @@ def test_the_table_of_a_pipeline_is_escaped(file: Path) -> None:
     path = next(path for path, _ in pipe.unet.named_modules() if path.endswith("attn2.to_k"))
     out, width = pipe.unet.get_submodule(path).weight.shape
     loras.load(Adapter({"unet": {path: LoRA(torch.zeros(2, width), torch.zeros(out, 2))}}), name=EVIL)
-    text = str(loras.summary())
-    assert not CONTROL.search(text)
-    assert SHOWN in text
+    for text in (str(loras.summary()), repr(loras)):
+        assert not CONTROL.search(text)
+        assert SHOWN in text
 
 
 def test_no_verb_prints_past_the_place_that_escapes() -> None:

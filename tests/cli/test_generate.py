@@ -37,7 +37,7 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
     line = (
         f"generate --base models/x --lora a.safetensors:0.8 --lora b.safetensors --prompt heart --prompts-file "
         f"{tmp_path / 'more.txt'} --negative-prompt blur --num 4 --seed 11 --steps 12 --guidance 3.5 --scheduler ddim "
-        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --grid steps=4,8 --device cpu "
+        f"--height 48 --width 56 --batch_size 3 --grid strength=0,1 --grid adapter=c.pt,none --device cpu "
         "--dtype bfloat16 --output new/x.png --region a=left.png --region b=right.png"
     )
     assert run(line.split()) == 0
@@ -53,7 +53,7 @@ def test_every_option_reaches_the_request(seen: list[Request], tmp_path: Path) -
             settings=SamplingSettings(
                 steps=12, guidance=3.5, negative_prompt="blur", height=48, width=56, batch_size=3
             ),
-            grid=[parse_axis("strength=0,1"), parse_axis("steps=4,8")],
+            grid=[parse_axis("strength=0,1"), parse_axis("adapter=c.pt,none")],
             device="cpu",
             dtype="bfloat16",
             regions=[RegionChoice("a", Path("left.png")), RegionChoice("b", Path("right.png"))],

@@ -79,6 +79,7 @@ def test_how_it_fits_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "What does not fit Stable Diffusion XL" in text
     assert "lorica generate" not in text  # no advice to use it all the same
     assert run(["inspect", str(file), "--model", "sdxl", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["fit"]["whole"] is False
 
 
 def test_a_file_that_fits_in_part_does_not_fit(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,11 @@ def test_the_commands_it_names_can_be_parsed() -> None:
     assert [line[1] for line in lines] == ["generate", "generate", "train"]
     for line in lines:
         commands[line[1]].make_context(line[1], line[2:])
+
+
+def test_the_commands_that_it_suggests_are_quoted() -> None:
+    report = replace(REPORT, adapter="my quickstart/it's.safetensors", base="a base")
+    lines = [line for line in closing(report, Path("my quickstart")).splitlines() if "--lora" in line]
+    words = [shlex.split(line) for line in lines]
+    assert all(line[line.index("--lora") + 1] == "my quickstart/it's.safetensors" for line in words)
+    assert all(line[line.index("--base") + 1] == "a base" for line in words)

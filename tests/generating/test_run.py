@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from lorica.errors import ConfigError, FileError, ModelError, UnknownNameError
+from lorica.errors import ConfigError, FileError, LoRAError, ModelError, UnknownNameError
 from lorica.generating.choices import LoraChoice, RegionChoice, parse_lora
 from lorica.generating.grid import parse_axis
 from lorica.generating.request import Request
@@ -150,6 +152,9 @@ def test_progress_is_counted_in_denoising_steps(base: Path) -> None:
     ("changes", "message"),
     [
         ({"prompts": []}, "nothing to draw"),
+        ({"prompts": ["a \udcff"]}, r"no text: 'a \\\\udcff'"),
+        ({"prompts": ["a \0"]}, "no text"),
+        ({"settings": SamplingSettings(negative_prompt="\x1b[0m")}, "no text"),
         ({"num": 0}, "--num"),
         ({"grid": [parse_axis("strength=0,1")]}, "--lora"),
         ({"grid": [parse_axis("seed=1,2")], "num": 2}, "--num 2"),
@@ -315,3 +320,38 @@ def test_two_adapters_of_one_file_name_have_names_of_their_own(base: Path, adapt
 def test_a_folder_of_adapters_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"there is no folder .*lorras"):
         Request(prompts=["x"], output=Path("out.png"), lora_dir=tmp_path / "lorras")
+
+
+def test_without_strict_what_does_not_fit_is_left_out_and_said(
+    base: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partly = tmp_path / "loud.safetensors"
+    save_file({**load_file(adapter), "unet.nowhere.lora_A.weight": torch.ones(2, 3)}, partly)
+    whole = make(base, tmp_path / "a.png", loras=[LoraChoice.of(str(adapter), 0.5)])
+    choice = [LoraChoice.of(str(partly), 0.5)]
+    with pytest.raises(LoRAError, match="nowhere"):
+        make(base, tmp_path / "b.png", loras=choice)
+    given: dict[str, Any] = {"base": str(base), "prompts": ["a red heart"], "settings": QUICK, "device": "cpu"}
+    request = Request(**given, loras=choice, strict=False, output=tmp_path / "c.png")
+    assert (pixels(generate(request)[0]) == pixels(whole[0])).all()
+    assert "1 keys of" in (said := capsys.readouterr().err)
+    assert "unet.nowhere.lora_A.weight: " in said
+    save_file({"unet.nowhere.lora_A.weight": torch.ones(2, 3), "unet.nowhere.lora_B.weight": torch.ones(4, 2)}, partly)
+    with pytest.raises(ModelError, match=r"nothing of .*loud.safetensors can be used on this model: unet.nowhere"):
+        generate(request, quiet=True)
+
+
+def test_names_that_are_no_text_do_not_stop_a_picture(base: Path, adapter: Path, tmp_path: Path) -> None:
+    """A name that is not UTF-8 on the disk is half of a character in Python, which no PNG can hold."""
+    odd = tmp_path / "l\udcffud.safetensors"
+    odd.write_bytes(adapter.read_bytes())
+    files = make(base, tmp_path / "a.png", loras=[LoraChoice.of(str(odd), 0.5)])
+    assert facts(files[0])["adapters"] == r"l\udcffud.safetensors:0.5"
+
+
+def test_an_adapter_of_the_folder_may_be_named(base: Path, adapter: Path, tmp_path: Path) -> None:
+    named = make(base, tmp_path / "a.png", loras=[parse_lora("loud:0.5")], lora_dir=adapter.parent)
+    by_path = make(base, tmp_path / "b.png", loras=[parse_lora(f"{adapter}:0.5")])
+    assert (pixels(named[0]) == pixels(by_path[0])).all()
+    with pytest.raises(FileError, match="there is no file lout"):
+        make(base, tmp_path / "a.png", loras=[parse_lora("lout:0.5")], lora_dir=adapter.parent)

@@ -77,6 +77,15 @@ def test_the_new_file_keeps_its_base(family: str, model: str | None, end: str, t
     assert lorica.inspect(done.path).base.name == family
 
 
+def test_without_strict_what_has_no_use_is_left_out_and_listed(file: Path, tmp_path: Path) -> None:
+    save_file({**load_file(file), "lora_unet_nowhere.lora_up.weight": torch.ones(3, 2)}, file)
+    with pytest.raises(FormatError, match="lora_unet_nowhere"):
+        lorica.convert(file, tmp_path / "out.safetensors", to="diffusers")
+    done = lorica.convert(file, tmp_path / "out.safetensors", to="diffusers", strict=False)
+    assert list(done.left_out) == ["lora_unet_nowhere.lora_up.weight"]
+    assert lorica.read(done.path) == sample()
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".bin"])
 def test_a_checkpoint_of_torch_can_be_converted(suffix: str, file: Path, tmp_path: Path) -> None:
     torch.save(load_file(file), tmp_path / f"in{suffix}")

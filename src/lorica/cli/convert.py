@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--approximate", metavar="rank=N", help="Approximate what the format cannot hold, with this rank.")
 @click.option("--dtype", metavar="NAME", help="float32, float16 or bfloat16; each tensor keeps its own if left out.")
 @click.option("--model", metavar="PATH|NAME", help="The base model: a folder, or a family if only names are needed.")
+@click.option("--strict/--no_strict", default=True, help="Refuse keys that have no use; or leave them out.  [on]")
 @json_option
 def command(
     source: str,
@@ -35,6 +36,7 @@ def command(
     approximate: str | None,
     dtype: str | None,
     model: str | None,
+    strict: bool,
     as_json: bool,
 ) -> None:
     r"""Write an adapter file in another format.
@@ -48,7 +50,7 @@ def command(
     rank = parse_rank(approximate) if approximate is not None else None
     from lorica.tools.convert import convert  # brings torch along
 
-    done = convert(source, destination, to=to, approximate=rank, dtype=dtype, model=model)
+    done = convert(source, destination, to=to, approximate=rank, dtype=dtype, model=model, strict=strict)
     if as_json:
         print_json(done.as_dict())
     else:
@@ -77,6 +79,9 @@ def closing(done: Conversion) -> Iterator[str]:
     if near:
         yield f"{_layers(near)} became plain LoRA by approximation. Relative error of each:"
         yield from (f"  {change.error:8.2e}  rank {change.rank:<4} {change.module}" for change in near)
+    if done.left_out:
+        yield f"{len(done.left_out)} keys are left out:"
+        yield from (f"  {key}: {reason}" for key, reason in done.left_out.items())
     same = "" if done.changed or done.dtype else ", and it holds the same tensors bit for bit"
     yield f"Wrote {done.path} in {done.to} format: {done.modules} modules from {done.format} format{same}."
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lorica.cli.output import json_option, print_json, quiet_libraries, show
 
@@ -35,7 +36,7 @@ from lorica.cli.output import json_option, print_json, quiet_libraries, show
     "--lora_dir",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Where <lora:name:0.8> tags in prompts find their files.",
+    help="Where <lora:name:0.8> tags in prompts find their files, and --lora those that it only names.",
 )
 @click.option(
     "--region",
@@ -43,6 +44,9 @@ from lorica.cli.output import json_option, print_json, quiet_libraries, show
     multiple=True,
     metavar="NAME=MASK",
     help="Limit the adapter of this name (its file's) to where this picture is white; may be given again.",
+)
+@click.option(
+    "--strict/--no_strict", default=True, help="Refuse a file of which something does not fit; or use the rest.  [on]"
 )
 @click.option("--prompt", "prompts", multiple=True, metavar="TEXT", help="What to draw; may be given again.")
 @click.option("--prompts_file", type=click.Path(path_type=Path), metavar="PATH", help="More prompts, one a line.")
@@ -103,7 +107,7 @@ def command(
     """
     quiet_libraries()
     from lorica.generating.choices import parse_lora, parse_region, read_prompts  # brings torch along
-    from lorica.generating.grid import parse_axis
+    from lorica.generating.grid import check_named_once, parse_axis
     from lorica.generating.request import Request
     from lorica.generating.run import generate
     from lorica.generating.sampling import SamplingSettings
@@ -112,11 +116,13 @@ def command(
     how = {
         name: options.pop(name) for name in ("steps", "guidance", "negative_prompt", "height", "width", "batch_size")
     }
+    axes = [parse_axis(text) for text in grid]
+    check_named_once(axes, _given())
     request = Request(
         prompts=[*options.pop("prompts"), *(read_prompts(file) if file else [])],
         loras=[parse_lora(text) for text in loras],
         regions=[parse_region(text) for text in regions],
-        grid=[parse_axis(text) for text in grid],
+        grid=axes,
         output=output,
         settings=SamplingSettings(**how),
         **options,
@@ -126,6 +132,12 @@ def command(
         print_json({"output": files[0], "files": files, "seed": request.seed})
     else:
         show(_closing(files))
+
+
+def _given() -> set[str]:
+    """Options that stand on the command line, not as defaults."""
+    context = click.get_current_context()
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def _closing(files: list[Path]) -> str:

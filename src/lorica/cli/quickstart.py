@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lorica.cli.output import json_option, print_json, quiet_libraries, show
+from lorica.tools.quoting import quoted
 
 if TYPE_CHECKING:
     from lorica.demo.quickstart import QuickstartReport
@@ -42,8 +43,8 @@ def command(folder: Path, base: str, as_json: bool) -> None:
 
 def closing(report: QuickstartReport, folder: Path) -> str:
     """Closing paragraph: what was made, where, and what to try next."""
-    program, chosen = program_name(), "" if report.base == "bundled" else f" --base {report.base}"
-    generate = f"{program} generate{chosen} --lora {report.adapter}"
+    program, chosen = quoted(program_name()), "" if report.base == "bundled" else f" --base {quoted(report.base)}"
+    generate = f"{program} generate{chosen} --lora {quoted(str(report.adapter))}"
     return f"""
 In {report.seconds:.0f} s and {report.steps} steps this made a LoRA of a creature that the base model had never seen, \
 the {report.word}.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lorica.errors import ConfigError
+from lorica.errors import ConfigError, UnknownNameError
 from lorica.formats.storage.sources import SUFFIXES
-from lorica.runtime.prompt.lookup import short_name
+from lorica.runtime.prompt.lookup import find_adapter, short_name
 from lorica.runtime.prompt.tags import KEYS, Tag, read_tag
 
 _WINDOW = r"@[\d.]*-[\d.]*"
@@ -78,6 +78,20 @@ def _split(text: str) -> tuple[str, str]:
             break
         source, options = head, f"{tail}:{options}" if options else tail
     return source, options
+
+
+def located(choice: LoraChoice, folder: Path | None) -> LoraChoice:
+    """The choice by its file, where its source is no path but a name in the folder of adapters.
+
+    Raises:
+        ConfigError: if it is the name of several files there.
+    """
+    if folder is None or Path(choice.source).expanduser().exists():
+        return choice
+    try:
+        return replace(choice, source=str(find_adapter(folder, choice.source)))
+    except UnknownNameError:
+        return choice  # on the Hub, or nowhere, which loading it says
 
 
 def name_of(source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,21 @@ def parse_axis(text: str) -> Axis:
     if not all(parts):
         raise ConfigError(f"--grid {text}: a value is missing; write them with commas between.")
     return Axis(name, tuple(variant for part in parts for variant in AXES[name](part, text)))
+
+
+def check_named_once(axes: Sequence[Axis], given: Collection[str]) -> None:
+    """Refuse options that an axis takes the place of.
+
+    Args:
+        axes: the axes.
+        given: the options that were given.
+
+    Raises:
+        ConfigError: if one of them would do nothing.
+    """
+    for axis in axes:
+        if axis.name in given:
+            raise ConfigError(f"--{axis.name} and --grid {axis.name}=... both say the {axis.name}; leave one out.")
 
 
 def check_axes(axes: Sequence[Axis], *, adapters: bool, pictures: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lorica.errors import FileError
+from lorica.errors import FileError, escaped
 from lorica.generating.infotext import FileHashes, infotext
 from lorica.generating.request import Request
 from lorica.generating.sampling import Shot
@@ -98,7 +98,7 @@ class PictureWriter:
 def _write(picture: Image.Image, path: Path, facts: Mapping[str, object]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(picture, path, facts)
+        write_picture(picture, path, {name: escaped(str(value)) for name, value in facts.items()})
     except OSError as error:
         raise FileError(f"cannot write {path}: {error}") from error
     return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorica.dtypes import dtype_named
-from lorica.errors import ConfigError
+from lorica.errors import ConfigError, escaped
 from lorica.generating.choices import LoraChoice, RegionChoice
 from lorica.generating.grid import Axis, Variant, check_axes
 from lorica.generating.sampling import SamplingSettings, Shot
@@ -24,7 +24,8 @@ class Request:
     them, and each is also written beside it to a file of its own (``out-1.png``, ``out-2.png``, ...). With ``grid``,
     ``output`` is a comparison: a column for each variant of its first axis, and a row for each picture and each variant
     of its second. Prompts may name adapters as tags, whose files are in ``lora_dir``; an axis of strengths leaves them.
-    ``regions`` limit some of ``loras`` to where a mask is white.
+    ``regions`` limit some of ``loras`` to where a mask is white. Without ``strict``, what does not fit the model of an
+    adapter's file is left out, and said.
     """
 
     prompts: Sequence[str]
@@ -40,10 +41,14 @@ class Request:
     dtype: str | None = None
     lora_dir: Path | None = None
     regions: Sequence[RegionChoice] = ()
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ConfigError("there is nothing to draw: give --prompt, once or several times, or --prompts_file.")
+        for text in (*self.prompts, self.settings.negative_prompt or ""):
+            if escaped(text) != text:
+                raise ConfigError(f"a prompt holds characters that are no text: {escaped(text)!r}. Write it anew.")
         if self.num < 1:
             raise ConfigError(f"--num must be at least 1, got {self.num}.")
         check_axes(self.grid, adapters=bool(self.loras), pictures=self.num)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lorica.adapters import Adapter, Report
 from lorica.dtypes import dtype_named
-from lorica.errors import ConfigError
+from lorica.errors import ConfigError, ModelError
 from lorica.formats import read
-from lorica.generating.choices import LoraChoice, distinct_names
+from lorica.generating.choices import LoraChoice, distinct_names, located
 from lorica.generating.grid import Variant
 from lorica.generating.infotext import BASE, Hashing
 from lorica.generating.pictures import PictureWriter
@@ -29,6 +30,8 @@ from lorica.runtime.prompt.tags import Tag, parse_tags
 from lorica.tools.base_model import refuse_adapter
 from lorica.training.progress import Reporter
 from lorica.training.recipes.load import load_pipeline
+
+SHOWN = 3  # keys that are named of those that are left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ def generate(request: Request, *, quiet: bool = False) -> list[Path]:
     loras = attach(pipeline)
     columns, rows = (*(axis.variants for axis in request.grid), (Variant(),), (Variant(),))[:2]
     compared = list(dict.fromkeys(variant.adapter for variant in (*columns, *rows) if variant.adapter))
-    names, tags = load_choices(loras, [*request.loras, *compared])
+    choices = [located(choice, request.lora_dir) for choice in (*request.loras, *compared)]
+    names, tags = load_choices(loras, choices, reporter, strict=request.strict)
     loras.regions({region.name: region.mask for region in request.regions})
     own, by_choice = tags[: len(request.loras)], dict(zip(compared, tags[len(request.loras) :], strict=True))
     takes = [[_take(request, row & column, own, by_choice) for column in columns] for row in rows]
@@ -77,20 +81,42 @@ def generate(request: Request, *, quiet: bool = False) -> list[Path]:
     return writer.write(takes[0][0].shots, pictures[0][0])
 
 
-def load_choices(loras: Loras, choices: Sequence[LoraChoice]) -> tuple[dict[str, str], list[Tag]]:
+def load_choices(
+    loras: Loras, choices: Sequence[LoraChoice], reporter: Reporter, *, strict: bool = True
+) -> tuple[dict[str, str], list[Tag]]:
     """Load adapters under names that all differ; return name to source, and the tag of each by its name.
+
+    Args:
+        loras: the adapters of the pipeline.
+        choices: what to load.
+        reporter: for what is left out of a file.
+        strict: whether nothing may be left out.
 
     Raises:
         LoRAError: if one of them cannot be read or does not fit.
     """
     names = distinct_names([choice.source for choice in choices])
     for name, choice in zip(names, choices, strict=True):
-        ranks = choice.tag.ranks
-        cut = truncated(read(choice.source, target=loras.target()), ranks, name) if ranks else choice.source
-        loras.load(cut, name=name)
+        adapter = read(choice.source, target=loras.target(), strict=strict)
+        if adapter.report and adapter.report.unused:
+            reporter.say(_left_out(choice.source, adapter, adapter.report))
+        loras.load(truncated(adapter, choice.tag.ranks, name) if choice.tag.ranks else adapter, name=name)
     loras.set({})
     tags = [replace(choice.tag, name=name, ranks=None) for name, choice in zip(names, choices, strict=True)]
     return {name: choice.source for name, choice in zip(names, choices, strict=True)}, tags
+
+
+def _left_out(source: str, adapter: Adapter, report: Report) -> str:
+    """What is said of a file that is used in part.
+
+    Raises:
+        ModelError: if nothing of it can be used.
+    """
+    first = "; ".join(f"{left.key}: {left.reason}" for left in report.unused[:SHOWN])
+    more = f"; and {len(report.unused) - SHOWN} more" if len(report.unused) > SHOWN else ""
+    if not len(adapter) and not adapter.embeddings:
+        raise ModelError(f"nothing of {source} can be used on this model: {first}{more}.")
+    return f"{len(report.unused)} keys of {source} are left out: {first}{more}"
 
 
 def _take(request: Request, variant: Variant, own: Sequence[Tag], by_choice: Mapping[LoraChoice, Tag]) -> Take:

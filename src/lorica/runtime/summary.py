@@ -134,7 +134,7 @@ def described(state: State) -> str:
     strengths, fused = {} if state.per_sample else given(state.live[0]), given(state.fused)
     listed = [f"{name}: {strengths.get(name, 'off')}" for name in state.loaded if name not in fused]
     listed += [f"{name}: fused at {strength}" for name, strength in fused.items()]
-    return f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(state.components)})"
+    return escaped(f"Loras({', '.join(listed) or 'none loaded'}; components: {', '.join(state.components)})")
 
 
 def _line(name: str, loaded: Loaded, state: str, strength: Strength | None) -> Line:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lorica.adapters import KINDS
-from lorica.errors import escaped
 from lorica.models import FAMILIES
 from lorica.tools.facts import Facts
+from lorica.tools.quoting import quoted
 
 # Methods that a sentence describes better than by their names.
 METHODS: dict[str, str] = {
@@ -46,14 +45,7 @@ def command(facts: Facts) -> str:
     if facts.problem or not facts.modules or not _can_run(facts):
         return ""
     words = ["lorica", "generate", "--base", base_argument(facts), "--lora", facts.source, "--prompt", _prompt(facts)]
-    return " ".join(word if word.startswith("YOUR_") else _quoted(word) for word in words)
-
-
-def _quoted(word: str) -> str:
-    """A word for a shell; one with control characters in the form that shells read escapes in."""
-    if word == escaped(word):
-        return shlex.quote(word)
-    return "$'" + escaped(word.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+    return " ".join(word if word.startswith("YOUR_") else quoted(word) for word in words)
 
 
 def base_argument(facts: Facts) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class Conversion:
         size: the length of the new file in bytes.
         dtype: the dtype that all tensors were cast to; None if each kept its own.
         changed: the layers that became plain LoRAs.
+        left_out: keys of the source that are not in the new file, each with the reason.
     """
 
     source: str
@@ -76,6 +77,7 @@ class Conversion:
     size: int
     dtype: str | None = None
     changed: tuple[LayerChange, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain dictionaries and lists, for JSON."""
@@ -90,6 +92,7 @@ def convert(
     approximate: int | None = None,
     dtype: str | None = None,
     model: str | Path | None = None,
+    strict: bool = True,
 ) -> Conversion:
     """Write the adapter of a source in another format, whole or not at all.
 
@@ -104,6 +107,7 @@ def convert(
         dtype: ``float32``, ``float16`` or ``bfloat16`` for all tensors; by default each keeps its own.
         model: the base model, a folder or the name of a family. Names that only the model can explain are found in it,
             and changes that depend on the base weight (DoRA, GLoRA, OFT, IA3) are computed from it.
+        strict: refuse a source with keys that have no use; otherwise they are left out, and listed.
 
     Raises:
         UnknownNameError: if there is no such format or dtype.
@@ -113,7 +117,7 @@ def convert(
     file = _file_for(destination)
     _check(source, file, to, approximate, dtype)
     base = open_base(model) if model is not None else None
-    original = read(source, target=base.target if base else None)
+    original = read(source, target=base.target if base else None, strict=strict)
     report = original.report
     if report and report.format == CONTROL_LORA.name:
         raise no_adapter(report.source, to)
@@ -132,6 +136,7 @@ def convert(
         size=path.stat().st_size,
         dtype=dtype,
         changed=changed,
+        left_out={left.key: left.reason for left in report.unused} if report else {},
     )
 
 

@@ -173,7 +173,8 @@ class Facts:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain dictionaries and lists, for JSON."""
-        return asdict(self)
+        fit = {**asdict(self.fit), "whole": self.fit.whole} if self.fit else None
+        return {**asdict(self), "fit": fit}
 
     def _repr_html_(self) -> str:
         """Tables for notebooks: the file, and what it changes."""
