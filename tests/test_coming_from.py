@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.loaders import PeftAdapterMixin, StableDiffusionLoraLoaderMixin, TextualInversionLoaderMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,6 +26,8 @@ from lorica.cli.train import configuration
 from lorica.formats import FORMATS
 from lorica.models import FAMILIES
 from lorica.training.config.config import RunConfig
+from lorica.training.config.refused import REFUSED
+from lorica.training.config.settings import second_names
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(DOCS.glob("coming_from_*.md"))
@@ -56,7 +61,7 @@ def rows() -> Iterator[Row]:
 
 
 ROWS = list(rows())
-PYTHON = [row for row in ROWS if re.match(r"(loras|lorica)\.|loras\[|with loras|adapter = ", row.code[1])]
+PYTHON = [row for row in ROWS if re.match(r"(loras|lorica)\.|loras\[|with loras|adapter = |len\(", row.code[1])]
 COMMANDS = [row for row in ROWS if row.code[1].startswith("lorica ")]
 FLAGS = [row for row in ROWS if row.code[0].startswith("--") and row.code[1].startswith("--")]
 REFUSALS = [row for row in ROWS if row.code[0].startswith("--") and row.ours == "refused"]
@@ -173,6 +178,30 @@ def test_a_flag_is_refused_with_a_reason(row: Row, capsys: pytest.CaptureFixture
         pytest.importorskip("lorica.training.config.kohya")
     assert run(["train", *shlex.split(row.code[0])]) == 2
     assert "is not offered" in capsys.readouterr().err
+
+
+def test_every_call_of_theirs_is_on_the_page() -> None:
+    text = (DOCS / "coming_from_diffusers.md").read_text(encoding="utf-8")
+    owners = (LoraBaseMixin, StableDiffusionLoraLoaderMixin, PeftAdapterMixin, TextualInversionLoaderMixin)
+    calls = {name for owner in owners for name in vars(owner) if not name.startswith("_")}
+    missing = {name for name in calls - {"unet_name", "text_encoder_name"} if not re.search(rf"\b{name}\b", text)}
+    assert not missing
+
+
+def test_every_flag_of_theirs_is_on_the_page_or_has_the_same_name() -> None:
+    text = (DOCS / "coming_from_diffusers.md").read_text(encoding="utf-8")
+    flags = json.loads((Path(__file__).parent / "training" / "diffusers_flags.json").read_text("utf-8"))
+    assert {flag for flag in flags if flag in REFUSED} == {
+        flag for flag in flags if f"`--{flag}" in text
+    } & REFUSED.keys()
+    assert {flag for flag in flags if flag not in REFUSED} <= {*RunConfig.model_fields, *second_names(RunConfig)}
+
+
+def test_every_option_of_kohyas_that_is_known_here_is_on_the_page() -> None:
+    kohya = pytest.importorskip("lorica.training.config.kohya")
+    text = (DOCS / "coming_from_kohya_onetrainer_comfyui.md").read_text(encoding="utf-8")
+    known = {*kohya.KOHYA_REFUSED, *kohya.TRANSLATED, *kohya.ALWAYS_SO}
+    assert not {name for name in known if f"`--{name}" not in text}
 
 
 def test_formats_that_a_page_names_are_there() -> None:
