@@ -63,7 +63,7 @@ def test_home_is_expanded_once_in_the_settings(monkeypatch: pytest.MonkeyPatch, 
     assert [one.train_data_dir for one in config.sets()] == [tmp_path / "pictures", tmp_path / "more"]
     assert config.pretrained_model_name_or_path == str(tmp_path / "base")
     assert config.resume_from_checkpoint == str(tmp_path / "out" / "checkpoint-3")
-    assert config.validation_prompt == "~ a tilde"
+    assert config.validation_prompt == ("~ a tilde",)
     assert "~/" not in config.to_toml()
 
 

@@ -29,8 +29,9 @@ def _shortened(text: str) -> str:
 class LoRAError(Exception):
     """Root of every deliberate error. Its message may be printed whatever names a file brought into it."""
 
-    def __init__(self, *messages: object) -> None:
-        super().__init__(*(_shortened(message) if isinstance(message, str) else message for message in messages))
+    def __str__(self) -> str:
+        """The message, as it may be printed; its arguments stay as they are, so that torch can trace a raise."""
+        return _shortened(Exception.__str__(self))  # KeyError, which some are too, would print it quoted
 
 
 class ShapeError(LoRAError, ValueError):
@@ -39,8 +40,6 @@ class ShapeError(LoRAError, ValueError):
 
 class UnknownNameError(LoRAError, KeyError):
     """A name that is not among the known ones."""
-
-    __str__ = Exception.__str__  # KeyError would print the message quoted
 
     @classmethod
     def choose(cls, what: str, got: str, known: Iterable[str]) -> UnknownNameError:

@@ -162,7 +162,10 @@ def test_a_folder_around_one_file_is_that_file(file: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["source"] == str(file)
 
 
-@pytest.mark.parametrize("name", ["kohya", "diffusers"])
+FOLDED = pytest.mark.xfail(reason="an alpha that is folded into up is proved by torch's arithmetic", strict=True)
+
+
+@pytest.mark.parametrize("name", ["kohya", pytest.param("diffusers", marks=FOLDED)])
 def test_an_ordinary_file_is_told_without_torch(name: str, file: Path, tmp_path: Path) -> None:
     other = lorica.write(lorica.read(file), tmp_path / "b.safetensors", format=name)
     code = (

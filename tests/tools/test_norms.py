@@ -94,9 +94,9 @@ def test_a_change_that_depends_on_the_base_is_not_measured() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_unread_tensors_give_the_same_norm(dtype: torch.dtype, tmp_path: Path) -> None:
     layer = LoRA(torch.randn(3, 5).to(dtype), torch.randn(7, 3).to(dtype), 2.0)
-    path = lorica.write(Adapter({"unet": {"a.b": layer}}), tmp_path / "a.safetensors")
+    path = lorica.write(Adapter({"unet": {"a.b": layer}}), tmp_path / "a.safetensors", format="kohya")
     tensors = peek(path).tensors
-    twin = LoRA(tensors["unet.a.b.lora_A.weight"], tensors["unet.a.b.lora_B.weight"], 2.0)
+    twin = LoRA(tensors["lora_unet_a_b.lora_down.weight"], tensors["lora_unet_a_b.lora_up.weight"], 2.0)
     assert norm_of(twin) == norm_of(layer)
 
 
@@ -119,10 +119,10 @@ def test_many_layers_give_what_each_of_them_gives(tmp_path: Path) -> None:
         "a.c": cancelling,
         "a.d": LoRA(torch.randn(2, 11, 3, 3).bfloat16(), torch.randn(4, 2, 1, 1).bfloat16(), 1.0),
     }
-    lorica.write(Adapter({"unet": layers}), tmp_path / "a.safetensors")
+    lorica.write(Adapter({"unet": layers}), tmp_path / "a.safetensors", format="kohya")
     tensors = peek(tmp_path / "a.safetensors").tensors
     twins = [
-        LoRA(tensors[f"unet.{path}.lora_A.weight"], tensors[f"unet.{path}.lora_B.weight"], layer.alpha)
-        for path, layer in layers.items()
+        LoRA(tensors[f"lora_unet_{name}.lora_down.weight"], tensors[f"lora_unet_{name}.lora_up.weight"], layer.alpha)
+        for name, layer in ((path.replace(".", "_"), layer) for path, layer in layers.items())
     ]
     assert norms_of(twins) == [norm_of(layer) for layer in layers.values()]

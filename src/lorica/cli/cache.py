@@ -7,7 +7,7 @@ import time
 
 import click
 
-from lorica.cli.output import json_option, print_json
+from lorica.cli.output import json_option, print_json, show
 from lorica.errors import ConfigError
 from lorica.printing import printable, readable_bytes
 
@@ -48,11 +48,11 @@ def command(limit: str | None, *, clear: bool, as_json: bool) -> None:
         )
         return
     if gone is not None:
-        click.echo(f"Deleted {len(gone.files)} files of {readable_bytes(gone.size)}.")
-    click.echo(f"{printable(cache.folder)}: {len(left.files)} files, {readable_bytes(left.size)}.")
+        show(f"Deleted {len(gone.files)} files of {readable_bytes(gone.size)}.")
+    show(f"{printable(cache.folder)}: {len(left.files)} files, {readable_bytes(left.size)}.")
     if left.files:
         oldest = (time.time() - min(file.used for file in left.files)) / DAY
-        click.echo(f"The oldest was last used {oldest:.0f} days ago.")
+        show(f"The oldest was last used {oldest:.0f} days ago.")
 
 
 def bytes_in(text: str) -> int:

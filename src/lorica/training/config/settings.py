@@ -53,8 +53,9 @@ class StrictSettings(BaseModel):
     @classmethod
     def _expand_paths(cls, value: Any, info: ValidationInfo) -> Any:
         """Replace ``~`` by the home folder, once for all that reads the settings; refuse what no file can record."""
-        if isinstance(value, (str, Path)) and not is_text(str(value)):
-            raise ValueError(f"{printable(value)} is not UTF-8, and could not be recorded; rename it")
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, (str, Path)) and not is_text(str(one)):
+                raise ValueError(f"{printable(one)} is not UTF-8, and could not be recorded; rename it")
         maybe = isinstance(value, str) and info.field_name in MAYBE_PATHS
         if not maybe and not isinstance(value, Path):
             return value
