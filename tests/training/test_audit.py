@@ -261,7 +261,7 @@ def placed(folder: Path, name: str, value: Any) -> Any:
     """The path of a name in the test's folder, for settings that are paths."""
     if name in FOLDERS and value is not None:
         return str(folder / value)
-    if name == "datasets":
+    if name == "datasets" and value is not None:
         return tuple({key: str(folder / text) for key, text in one.items()} for one in value)
     return value
 

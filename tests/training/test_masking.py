@@ -55,7 +55,7 @@ def masked(pictures: Path) -> Path:
 
 
 def masks_of(dataset: Dataset) -> dict[str, tuple[torch.Tensor, ...]]:
-    return {example.item.path.stem: example.masks for example in dataset.examples}
+    return {example.item.path.stem: tuple(example.masks) for example in dataset.examples}
 
 
 def cells(values: np.ndarray) -> torch.Tensor:

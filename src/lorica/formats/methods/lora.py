@@ -92,7 +92,7 @@ def _weighted(given: ModuleTensors) -> LoRA:
                 got = ", ".join(str(tuple(each.shape)) for each in (up, weights, down))
                 raise ShapeError(f"T-LoRA needs p (out, r), lambda (1, r) and q (r, in); got {got}.")
             halves.append((down, (up.float() * weights.float() * sign)))
-    downs, ups = zip(*halves, strict=True)
+    downs, ups = [down for down, _ in halves], [up for _, up in halves]
     alpha = None if given.alpha is None else given.alpha * len(halves)  # of as many times the rank
     down = torch.cat(downs) if len(downs) > 1 else downs[0]
     return LoRA(down, torch.cat(ups, dim=1) if len(ups) > 1 else ups[0], alpha, bias=given.bias)

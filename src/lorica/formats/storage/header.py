@@ -169,13 +169,13 @@ def _checked(name: str, raw: Any, base: int, source: str) -> Entry:
     try:
         entry = _entry(name, raw, base)
         numbers = (*entry.shape, *raw["data_offsets"])
-        whole = set(map(type, numbers)) == {int} and min(numbers) >= 0
+        whole = set(map(type, numbers)) == {int} and min(numbers) >= 0 and isinstance(raw["dtype"], str)
     except (TypeError, KeyError, ValueError):
-        whole = False
-    if not whole:
+        whole, entry = False, None
+    if not whole or entry is None:
         raise FormatError(f"{source}: the header's entry for {name!r} is malformed: {raw!r:.200}.")
     _, dtype, shape, start, stop = entry
-    if not isinstance(dtype, str) or dtype not in SIZES:
+    if dtype not in SIZES:
         raise FormatError(f"{source}: {name!r} has the dtype {dtype!r:.40}. Known: {', '.join(SIZES)}.")
     # Bounded before they are multiplied: the product of thousands of large sizes takes a minute.
     if len(shape) > MOST_DIMENSIONS or prod(filter(None, shape)) > LARGEST_SIZE:

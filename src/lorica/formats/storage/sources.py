@@ -116,8 +116,9 @@ def local_path(source: str | Path) -> Path:
     Raises:
         FileError: if no file can have such a name.
     """
+    path = Path(source)
     try:
-        path = Path(source).expanduser()
+        path = path.expanduser()
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return path

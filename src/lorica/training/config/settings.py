@@ -57,7 +57,7 @@ class StrictSettings(BaseModel):
             if isinstance(one, (str, Path)) and not is_text(str(one)):
                 raise ValueError(f"{printable(one)} is not UTF-8, and could not be recorded; rename it")
         maybe = isinstance(value, str) and info.field_name in MAYBE_PATHS
-        if not maybe and not isinstance(value, Path):
+        if not isinstance(value, Path) and not (maybe and isinstance(value, str)):
             return value
         try:
             found = Path(value).expanduser() if str(value).startswith("~") else value
