@@ -20,7 +20,7 @@ def escaped(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
     """A text with escapes for characters that a terminal must not get, and its longest words and itself shortened."""
     short = _WORD.sub(lambda found: f"{found[0][:200]}...{found[0][-80:]}", escaped(text))
     return short if len(short) <= _LONGEST else f"{short[: _LONGEST - 500]} ... {short[-400:]}"
@@ -31,7 +31,7 @@ class LoRAError(Exception):
 
     def __str__(self) -> str:
         """The message, as it may be printed; its arguments stay as they are, so that torch can trace a raise."""
-        return _shortened(Exception.__str__(self))  # KeyError, which some are too, would print it quoted
+        return shortened(Exception.__str__(self))  # KeyError, which some are too, would print it quoted
 
 
 class ShapeError(LoRAError, ValueError):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import lorica
-from lorica.errors import FileError, FormatError, LoRAError, printable
+from lorica.errors import FileError, FormatError, LoRAError, shortened
 from lorica.formats.storage.files import load
 from lorica.models import Target
 
@@ -199,7 +199,7 @@ def test_names_in_messages_are_escaped_and_shortened(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"\\x1b\[31mred\\x07\\u202e") as strange:
         lorica.read(tmp_path / "b.safetensors")
     assert "\x1b" not in str(strange.value)
-    assert printable("a\tb\nc ü 漢") == "a\tb\nc ü 漢"
+    assert shortened("a\tb\nc ü 漢") == "a\tb\nc ü 漢"
 
 
 @pytest.mark.parametrize("flag", [torch.ones(2), torch.ones(0)])
