@@ -14,9 +14,9 @@ FILES = sorted(ROOT.rglob("*.py"))
 # The folders and files at the top: each may import only what stands before it. The public names (``__init__``) are
 # loaded lazily, so what uses Lorica through them alone stands after them.
 LAYERS = (
-    "errors", "printing", "notebook", "atomic", "rng", "linalg", "dtypes", "adapters", "models", "formats", "merging",
-    "runtime", "tools", "data", "training", "generating", "demo", "__init__", "diffusers", "web",
-    "scale", "cli", "__main__",
+    "errors", "printing", "run_files", "notebook", "atomic", "rng", "linalg", "dtypes", "adapters", "models", "formats",
+    "merging", "runtime", "tools", "data", "training", "generating", "demo", "__init__", "diffusers", "web", "scale",
+    "cli", "__main__",
 )  # fmt: skip
 
 # The same within a folder. A name is a room or a file; ``*`` is every other file that stands directly in the folder.

@@ -49,6 +49,16 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  # pathlib raises
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file that say something; empty ones and those that begin with ``#`` are left out.
+
+    Raises:
+        OSError: as :func:`read_text`.
+    """
+    lines = (line.strip() for line in read_text(path).splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """Text of a file in UTF-8, with or without a byte-order mark.
 

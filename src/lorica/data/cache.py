@@ -121,8 +121,9 @@ class Cache:
         Raises:
             FileError: if one cannot be deleted.
         """
-        left, gone = self.contents().size, list[CachedFile]()
-        for file in sorted(self.contents().files, key=lambda one: one.used):
+        found = self.contents()
+        left, gone = found.size, list[CachedFile]()
+        for file in sorted(found.files, key=lambda one: one.used):
             if left <= most:
                 break
             try:

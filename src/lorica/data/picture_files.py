@@ -11,12 +11,12 @@ from pathlib import Path
 from lorica.data.decoding import EXTRA, EXTRA_SUFFIXES, suffixes
 from lorica.errors import DataError
 from lorica.printing import printable
+from lorica.run_files import CHECKPOINT, PLOT, PREVIEWS, is_output_folder
 
 MASK_FOLDER = "mask"
 TEXTS = frozenset({".txt", ".caption", ".json", ".jsonl", ".csv", ".toml"})  # captions, tables and run files
-OWN_FILES = frozenset({"report.html", "loss.png"})
-OWN_FOLDERS = ("previews", "checkpoint-")  # beginnings of names, inside an output folder
-RUN, METRICS = "run.toml", "metrics.jsonl"  # every output folder holds the first and soon the second
+OWN_FILES = frozenset({"report.html", PLOT})
+OWN_FOLDERS = (PREVIEWS, CHECKPOINT)  # beginnings of names, inside an output folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +158,6 @@ def is_visible(path: Path, folder: Path) -> bool:
 def is_mask(path: Path, folder: Path) -> bool:
     """Whether a file below ``folder`` lies in a folder of masks, and so is no picture to learn from."""
     return MASK_FOLDER in path.relative_to(folder).parts[:-1]
-
-
-def is_output_folder(folder: Path) -> bool:
-    """Whether a folder is what a training run writes."""
-    if not os.path.isfile(folder / RUN):  # noqa: PTH113
-        return False
-    return os.path.isfile(folder / METRICS) or any(folder.glob("checkpoint-*"))  # noqa: PTH113
 
 
 def find_masks(pictures: Iterable[Path], folder: Path | None = None) -> dict[Path, Path]:

@@ -41,13 +41,8 @@ FORMATS: dict[str, Dialect] = {
 
 # Metadata that is true of the tensors of one file only, and not written with others.
 HASHES = (MODEL_HASH, LEGACY_HASH, "modelspec.hash_sha256")
-OF_ONE_FORMAT = (
-    METADATA_KEY,
-    CONFIG_FILE,
-    ALPHAS,
-    *ALPHA_ALONE,
-    *ONETRAINER_METADATA,
-)  # what says how the tensors of one file are named
+# What says how the tensors of one file are named and scaled.
+OF_ONE_FORMAT = (METADATA_KEY, CONFIG_FILE, ALPHAS, *ALPHA_ALONE, *ONETRAINER_METADATA)
 
 __all__ = ["FORMATS", "Dialect", "Source", "model_named_by", "read", "write"]
 

@@ -89,9 +89,8 @@ class FileModules:
 
     def __init__(self, contents: FileContents, split: Split) -> None:
         self._tensors = contents.tensors
-        self.leaves: dict[str, Leaves] = _full_rank(
-            group(split, contents.source), contents.metadata
-        )  # by the module's name
+        by_name = group(split, contents.source)
+        self.leaves: dict[str, Leaves] = _full_rank(by_name, contents.metadata)
         form = _forms(contents.tensors).__getitem__
         flags = leaf_tables().flags
         numbers: dict[Any, int] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lorica.errors import ConfigError, UnknownNameError
 from lorica.formats.storage.sources import SUFFIXES
+from lorica.printing import expanded, read_lines
 from lorica.runtime.prompt.lookup import find_adapter, short_name
 from lorica.runtime.prompt.tags import KEYS, Tag, read_tag
 
@@ -38,10 +39,9 @@ class LoraChoice:
 
     def __str__(self) -> str:
         tag = self.tag
-        strengths = f"{tag.unet:g}" if tag.text == tag.unet else f"{tag.text:g}:{tag.unet:g}"
         blocks = f":lbw={','.join(f'{value:g}' for value in tag.blocks)}" if tag.blocks else ""
         ranks = f":dyn={tag.ranks}" if tag.ranks else ""
-        return f"{Path(self.source).name}:{strengths}{ranks}{blocks}" + (
+        return f"{Path(self.source).name}:{tag.strengths}{ranks}{blocks}" + (
             f"@{tag.start:g}-{tag.end:g}" if tag.windowed else ""
         )
 
@@ -86,7 +86,7 @@ def located(choice: LoraChoice, folder: Path | None) -> LoraChoice:
     Raises:
         ConfigError: if it is the name of several files there.
     """
-    if folder is None or Path(choice.source).expanduser().exists():
+    if folder is None or expanded(choice.source).exists():
         return choice
     try:
         return replace(choice, source=str(find_adapter(folder, choice.source)))
@@ -151,10 +151,9 @@ def read_prompts(path: Path) -> list[str]:
         ConfigError: if the file cannot be read or holds no prompt.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        prompts = read_lines(path)
+    except OSError as error:
         raise ConfigError(f"cannot read the prompts in {path}: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
     if not prompts:
         raise ConfigError(f"{path} holds no prompt; write one a line.")
     return prompts

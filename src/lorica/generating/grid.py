@@ -6,16 +6,17 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from lorica.errors import ConfigError, FileError
 from lorica.formats.storage.sources import PREFERRED
 from lorica.generating.choices import LoraChoice, name_of, parse_lora
+from lorica.printing import expanded
+from lorica.run_files import CHECKPOINT
 
 MOST_AXES = 2
 NOTHING = "none"  # on an axis of adapters: the base model
-_STEP = re.compile(r"checkpoint-(\d+)")
+_STEP = re.compile(rf"{CHECKPOINT}(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ def _adapter(value: str, text: str) -> Iterator[Variant]:
 def _checkpoint(value: str, text: str) -> Iterator[Variant]:
     """The checkpoint of a folder, or all checkpoints of a run's folder and its final adapter."""
     choice = parse_lora(value)
-    folder = Path(choice.source).expanduser()
+    folder = expanded(choice.source)
     if not folder.is_dir():
         yield from _adapter(value, text)
         return

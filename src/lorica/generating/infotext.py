@@ -17,6 +17,7 @@ from typing import Any
 from lorica.errors import LoRAError
 from lorica.formats.storage.sources import locate
 from lorica.generating.sampling import SamplingSettings, Shot
+from lorica.printing import expanded
 from lorica.runtime.prompt.tags import Tag, parse_tags
 from lorica.tools.digests import Digests
 
@@ -74,7 +75,7 @@ class Hashing:
 
 def _file(source: str | Path) -> Path | None:
     """The file of an adapter or a base model, or None for a folder of many files or a model on the Hub."""
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file():
         return path
     try:
@@ -104,7 +105,7 @@ def infotext(
         adapters: those that are not named in the prompt.
         hashes: of the adapters' files by name, and of the base model's as ``BASE`` if it is one file.
     """
-    prompt = " ".join([shot.prompt.strip(), *(_tag(tag) for tag in adapters)])
+    prompt = " ".join([shot.prompt.strip(), *(f"<lora:{tag.name}:{tag.strengths}>" for tag in adapters)])
     facts: dict[str, Any] = {
         "Steps": settings.steps,
         "Sampler": sampler,
@@ -127,11 +128,6 @@ def infotext(
     listed = [*(f"{name}: {_quoted(str(value))}" for name, value in facts.items()), *last, f"Version: {PROGRAM}"]
     negative = _paragraph(settings.negative_prompt or "")
     return f"{_paragraph(prompt)}\nNegative prompt: {negative}\n{', '.join(listed)}"
-
-
-def _tag(tag: Tag) -> str:
-    strengths = f"{tag.unet:g}" if tag.text == tag.unet else f"{tag.text:g}:{tag.unet:g}"
-    return f"<lora:{tag.name}:{strengths}>"
 
 
 def _paragraph(text: str) -> str:

@@ -22,6 +22,7 @@ from lorica.models.bundled import FOLDER as BUNDLED_FOLDER
 from lorica.models.bundled import NAME as BUNDLED
 from lorica.models.clip import spellings
 from lorica.models.detect import detect
+from lorica.printing import expanded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def open_base(model: str | Path) -> BaseModel:
         ModelError: if the folder holds no model.
         UnknownNameError: if it is neither a folder nor the name of a family.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
     if path.is_dir():
         return _from_folder(path)
     if str(model) == BUNDLED and BUNDLED_FOLDER.is_dir():
@@ -96,18 +97,24 @@ def refuse_adapter(model: str | Path) -> None:
     Raises:
         ModelError: if it is the file or folder of an adapter.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
+    if adapter_at(path) is not None:
+        raise ModelError(
+            f"{path} is an adapter, not a base model: it holds changes to one. Name it with --lora {path}, and with "
+            "--base the model that it was trained for; `lorica inspect` says which."
+        )
+
+
+def adapter_at(path: Path) -> Path | None:
+    """The adapter's file where a file or folder is that of an adapter and not of a base model; None otherwise."""
     file = next((path / name for name in PREFERRED if (path / name).is_file()), None) if path.is_dir() else path
     if file is None or (path / INDEX).is_file() or file.suffix.lower() not in SUFFIXES or not file.is_file():
-        return
+        return None
     try:
         recognise(peek(file), FORMATS)
     except (FileError, FormatError):
-        return  # whatever it is, it is no adapter
-    raise ModelError(
-        f"{path} is an adapter, not a base model: it holds changes to one. Name it with --lora {path}, and with --base "
-        "the model that it was trained for; `lorica inspect` says which."
-    )
+        return None  # whatever it is, it is no adapter
+    return file
 
 
 def _from_folder(folder: Path) -> BaseModel:

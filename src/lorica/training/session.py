@@ -9,6 +9,7 @@ from pathlib import Path
 from lorica.adapters import Adapter
 from lorica.errors import StateError
 from lorica.formats.storage.files import save_text
+from lorica.run_files import METRICS, RUN
 from lorica.training.config.output import OutputSettings
 from lorica.training.config.record import RunRecord
 from lorica.training.dataset.texts import whole_texts
@@ -25,8 +26,8 @@ from lorica.training.output.checkpoint import (
 )
 from lorica.training.output.folder import check_room, clear_folder
 from lorica.training.output.hub import push_folder
-from lorica.training.output.metrics import METRICS, plot_loss, read_metrics, values_of
-from lorica.training.output.outputs import RUN, write_adapter, write_card
+from lorica.training.output.metrics import plot_loss, read_metrics, values_of
+from lorica.training.output.outputs import write_adapter, write_card
 from lorica.training.output.picture_losses import LOSSES, write_picture_losses
 from lorica.training.output.preview import previews_of, write_previews, write_sheet
 from lorica.training.output.trackers import start_trackers, track_pictures, tracker_names

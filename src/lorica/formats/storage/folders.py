@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lorica.formats.storage.sources import SUFFIXES, is_run_state
+from lorica.formats.storage.sources import SUFFIXES
+from lorica.run_files import is_run_state
 
 
 def adapter_files(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lorica.errors import FileError, FormatError
 from lorica.formats.peft_config import CONFIG_FILE, differing
 from lorica.formats.storage.files import PICKLED, FileContents, load, tensors_of
+from lorica.run_files import CHECKPOINT, MANIFEST, is_run_state
 
 Source = str | Path | Mapping[str, Tensor]
 
@@ -21,7 +22,6 @@ FILE_NAME = "pytorch_lora_weights.safetensors"  # what diffusers looks for in a 
 PEFT_FILE = "adapter_model.safetensors"
 PEFT_STEM = "adapter_model"  # what PEFT calls its file, beside ``adapter_config.json``
 PREFERRED = (FILE_NAME, PEFT_FILE, "pytorch_lora_weights.bin", "adapter_model.bin")
-RUN_STATE, RUN_MANIFEST = "state.safetensors", "checkpoint.json"  # of a checkpoint of a training run
 SUFFIXES = (".safetensors", *PICKLED)
 _PART = re.compile(r"-\d{5}-of-(?P<parts>\d{5})\.\w+$")  # how the Hub's libraries name the parts of one state dict
 _JOIN = "An adapter is read from one file: put the tensors of all parts into one, or pass them as a state dict."
@@ -138,7 +138,7 @@ def _only_adapter(folder: Path) -> str:
     """The name of the adapter's file in a folder."""
     names = _names_in(folder)
     if not any(name.lower().endswith(SUFFIXES) for name in names):
-        steps = sorted(folder.glob("checkpoint-*"), key=lambda step: (len(step.name), step.name))
+        steps = sorted(folder.glob(f"{CHECKPOINT}*"), key=lambda step: (len(step.name), step.name))
         if steps:
             raise FileError(
                 f"the folder {folder} holds {len(steps)} checkpoints, and no adapter. Name one: {steps[-1]}."
@@ -170,12 +170,7 @@ def choose_file(names: Sequence[str], where: str) -> str:
 
 def _names_in(folder: Path) -> list[str]:
     found = (child for child in folder.iterdir() if child.is_file() and not child.name.startswith("."))
-    return [child.name for child in found if child.name != RUN_MANIFEST and not is_run_state(child)]
-
-
-def is_run_state(path: Path) -> bool:
-    """Whether a file is the state that a checkpoint of a training run holds beside the adapter."""
-    return path.name == RUN_STATE and path.with_name(RUN_MANIFEST).is_file()
+    return [child.name for child in found if child.name != MANIFEST and not is_run_state(child)]
 
 
 def _missing(path: Path) -> str:

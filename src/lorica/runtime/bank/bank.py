@@ -118,9 +118,9 @@ class Bank(nn.Module):
             changed = changed + _scaled(direct.change(layer, x, y, own=_is_own(layer)), scale, layer, y)
         if not active.slots:
             return changed
-        # in place only into a new tensor that nobody else has
-        fresh = changed is not y or (type(layer).forward in FRESH and "forward" not in vars(layer) and _is_own(layer))
-        quick = fresh and not torch.is_grad_enabled() and x.dtype is y.dtype and x.dtype is active.down.dtype
+        quick = not torch.is_grad_enabled() and x.dtype is y.dtype and x.dtype is active.down.dtype
+        if quick and changed is y:  # in place only into a new tensor that nobody else has
+            quick = type(layer).forward in FRESH and "forward" not in vars(layer) and _is_own(layer)
         if quick and active.apart is not None and has_fast_form(layer):
             return add_apart(layer, x, changed, active.apart, active.guidance)
         strength = active.row_strength

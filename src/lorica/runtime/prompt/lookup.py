@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from lorica.errors import ConfigError, FileError, UnknownNameError
 from lorica.formats.storage.folders import adapter_files
 from lorica.formats.storage.sources import PREFERRED
+from lorica.printing import expanded
 
 TITLES = ("ss_output_name", "modelspec.title")  # where trainers leave the name that an adapter was given
 USUAL = frozenset(Path(name).stem for name in PREFERRED)  # of files that are told apart by their folders
@@ -21,7 +22,7 @@ def checked_folder(folder: str | Path) -> Path:
     Raises:
         FileError: if there is no such folder.
     """
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     if not path.is_dir():
         raise FileError(f"there is no folder {path} to look for adapters in.")
     return path

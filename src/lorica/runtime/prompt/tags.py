@@ -53,6 +53,11 @@ class Tag:
         """Whether it holds for a part of the steps only."""
         return (self.start, self.end) != (0.0, 1.0)
 
+    @property
+    def strengths(self) -> str:
+        """Its strengths as they are written in a tag: one number if both are the same."""
+        return f"{self.unet:g}" if self.text == self.unet else f"{self.text:g}:{self.unet:g}"
+
     def times(self, factor: float) -> Tag:
         """The same with both strengths multiplied."""
         return replace(self, text=self.text * factor, unet=self.unet * factor)

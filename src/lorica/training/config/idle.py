@@ -31,7 +31,7 @@ class Rule:
 def from_hub(config: RunSettings) -> bool:
     """Whether the base model comes from the Hub."""
     name = config.pretrained_model_name_or_path
-    return name != "bundled" and not name.endswith(SINGLE_FILES) and not Path(name).expanduser().exists()
+    return name != "bundled" and not name.endswith(SINGLE_FILES) and not Path(name).exists()
 
 
 def _names_pictures(config: RunSettings) -> bool:
@@ -68,7 +68,7 @@ REFUSED_BESIDE: tuple[Rule, ...] = (
     Rule(("revision",), from_hub, "the base model is not from the Hub: leave it out"),
     Rule(
         ("variant",),
-        lambda c: from_hub(c) or Path(c.pretrained_model_name_or_path).expanduser().is_dir(),
+        lambda c: from_hub(c) or Path(c.pretrained_model_name_or_path).is_dir(),
         "the base model has one variant alone: leave it out",
     ),
     Rule(("image_column",), _reads_tables, "no table is read: add dataset_name"),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from lorica.errors import ConfigError
+from lorica.printing import expanded, read_lines
 
 Values = dict[str, Any]
 _LINE_OPTION = re.compile(r"\s--(\w+)\s+((?:(?!\s--\w+\s).)*)")
@@ -77,7 +77,7 @@ KOHYA_REFUSED: dict[str, str] = {
     "log_prefix": "write --logging_dir, a folder for each run.",
     "wandb_api_key": "it would be written into run.toml; run `wandb login`.",
     "huggingface_repo_id": "write --push_to_hub --hub_model_id USER/NAME.",
-    "base_weights": "fuse them first: lorica fuse.",
+    "base_weights": "fuse them into the base first: loras.fuse, loras.detach(keep_fused=True), save_pretrained.",
 }
 
 
@@ -128,10 +128,9 @@ def sample_prompts(value: Any, values: Values) -> Values:
     """
     del values
     try:
-        lines = Path(str(value)).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        texts = read_lines(expanded(str(value)))
+    except OSError as error:
         raise ConfigError(f"cannot read the prompts in sample_prompts {value}: {error}.") from error
-    texts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not texts:
         raise ConfigError(f"sample_prompts {value} holds no prompt; write one a line.")
     found = {"validation_prompt": [_LINE_OPTION.sub("", text).strip() for text in texts]}

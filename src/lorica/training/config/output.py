@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from lorica.run_files import STATE
 from lorica.training.config.settings import StrictSettings
 
 CHECKPOINTING = 500  # steps between checkpoints
@@ -109,6 +110,6 @@ class OutputSettings(StrictSettings):
             raise ValueError("Input should be the name of a file without folders, such as mossy-cat")
         if value.lower().endswith((".ckpt", ".pt", ".bin")) or value.lower() in ("ckpt", "pt"):
             raise ValueError("the adapter is written as .safetensors alone; give its name")
-        if name == "state.safetensors":
+        if name == STATE:
             raise ValueError("checkpoints hold a file of that name; give another one")
         return name

@@ -133,15 +133,15 @@ def hold_out(
             "add pictures, lower it, or name other pictures with validation_data_dir."
         )
     order = torch.randperm(len(numbers), generator=generator("validation split"))[:count]
-    chosen = sorted(numbers[place] for place in order.tolist())
-    rest = [item for number, item in enumerate(items) if number not in set(chosen)]
-    known = shared_content(rest, [items[number] for number in chosen])
-    chosen = [number for place, number in enumerate(chosen) if place not in known]
+    drawn = {numbers[place] for place in order.tolist()}
+    rest = [item for number, item in enumerate(items) if number not in drawn]
+    known = shared_content(rest, [items[number] for number in sorted(drawn)])
+    chosen = {number for place, number in enumerate(sorted(drawn)) if place not in known}
     if not chosen:
         raise DataError("every picture that would be held out is trained on under another name: remove the copies.")
     reporter.say(f"{len(chosen)} of {len(numbers)} pictures are held out to measure the loss on")
     left = [item for number, item in enumerate(items) if number not in chosen]
-    return left, [items[number] for number in chosen]
+    return left, [items[number] for number in sorted(chosen)]
 
 
 def shared_content(trained: Sequence[Item], held: Sequence[Item]) -> set[int]:

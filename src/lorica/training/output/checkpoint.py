@@ -16,11 +16,9 @@ from torch import Tensor
 from lorica.atomic import PART, sync_folder
 from lorica.errors import FileError, StateError
 from lorica.formats.storage.files import save, save_text
-from lorica.formats.storage.sources import RUN_MANIFEST, RUN_STATE
+from lorica.run_files import CHECKPOINT, MANIFEST, STATE
 
-PREFIX = "checkpoint-"
 MOST_NAMED = 3  # files in a message
-TENSORS, MANIFEST = RUN_STATE, RUN_MANIFEST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +49,12 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, extra: Callable[[Path
     Raises:
         FileError: if the folder cannot be written or the disk is full; earlier checkpoints stay.
     """
-    final = folder / f"{PREFIX}{checkpoint.step}"
+    final = folder / f"{CHECKPOINT}{checkpoint.step}"
     waiting = folder / f".{final.name}.part"
     try:
         shutil.rmtree(waiting, ignore_errors=True)
         waiting.mkdir(parents=True)
-        save(checkpoint.tensors, waiting / TENSORS, {})
+        save(checkpoint.tensors, waiting / STATE, {})
         if extra is not None:
             extra(waiting)
         _write_manifest(waiting, checkpoint)
@@ -82,7 +80,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise FileError(f"{path / name} is cut short or was changed: its hash is not the one written with it.")
     return Checkpoint(
         step=int(manifest["step"]),
-        tensors=load_file(path / TENSORS),
+        tensors=load_file(path / STATE),
         facts=manifest["facts"],
         scaler=manifest["scaler"],
     )
@@ -109,8 +107,12 @@ def find_checkpoint(folder: Path, wanted: str, say: Callable[[str], None]) -> Ch
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Paths of the checkpoints of a folder, oldest first."""
-    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal() and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)))
+    found = [
+        path
+        for path in folder.glob(f"{CHECKPOINT}*")
+        if path.name.removeprefix(CHECKPOINT).isdecimal() and path.is_dir()
+    ]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
 
 
 def prune_checkpoints(folder: Path, limit: int | None) -> None:
@@ -128,7 +130,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 def remove_remains(folder: Path) -> None:
     """Delete files and folders that a killed run was writing or deleting."""
-    for path in (*folder.glob(f".{PREFIX}*.part"), *folder.glob(f".{PREFIX}*.old")):
+    for path in (*folder.glob(f".{CHECKPOINT}*.part"), *folder.glob(f".{CHECKPOINT}*.old")):
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.rglob(f".*{PART}"):
         path.unlink(missing_ok=True)

@@ -11,9 +11,8 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from lorica.errors import FileError, StateError
+from lorica.run_files import PREVIEWS, RUN
 from lorica.training.output.checkpoint import list_checkpoints, remove_checkpoints
-from lorica.training.output.outputs import RUN
-from lorica.training.output.preview import FOLDER as PREVIEWS
 
 LOCK = ".lock"
 PROBE = 64 * 1024  # bytes that must fit: run.toml, the loss curve and the model card

@@ -8,8 +8,9 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from lorica.errors import ConfigError, FileError
+from lorica.run_files import CHECKPOINT
 
-KEPT_HERE = ("checkpoint-*/**", ".*", ".*/**", "logs/**", "losses.csv")  # names of your files are yours
+KEPT_HERE = (f"{CHECKPOINT}*/**", ".*", ".*/**", "logs/**", "losses.csv")  # names of your files are yours
 
 
 def check_login() -> None:

@@ -12,9 +12,9 @@ from typing import Any, TextIO, cast
 from matplotlib.figure import Figure
 
 from lorica.formats.storage.files import save_text
+from lorica.run_files import METRICS, PLOT
 from lorica.training.loop import StepReport
 
-METRICS, PLOT = "metrics.jsonl", "loss.png"
 SAMPLES = "samples"  # of a line: of each sample its picture, its noise level and its loss
 WINDOW = 0.05  # share of the run that the smooth line averages over
 

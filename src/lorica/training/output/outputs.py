@@ -14,9 +14,10 @@ from lorica.adapters import Adapter
 from lorica.errors import FileError
 from lorica.formats import write
 from lorica.formats.storage.files import save_text
+from lorica.run_files import RUN
 from lorica.training.config.record import RunRecord
 
-ADAPTER, CARD, RUN = "pytorch_lora_weights.safetensors", "README.md", "run.toml"
+ADAPTER, CARD = "pytorch_lora_weights.safetensors", "README.md"
 
 
 def write_adapter(

@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from lorica.formats.storage.files import save_text
-from lorica.training.output.metrics import METRICS, SAMPLES, read_metrics
+from lorica.run_files import METRICS
+from lorica.training.output.metrics import SAMPLES, read_metrics
 
 LOSSES = "losses.csv"
 LEVELS = 10  # parts of the noise schedule: a loss is compared with those at about the same noise

@@ -9,21 +9,22 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lorica.atomic import atomic_write
+from lorica.run_files import PREVIEWS
 from lorica.training.output.sheet import grid
 from lorica.training.recipes.recipe import Recipe, Sampling, evaluating
 
-FOLDER, SHEET = "previews", "steps.png"
+SHEET = "steps.png"
 MOST_ROWS = 12  # of a sheet over steps
 
 
 def write_previews(recipe: Recipe, sampling: Sampling, folder: Path, step: int, base: str) -> list[Path]:
     """Draw one picture a prompt and write them as ``previews/step-000500-0.png``, with how they were made as text."""
-    (folder / FOLDER).mkdir(exist_ok=True)
+    (folder / PREVIEWS).mkdir(exist_ok=True)
     paths: list[Path] = []
     with evaluating(recipe.components.values()):
         pictures = recipe.draw(sampling)
     for number, picture in enumerate(pictures):
-        path = folder / FOLDER / f"step-{step:06d}-{number}.png"
+        path = folder / PREVIEWS / f"step-{step:06d}-{number}.png"
         facts = {
             "prompt": sampling.prompts[number],
             "seed": sampling.seeds[number],
@@ -61,7 +62,7 @@ def write_sheet(folder: Path, prompts: Sequence[str]) -> Path | None:
     Of many steps, ``MOST_ROWS`` are shown, from the first to the last.
     """
     found: dict[int, list[tuple[int, Path]]] = {}
-    for path in sorted((folder / FOLDER).glob("step-*-*.png")):
+    for path in sorted((folder / PREVIEWS).glob("step-*-*.png")):
         _, step, number = path.stem.split("-")
         found.setdefault(int(step), []).append((int(number), path))
     steps = sorted(found)
@@ -70,8 +71,8 @@ def write_sheet(folder: Path, prompts: Sequence[str]) -> Path | None:
     shown = sorted({steps[round(row * (len(steps) - 1) / (MOST_ROWS - 1))] for row in range(MOST_ROWS)})
     rows = [[open_picture(path) for _, path in sorted(found[step])] for step in shown]
     sheet = grid(rows, row_labels=[f"step {step}" for step in shown], column_labels=list(prompts))
-    write_picture(sheet, folder / FOLDER / SHEET, {"prompts": " | ".join(dict.fromkeys(prompts))})
-    return folder / FOLDER / SHEET
+    write_picture(sheet, folder / PREVIEWS / SHEET, {"prompts": " | ".join(dict.fromkeys(prompts))})
+    return folder / PREVIEWS / SHEET
 
 
 def open_picture(path: Path) -> Image.Image:

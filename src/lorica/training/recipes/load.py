@@ -12,16 +12,14 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from packaging.version import Version
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lorica.errors import ConfigError, FileError, MissingExtraError, ModelError
 from lorica.models import bundled
 from lorica.printing import expanded, is_path, printable
+from lorica.tools.base_model import adapter_at
 
 INDEX = "model_index.json"
-ADAPTERS = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_config.json")
-ADAPTER_MARKS = ("lora_", ".lora", "hada_", "lokr_", "oft_", "ia3_")
 AS_ADAPTER = "Give the model that it was trained on as the base; `lorica inspect` says which that is."
 PRECISION = "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"  # the older name warns
 SINGLE_FILES = (".safetensors", ".ckpt")
@@ -157,9 +155,8 @@ def _locate(name: str) -> str:
     if name == bundled.NAME and not (path / INDEX).is_file():
         raise FileError(f"the bundled base model is not in this installation ({path}); install the package anew.")
     if path.is_dir() and not (path / INDEX).is_file():
-        adapter = next((name for name in ADAPTERS if (path / name).is_file()), None)
-        if adapter is not None:
-            raise FileError(f"{path} is no base model: it holds the adapter {adapter}. {AS_ADAPTER}")
+        if (adapter := adapter_at(path)) is not None:
+            raise FileError(f"{path} is no base model: it holds the adapter {adapter.name}. {AS_ADAPTER}")
         raise FileError(f"{path} is not a model in diffusers' format: it holds no {INDEX}.")
     if not path.exists() and (name.endswith(SINGLE_FILES) or name.startswith(("/", ".", "~")) or name.count("/") > 1):
         raise FileError(f"there is no base model at {path}.")
@@ -169,7 +166,7 @@ def _locate(name: str) -> str:
 def _reason(source: str, error: Exception) -> str:
     """Why a model that is there cannot be loaded, in plain words where the cause is known."""
     path = Path(source)
-    if path.suffix == ".safetensors" and _is_adapter(path):
+    if adapter_at(path) is not None:
         return f"it is no base model but an adapter. {AS_ADAPTER}"
     try:
         name = json.loads((path / INDEX).read_text("utf-8")).get("_class_name", "") if path.is_dir() else ""
@@ -178,14 +175,6 @@ def _reason(source: str, error: Exception) -> str:
     if name and not hasattr(diffusers, str(name)):
         return f"it is a {name}, which the installed diffusers {diffusers.__version__} does not know."
     return str(error)
-
-
-def _is_adapter(path: Path) -> bool:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return any(mark in key for key in file.keys() for mark in ADAPTER_MARKS)  # noqa: SIM118  # no mapping
-    except (OSError, SafetensorError):
-        return False
 
 
 def _first_line(error: Exception) -> str:
